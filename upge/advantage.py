@@ -1,0 +1,212 @@
+"""Component 3, the advantage estimate Â of eq. 6.
+
+Every rule reads rewards (and values), never the current policy, so advantages are known before
+the forward pass. Statistics are taken in float64. A rule that centres gives exactly 0 where all
+rewards of its set are equal or the set has one member.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from upge.batch import Samples, TrajectoryBatch
+from upge.component import Component, between
+from upge.errors import UpgeError
+
+
+@dataclass(frozen=True)
+class Advantage(Component):
+    """Returns Â in the reward's units or normalised, (N, 1) or (N, T)."""
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """The advantage of each trajectory or token."""
+
+
+@dataclass(frozen=True)
+class One(Advantage):
+    """Â ≡ 1 (SFT, eq. 15)."""
+
+    latex: ClassVar[str] = r"1"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        return torch.ones_like(batch.reward)[:, None]
+
+
+@dataclass(frozen=True)
+class Reward(Advantage):
+    """Â = R(τ)."""
+
+    latex: ClassVar[str] = r"R(\tau)"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        return batch.reward[:, None]
+
+
+@dataclass(frozen=True)
+class Signed(Advantage):
+    """Â = ``positive`` where R(τ) > 0, else ``negative``; ±1 is Table 1's row REINFORCE."""
+
+    positive: float = 1.0
+    negative: float = -1.0
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """±1, or the two values."""
+        if (self.positive, self.negative) == (1.0, -1.0):
+            return r"\pm 1"
+        return rf"\{{{self.positive:g},\,{self.negative:g}\}}"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        return torch.where(batch.reward > 0, self.positive, self.negative).to(batch.dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class GAE(Advantage):
+    """Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V(s_{t+1}) − V(s_t), r only at the last token.
+
+    V after the last token is 0. Positions without a response token are stepped over. (N, T).
+
+    Source: arXiv 1506.02438, eq. 16.
+    """
+
+    gamma: float
+    lam: float
+    latex: ClassVar[str] = r"\hat A_{GAE}"
+    needs: ClassVar[frozenset[str]] = frozenset({"values"})
+
+    def __post_init__(self) -> None:
+        between(self, 0, 1, "gamma", "lam")
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        values = batch.require("values", "GAE").double()
+        tokens = batch.tokens_of("online")
+        advantage = torch.zeros_like(values)
+        next_value = torch.zeros_like(values[:, :1]).squeeze(1)
+        ahead = torch.zeros_like(next_value)
+        reward_to_come = batch.reward.double()
+        for t in reversed(range(values.shape[1])):
+            here = tokens[:, t]
+            delta = reward_to_come + self.gamma * next_value - values[:, t]
+            ahead = torch.where(here, delta + self.gamma * self.lam * ahead, ahead)
+            advantage[:, t] = torch.where(here, ahead, 0.0)
+            next_value = torch.where(here, values[:, t], next_value)
+            reward_to_come = torch.where(here, 0.0, reward_to_come)
+        return advantage.to(batch.dtype)
+
+
+class _Moments(NamedTuple):
+    count: Tensor
+    mean: Tensor
+    deviation: Tensor
+    std: Tensor
+    equal: Tensor
+
+
+def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
+    """Moments (N,) of the rewards of each row's question over its rollouts or all its rows."""
+    rows, reward = batch.rows_of(over), batch.reward.double()
+    index, groups = batch.question, batch.num_questions
+
+    def spread(x: Tensor) -> Tensor:
+        return x[index]
+
+    count = batch.per_question(rows.double())
+    mean = batch.per_question(torch.where(rows, reward, 0.0)) / count.clamp(min=1)
+    deviation = reward - spread(mean)
+    squares = batch.per_question(torch.where(rows, deviation**2, 0.0))
+    std = (squares / (count - 1).clamp(min=1)).sqrt()
+    highest = torch.full((groups,), -torch.inf, dtype=torch.float64, device=reward.device)
+    highest = highest.scatter_reduce(0, index[rows], reward[rows], "amax")
+    lowest = -torch.full_like(highest, -torch.inf).scatter_reduce(
+        0, index[rows], -reward[rows], "amax"
+    )
+    return _Moments(
+        spread(count), spread(mean), deviation, spread(std), spread(highest) <= spread(lowest)
+    )
+
+
+@dataclass(frozen=True)
+class _GroupAdvantage(Advantage):
+    over: Samples = "online"
+
+    def __post_init__(self) -> None:
+        if self.over not in ("online", "all"):
+            raise UpgeError(
+                f"{type(self).__name__}.over: got {self.over!r}, wanted 'online' or 'all'"
+            )
+
+
+@dataclass(frozen=True)
+class GroupZScore(_GroupAdvantage):
+    """Â = (R − mean)/std over the question's rollouts (eq. 5) or rollouts and demonstrations.
+
+    std divides by n − 1 and nothing is added to it.
+    """
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """Eq. 5's form, over G_on or over its union with G_off."""
+        group = r"G_{on}" if self.over == "online" else r"G_{on}\cup G_{off}"
+        return rf"\tfrac{{R-\mathrm{{mean}}_{{{group}}}}}{{\mathrm{{std}}_{{{group}}}}}"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        m = _group_moments(batch, self.over)
+        scaled = m.deviation / torch.where(m.equal, 1.0, m.std)
+        return torch.where(m.equal, 0.0, scaled).to(batch.dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class GroupCentered(_GroupAdvantage):
+    """Â = R − mean, without eq. 5's std (Dr. GRPO, arXiv 2503.20783)."""
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """Eq. 5 without its denominator."""
+        group = r"G_{on}" if self.over == "online" else r"G_{on}\cup G_{off}"
+        return rf"R-\mathrm{{mean}}_{{{group}}}"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        m = _group_moments(batch, self.over)
+        return torch.where(m.equal, 0.0, m.deviation).to(batch.dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Advantage):
+    """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8)."""
+
+    latex: ClassVar[str] = r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        m = _group_moments(batch, "online")
+        scaled = m.deviation * m.count / (m.count - 1).clamp(min=1)
+        return torch.where(m.equal, 0.0, scaled).to(batch.dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class BatchZScore(Advantage):
+    """Â = (R − mean)/std over all rollout tokens of the batch, each bearing its trajectory's R.
+
+    std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
+    """
+
+    latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        reward = batch.reward.double()
+        tokens = batch.tokens_of("online").sum(1).double()
+        count = batch.all_sum(tokens.sum())
+        mean = batch.all_sum((tokens * reward).sum()) / count.clamp(min=1)
+        deviation = reward - mean
+        squares = batch.all_sum((tokens * deviation**2).sum())
+        # Rounding of the mean leaves about 1e-16 of the rewards' size where all are equal.
+        scale = batch.all_sum((tokens * reward.abs()).sum()) / count.clamp(min=1)
+        std = (squares / (count - 1).clamp(min=1)).sqrt()
+        equal = std <= 1e-13 * scale
+        scaled = torch.where(equal, 0.0, deviation / torch.where(equal, 1.0, std))
+        return scaled.to(batch.dtype)[:, None]

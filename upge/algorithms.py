@@ -1,0 +1,520 @@
+"""Every algorithm as a sum of terms: the registry from which Table 1 is printed.
+
+An entry is data: a name, where it comes from, its options with their origins, and a function that
+turns options into terms. A new algorithm is a new entry here and its published loss, by the same
+name, in ``theory/published.py``; everything else reads the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from upge.advantage import (
+    GAE,
+    Advantage,
+    BatchZScore,
+    GroupCentered,
+    GroupZScore,
+    LeaveOneOut,
+    One,
+    Signed,
+)
+from upge.errors import UpgeError, unknown
+from upge.estimator import EntropyWeight, Estimator, Term
+from upge.feedback import Gate, feedback
+from upge.likelihood import Complement, PolicyShaping, Shaping, Unshaped
+from upge.normalization import (
+    FixedLength,
+    Normalizer,
+    QuestionMean,
+    QuestionSum,
+    TokenMean,
+    TrajectoryMean,
+    normalizer,
+)
+from upge.reference import ConstantOne, CurrentPolicy, Reference, RolloutPolicy, SequenceRatio
+from upge.stabilization import (
+    CISMask,
+    Clip,
+    DualClip,
+    GeometricClip,
+    NoMask,
+    SigmoidGate,
+    Stabilization,
+    WeightClip,
+)
+
+Value = float | str
+Terms = tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A hyperparameter: its default and where the default comes from."""
+
+    default: Value
+    origin: str
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A row of the paper's Table 1 as printed there: group heading, cells, and the literal term."""
+
+    group: str
+    reference: str
+    advantage: str
+    gradient: str
+    build: Callable[..., Terms] | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A registry entry; calling it with options gives its :class:`~upge.estimator.Estimator`."""
+
+    name: str
+    title: str
+    source: str
+    build: Callable[..., Terms]
+    options: Mapping[str, Option]
+    printed: Printed | None = None
+    note: str = ""
+
+    def __call__(self, **options: Value | None) -> Estimator:
+        """The estimator with ``options`` over the defaults; ``normalizer`` replaces every term's.
+
+        Raises:
+            UpgeError: an option that is not known, or a value of the wrong type.
+        """
+        replaced = options.pop("normalizer", None)
+        for name, value in options.items():
+            self._check_option(name, value)
+        defaults = {name: option.default for name, option in self.options.items()}
+        terms = self.build(**(defaults | options))
+        if replaced is not None:
+            terms = tuple(
+                replace(t, normalizer=normalizer(str(replaced), t.normalizer.scope)) for t in terms
+            )
+        return Estimator(terms, self.name)
+
+    def _check_option(self, name: str, value: Value | None) -> None:
+        if name not in self.options:
+            raise unknown(f"option of {self.name}", name, [*self.options, "normalizer"])
+        wanted = str if isinstance(self.options[name].default, str) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            kind = "a word" if wanted is str else "a number"
+            raise UpgeError(f"{self.name}.{name}: got {value!r}, wanted {kind}")
+
+    @property
+    def terms(self) -> Terms:
+        """The terms at default options."""
+        return self().terms
+
+
+REGISTRY: dict[str, Algorithm] = {}
+
+
+def register(
+    name: str,
+    title: str,
+    source: str,
+    *,
+    printed: Printed | None = None,
+    note: str = "",
+    **options: Option,
+) -> Callable[[Callable[..., Terms]], Callable[..., Terms]]:
+    """Add the decorated builder, a function from options to terms, to the registry."""
+
+    def add(build: Callable[..., Terms]) -> Callable[..., Terms]:
+        if name in REGISTRY:
+            raise UpgeError(f"algorithm {name!r} is registered twice; rename one")
+        REGISTRY[name] = Algorithm(name, title, source, build, options, printed, note)
+        return build
+
+    return add
+
+
+def get(name: str, **options: Value | None) -> Estimator:
+    """The estimator of a registered algorithm: ``get("grpo", clip=0.1)``.
+
+    Raises:
+        UpgeError: an unknown algorithm or option, with the nearest known name.
+    """
+    return algorithm(name)(**options)
+
+
+def algorithm(name: str) -> Algorithm:
+    """The registry entry called ``name``."""
+    if name not in REGISTRY:
+        raise unknown("algorithm", name, REGISTRY)
+    return REGISTRY[name]
+
+
+_CLIP = Option(0.2, "PPO, arXiv 1707.06347, table 3 (best of its clips); default of TRL and verl")
+_DISCOUNT = Option(1.0, "undiscounted, as usual for a reward at the last token; verl's default")
+_LAM = Option(0.95, "PPO, arXiv 1707.06347, table 3")
+_SHAPING = Option(0.1, "LUFFY, arXiv 2504.14945, section 3.2 and its scripts")
+_GAMMA = Option(0.0, "paper, section 4.1: γ = 0 for Qwen (2/8 for LLaMA)")
+_FEEDBACK = Option("switch", "paper, eq. 10; 'linear' and 'sigmoid' are soft gates of this package")
+
+
+_LENGTH_NOTE = "L is the batch's max_length, or its width T where none is given."
+
+#: A term over rollouts sampled by π_θold, and one over demonstrations.
+_rollouts = partial(Term, samples="online", reference=RolloutPolicy())
+_demos = partial(Term, samples="offline", reference=CurrentPolicy(), advantage=One())
+
+
+def _printed(group: str, reference: str, advantage: str, gradient: str) -> Printed:
+    return Printed(group, reference, advantage, r"\nabla\pi_\theta\cdot" + gradient)
+
+
+# ---------------------------------------------------------------- the paper's Table 1, row by row
+
+
+@register(
+    "sft",
+    "SFT",
+    "paper, eq. 12 and 14–15",
+    printed=_printed("", r"\pi_\theta", "1", r"\frac{1}{\pi_\theta}"),
+)
+def _sft() -> Terms:
+    return (_demos(normalizer=TokenMean()),)
+
+
+@register(
+    "ppo",
+    "PPO",
+    "PPO, arXiv 1707.06347, eq. 7; paper, eq. 16",
+    printed=_printed(
+        "online RL",
+        r"\pi_{\theta_{old}}",
+        r"\mathrm{GAE}",
+        r"\frac{\hat A\,\mathbf{1}_{Clip}}{\pi_{ref}}",
+    ),
+    clip=_CLIP,
+    gamma=_DISCOUNT,
+    lam=_LAM,
+)
+def _ppo(clip: float, gamma: float, lam: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GAE(gamma, lam), normalizer=QuestionMean(), stabilization=Clip(clip, clip)
+        ),
+    )
+
+
+@register(
+    "grpo",
+    "GRPO",
+    "GRPO, arXiv 2402.03300, eq. 3; paper, eq. 5 and 17–18",
+    printed=_printed(
+        "online RL",
+        r"\pi_{\theta_{old}}",
+        r"\frac{R-\mathrm{mean}_{G_{on}}}{\mathrm{std}_{G_{on}}}",
+        r"\frac{\hat A\,\mathbf{1}_{Clip}}{\pi_{ref}}",
+    ),
+    clip=_CLIP,
+)
+def _grpo(clip: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupZScore(), normalizer=QuestionMean(), stabilization=Clip(clip, clip)
+        ),
+    )
+
+
+@register(
+    "reinforce",
+    "REINFORCE",
+    "Williams 1992; paper, Table 1",
+    printed=_printed("online RL", r"\pi_\theta", r"\pm 1", r"\frac{\hat A}{\pi_\theta}"),
+)
+def _reinforce() -> Terms:
+    return (_rollouts(reference=CurrentPolicy(), advantage=Signed(), normalizer=TrajectoryMean()),)
+
+
+def _cispo_as_printed(ratio_max: float, ratio_min: float) -> Terms:
+    """Table 1's row read literally: the 0/1 mask of arXiv 2506.13585, eq. 7, on the full ratio."""
+    mask = CISMask(low=max(1 - ratio_min, 0.0), high=max(ratio_max - 1, 0.0))
+    return (_rollouts(advantage=GroupZScore(), normalizer=TokenMean(), stabilization=mask),)
+
+
+@register(
+    "cispo",
+    "CISPO",
+    "CISPO, arXiv 2506.13585, eq. 4–5",
+    printed=replace(
+        _printed(
+            "online RL",
+            r"\pi_{\theta_{old}}",
+            r"\hat A_{GRPO}",
+            r"\frac{\hat A\,\mathbf{1}_{CIS\text{-}Mask}}{\pi_{ref}}",
+        ),
+        build=_cispo_as_printed,
+    ),
+    note="The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r.",
+    ratio_max=Option(
+        5.0,
+        "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, arXiv 2510.13786, and "
+        "TRL's recommendation",
+    ),
+    ratio_min=Option(0.0, "CISPO, arXiv 2506.13585: no lower bound is imposed"),
+)
+def _cispo(ratio_max: float, ratio_min: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupZScore(),
+            normalizer=TokenMean(),
+            stabilization=WeightClip(ratio_min, ratio_max),
+        ),
+    )
+
+
+_GSPO_LOW = Option(3e-4, "GSPO, arXiv 2507.18071, section 5.1")
+_GSPO_HIGH = Option(4e-4, "GSPO, arXiv 2507.18071, section 5.1")
+
+
+@register(
+    "gspo",
+    "GSPO",
+    "GSPO, arXiv 2507.18071, eq. 5–7",
+    printed=_printed(
+        "online RL",
+        r"\pi_\theta\left(\frac{\pi_{\theta_{old}}(\tau|q)}{\pi_\theta(\tau|q)}\right)^{1/|\tau|}",
+        r"\hat A_{GRPO}",
+        r"\frac{\hat A\,\mathbf{1}_{Seq\text{-}Clip}}{\pi_{ref}}",
+    ),
+    clip_low=_GSPO_LOW,
+    clip_high=_GSPO_HIGH,
+)
+def _gspo(clip_low: float, clip_high: float) -> Terms:
+    return (
+        _rollouts(
+            reference=SequenceRatio(),
+            advantage=GroupZScore(),
+            normalizer=QuestionMean(),
+            stabilization=Clip(clip_low, clip_high, "sequence"),
+        ),
+    )
+
+
+@register(
+    "srft_offline",
+    "SRFT (offline)",
+    "SRFT, arXiv 2506.19767; paper, eq. 19–20",
+    printed=_printed(
+        "offline/online RL",
+        "1",
+        r"\frac{R-\mathrm{mean}_{G_{on}\cup G_{off}}}{\mathrm{std}_{G_{on}\cup G_{off}}}",
+        r"\frac{\hat A}{1}",
+    ),
+)
+def _srft_offline() -> Terms:
+    return (
+        _demos(reference=ConstantOne(), advantage=GroupZScore("all"), normalizer=QuestionMean()),
+    )
+
+
+@register(
+    "luffy_offline",
+    "LUFFY (offline)",
+    "LUFFY, arXiv 2504.14945; paper, Table 1",
+    printed=_printed(
+        "offline/online RL", "1", r"\hat A_{SRFT}", r"\frac{\hat A}{1}\cdot f'_{shape}"
+    ),
+    shaping=_SHAPING,
+)
+def _luffy_offline(shaping: float) -> Terms:
+    return (
+        _demos(
+            reference=ConstantOne(),
+            advantage=GroupZScore("all"),
+            normalizer=TokenMean(),
+            shaping=PolicyShaping(shaping),
+        ),
+    )
+
+
+# ------------------------------------------------------------------------- further rollout losses
+
+
+@register(
+    "dr_grpo", "Dr. GRPO", "arXiv 2503.20783; paper, section 4", note=_LENGTH_NOTE, clip=_CLIP
+)
+def _dr_grpo(clip: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupCentered(), normalizer=FixedLength(), stabilization=Clip(clip, clip)
+        ),
+    )
+
+
+@register("rloo", "RLOO", "arXiv 2402.14740, eq. 8")
+def _rloo() -> Terms:
+    return (
+        _rollouts(reference=CurrentPolicy(), advantage=LeaveOneOut(), normalizer=TrajectoryMean()),
+    )
+
+
+@register("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL", clip=_CLIP)
+def _reinforce_plus_plus(clip: float) -> Terms:
+    return (
+        _rollouts(advantage=BatchZScore(), normalizer=TokenMean(), stabilization=Clip(clip, clip)),
+    )
+
+
+@register(
+    "dapo",
+    "DAPO",
+    "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
+    clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
+    clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"),
+)
+def _dapo(clip_low: float, clip_high: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupZScore(),
+            normalizer=TokenMean(),
+            stabilization=Clip(clip_low, clip_high),
+        ),
+    )
+
+
+@register(
+    "ppo_dual_clip",
+    "PPO, dual clip",
+    "arXiv 1912.09729, eq. 5",
+    clip=_CLIP,
+    dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
+    gamma=_DISCOUNT,
+    lam=_LAM,
+)
+def _ppo_dual_clip(clip: float, dual_clip: float, gamma: float, lam: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GAE(gamma, lam),
+            normalizer=QuestionMean(),
+            stabilization=DualClip(clip, clip, dual=dual_clip),
+        ),
+    )
+
+
+@register(
+    "tis",
+    "Truncated importance sampling",
+    "Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561",
+    note="The rollout policy π_θold is the sampler's own distribution.",
+    cap=Option(2.0, "Yao et al. 2025 and verl's default threshold"),
+)
+def _tis(cap: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupZScore(),
+            normalizer=QuestionMean(),
+            stabilization=WeightClip(0.0, cap),
+        ),
+    )
+
+
+@register(
+    "gspo_token",
+    "GSPO-token",
+    "GSPO, arXiv 2507.18071, eq. 13–14",
+    note="With one advantage a trajectory its gradient is GSPO's.",
+    clip_low=_GSPO_LOW,
+    clip_high=_GSPO_HIGH,
+)
+def _gspo_token(clip_low: float, clip_high: float) -> Terms:
+    return _gspo(clip_low, clip_high)
+
+
+@register(
+    "gmpo",
+    "GMPO",
+    "arXiv 2507.20673",
+    clip_low=Option(0.4, "GMPO, arXiv 2507.20673: ratios clipped to (e^-0.4, e^0.4)"),
+    clip_high=Option(0.4, "GMPO, arXiv 2507.20673: ratios clipped to (e^-0.4, e^0.4)"),
+)
+def _gmpo(clip_low: float, clip_high: float) -> Terms:
+    return (
+        _rollouts(
+            reference=SequenceRatio(),
+            advantage=GroupZScore(),
+            normalizer=QuestionMean(),
+            stabilization=GeometricClip(clip_low, clip_high),
+        ),
+    )
+
+
+@register(
+    "sapo",
+    "SAPO",
+    "arXiv 2511.20347",
+    tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
+    tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
+)
+def _sapo(tau_pos: float, tau_neg: float) -> Terms:
+    return (
+        _rollouts(
+            advantage=GroupZScore(),
+            normalizer=QuestionMean(),
+            stabilization=SigmoidGate(tau_pos, tau_neg),
+        ),
+    )
+
+
+# ------------------------------------------------------------------------- demonstrations, mixtures
+
+
+@register("dft", "DFT", "arXiv 2508.05629, eq. 9: −sg(π) log π")
+def _dft() -> Terms:
+    return (_demos(reference=ConstantOne(), normalizer=TokenMean()),)
+
+
+@register("offline_reinforce", "Offline REINFORCE", "REINFORCE on demonstrations with their reward")
+def _offline_reinforce() -> Terms:
+    return (_demos(advantage=Signed(), normalizer=TrajectoryMean()),)
+
+
+@register(
+    "chord",
+    "CHORD-φ",
+    "arXiv 2508.11408: (1 − μ) GRPO + μ SFT with token weight π(1 − π)",
+    mu=Option(0.1, "CHORD, arXiv 2508.11408"),
+    clip=_CLIP,
+)
+def _chord(mu: float, clip: float) -> Terms:
+    (rollouts,) = _grpo(clip)
+    demonstrations = _demos(
+        reference=ConstantOne(), shaping=Complement(), normalizer=TokenMean(), coefficient=mu
+    )
+    return (replace(rollouts, coefficient=1 - mu), demonstrations)
+
+
+@register(
+    "luffy",
+    "LUFFY",
+    "arXiv 2504.14945, without the on-line clip, as in its scripts",
+    shaping=_SHAPING,
+)
+def _luffy(shaping: float) -> Terms:
+    union = TokenMean("batch")
+    (demonstrations,) = _luffy_offline(shaping)
+    return (
+        _rollouts(advantage=GroupZScore("all"), normalizer=union),
+        replace(demonstrations, normalizer=union),
+    )
+
+
+@register(
+    "sft_rl",
+    "SFT + RL, fixed",
+    "paper, eq. 13 with constant α = 1 and β",
+    sft_coefficient=Option(1.0, "not stated; eq. 13 with α = β = 1"),
+    clip=_CLIP,
+)
+def _sft_rl(sft_coefficient: float, clip: float) -> Terms:
+    (demonstrations,) = _sft()
+    return (*_grpo(clip), replace(demonstrations, coefficient=sft_coefficient))

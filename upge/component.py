@@ -1,0 +1,49 @@
+"""What the estimator's components have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from upge.errors import UpgeError
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the estimator: a function of the batch with named options.
+
+    Attributes:
+        latex: the component as Table 1 of the paper (arXiv 2509.04419) would print it.
+        needs: the optional batch fields it reads.
+    """
+
+    latex: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """The component's name with its options, for messages and tables."""
+        options = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+        return f"{type(self).__name__}({options})" if options else type(self).__name__
+
+
+def at_least(component: Component, low: float, *names: str, strict: bool = False) -> None:
+    """Refuse options of ``component`` below ``low`` (or equal to it, if ``strict``), or NaN."""
+    for name in names:
+        value = getattr(component, name)
+        if not (value > low if strict else value >= low):
+            raise UpgeError(
+                f"{type(component).__name__}.{name}: got {value}, wanted a number "
+                f"{'>' if strict else '≥'} {low:g}"
+            )
+
+
+def between(component: Component, low: float, high: float, *names: str) -> None:
+    """Refuse options of ``component`` outside [low, high], or NaN."""
+    for name in names:
+        value = getattr(component, name)
+        if not low <= value <= high:
+            raise UpgeError(
+                f"{type(component).__name__}.{name}: got {value}, wanted a number from {low:g} "
+                f"to {high:g}"
+            )

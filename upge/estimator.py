@@ -1,0 +1,279 @@
+"""The unified policy gradient estimator: any sum of rows of Table 1 as per-token weights.
+
+For a token of probability π, ∇π = π ∇log π, so every row (eq. 6) is
+
+    ∇J = Σ w · ∇log π_θ(τ_t),   w = c · α · 1_stable · (π_θ/π_ref) · Â · f'(π_θ) / Z
+
+with w a tensor without gradient. The loss for autograd is −Σ w · log π_θ(τ_t).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from upge.advantage import Advantage
+from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
+from upge.errors import UpgeError
+from upge.feedback import Gate
+from upge.likelihood import Shaping, Unshaped
+from upge.normalization import Normalizer
+from upge.reference import Reference
+from upge.stabilization import NoMask, Stabilization
+
+
+@dataclass(frozen=True)
+class EntropyWeight:
+    """exp(sign · H), H the mean entropy (nats) of the trajectory's tokens, without gradient.
+
+    Source: SRFT, arXiv 2506.19767.
+    """
+
+    sign: Literal[-1, 1]
+
+    @property
+    def latex(self) -> str:
+        """e^{±H}."""
+        return rf"e^{{{'-' if self.sign < 0 else ''}H}}"
+
+    def __call__(self, batch: TrajectoryBatch, samples: Samples) -> Tensor:
+        """(N, 1) weights of the rows."""
+        entropy = batch.require("entropy", "SRFT's entropy weight")
+        return (self.sign * batch.trajectory_mean(entropy, samples)).exp()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One row of Table 1: which samples it reads, its four components, normaliser and weight.
+
+    Args:
+        samples: rollouts (``online``), demonstrations (``offline``) or ``all``.
+        reference: π_ref.
+        advantage: Â.
+        normalizer: 1/Z.
+        stabilization: 1_stable.
+        shaping: f'.
+        coefficient: c, ≥ 0.
+        gate: α(P) or β(P) of the performance feedback, if the term is gated.
+        entropy_weight: exp(±H), if the term is so weighted.
+    """
+
+    samples: Samples
+    reference: Reference
+    advantage: Advantage
+    normalizer: Normalizer
+    stabilization: Stabilization = NoMask()
+    shaping: Shaping = Unshaped()
+    coefficient: float = 1.0
+    gate: Gate | None = None
+    entropy_weight: EntropyWeight | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples not in ("online", "offline", "all"):
+            raise UpgeError(f"samples: got {self.samples!r}, wanted 'online', 'offline' or 'all'")
+        if not 0 <= self.coefficient < float("inf"):
+            raise UpgeError(f"coefficient: got {self.coefficient}, wanted a finite number ≥ 0")
+        if self.samples != "online" and "old_logp" in self.reference.needs | self.mask_needs:
+            raise UpgeError(
+                "a term that reads demonstrations has no rollout policy: its reference and mask "
+                "can't use π_θold; take CurrentPolicy or ConstantOne, and no clip"
+            )
+
+    @property
+    def mask_needs(self) -> frozenset[str]:
+        """The optional batch fields that the stabilizer reads."""
+        return self.stabilization.needs
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional batch fields that the term reads; log π_θ always."""
+        entropy = {"entropy"} if self.entropy_weight else set()
+        parts = (self.reference, self.advantage, self.stabilization, self.shaping)
+        return frozenset({"logp"} | entropy).union(*(part.needs for part in parts))
+
+
+@dataclass(frozen=True)
+class TermEstimate:
+    """One term's part: w, and the ratio π_θ/π_ref and stabilizer it was made of, all (N, T).
+
+    ``live`` marks the tokens whose weight does not vanish before ratio and stabilizer are known.
+    """
+
+    weights: Tensor
+    ratio: Tensor
+    stabilizer: Tensor
+    live: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """Weight mass Σ|w|, share of live tokens the stabilizer changes, effective sample size.
+
+        The effective sample size is (Σ ρ)²/Σ ρ² of the ratios ρ over the live tokens, over their
+        count: 1 where all ratios are equal, 0 without live tokens.
+        """
+        count = max(int(self.live.sum()), 1)
+        rho = torch.where(self.live, self.ratio, 0.0).double()
+        ess = rho.sum() ** 2 / (rho**2).sum().clamp(min=torch.finfo(torch.float64).tiny)
+        return {
+            "mass": self.weights.abs().sum().item(),
+            "clip_fraction": (self.live & (self.stabilizer != 1)).sum().item() / count,
+            "effective_sample_size": ess.item() / count,
+        }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one call returns.
+
+    Attributes:
+        loss: scalar −Σ w log π_θ, whose gradient is minus the estimator; differentiable.
+        weights: (N, T), w, so that ∇J = Σ w ∇log π_θ.
+        terms: the estimator's terms, one by one.
+        batch: what it was computed from.
+    """
+
+    loss: Tensor
+    weights: Tensor
+    terms: tuple[TermEstimate, ...]
+    batch: TrajectoryBatch = field(repr=False)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Numbers read off the weights: each term's, and the share of demonstrations.
+
+        ``offline_ratio`` is the share of demonstrations among the rows that bear any weight.
+        """
+        named = {
+            f"term{i}/{name}": value
+            for i, term in enumerate(self.terms)
+            for name, value in term.metrics().items()
+        }
+        live = (self.weights != 0).any(1)
+        offline = live & ~self.batch.rows_of("online")
+        return named | {"offline_ratio": offline.sum().item() / max(int(live.sum()), 1)}
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A sum of terms: what an algorithm is."""
+
+    terms: tuple[Term, ...]
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise UpgeError(f"{self.name}: got no terms, wanted at least one")
+
+    def __call__(
+        self, batch: TrajectoryBatch, logp: Tensor, entropy: Tensor | None = None
+    ) -> Estimate:
+        """Loss, weights and metrics at the current policy's ``logp`` (N, T), which has gradient.
+
+        Raises:
+            UpgeError: the batch lacks what a term reads.
+        """
+        return self.plan(batch).estimate(logp, entropy)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional batch fields that some term reads."""
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    def plan(self, batch: TrajectoryBatch) -> Plan:
+        """All that is known before the forward pass: advantages, gates, global normalisers."""
+        self._check(batch)
+        opened = [_open_tokens(term, batch) for term in self.terms]
+        joint = torch.stack(opened).any(0)
+        parts = tuple(
+            _plan_term(term, batch, own, joint)
+            for term, own in zip(self.terms, opened, strict=True)
+        )
+        return Plan(self, batch, parts)
+
+    def _check(self, batch: TrajectoryBatch) -> None:
+        for name in sorted(self.needs & {"old_logp", "values"}):
+            batch.require(name, self.name)
+        if not batch.all_sum(batch.mask.sum()):
+            return
+        for kind, remedy in (("offline", "add demonstrations"), ("online", "add rollouts")):
+            reads = any(term.samples == kind for term in self.terms)
+            if reads and not batch.all_sum(batch.rows_of(kind).sum()):  # type: ignore[arg-type]
+                raise UpgeError(
+                    f"{self.name} has an {kind} term, but the batch has no {kind} samples; {remedy}"
+                )
+
+
+def _open_tokens(term: Term, batch: TrajectoryBatch) -> Tensor:
+    tokens = batch.tokens_of(term.samples)
+    return tokens if term.gate is None else tokens & (term.gate(batch) != 0)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A term's factors that don't depend on the current policy."""
+
+    tokens: Tensor
+    advantage: Tensor
+    scale: Tensor = field(repr=False)
+
+
+def _plan_term(term: Term, batch: TrajectoryBatch, own: Tensor, joint: Tensor) -> _Part:
+    tokens = batch.tokens_of(term.samples)
+    counted = {"term": tokens, "open": own, "joint": joint, "batch": batch.mask}
+    factor = term.normalizer(batch, tokens, counted[term.normalizer.scope])
+    if term.gate is not None:
+        factor = factor * term.gate(batch)
+    advantage = term.advantage(batch).expand(batch.mask.shape)
+    return _Part(tokens, advantage, torch.where(tokens, term.coefficient * factor, 0.0))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An estimator on a batch before the forward pass; micro-batches are selections of it."""
+
+    estimator: Estimator
+    batch: TrajectoryBatch
+    parts: tuple[_Part, ...]
+
+    def needed_rows(self) -> Tensor:
+        """(N,) bool: rows whose weights don't all vanish whatever the policy says."""
+        live = [((part.scale * part.advantage) != 0).any(1) for part in self.parts]
+        return torch.stack(live).any(0)
+
+    def select(self, rows: Tensor) -> Plan:
+        """The plan for some rows, with the whole batch's normalisers."""
+        parts = tuple(
+            _Part(part.tokens[rows], part.advantage[rows], part.scale[rows]) for part in self.parts
+        )
+        return replace(self, batch=self.batch.select(rows), parts=parts)
+
+    def estimate(self, logp: Tensor, entropy: Tensor | None = None) -> Estimate:
+        """Loss, weights and metrics; ``logp`` (N, T) has gradient, ``entropy`` is detached."""
+        batch = self.batch.at(logp, entropy)
+        for name in self.estimator.needs:
+            batch.require(name, self.estimator.name)
+        terms = tuple(
+            _estimate_term(term, part, batch)
+            for term, part in zip(self.estimator.terms, self.parts, strict=True)
+        )
+        weights = torch.stack([term.weights for term in terms]).sum(0)
+        loss = -(weights * torch.where(batch.mask, logp, 0.0)).sum()
+        return Estimate(loss, weights, terms, batch)
+
+
+def _estimate_term(term: Term, part: _Part, batch: TrajectoryBatch) -> TermEstimate:
+    logp = batch.require("logp", "the estimator")
+    log_ratio = (logp - term.reference(batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio, stabilizer = log_ratio.exp(), term.stabilization(batch, part.advantage)
+    static = part.scale * part.advantage
+    weights = static * stabilizer * ratio * term.shaping(batch)
+    if term.entropy_weight is not None:
+        weights = weights * term.entropy_weight(batch, term.samples)
+    return TermEstimate(torch.where(part.tokens, weights, 0.0), ratio, stabilizer, static != 0)
+
+
+def compose(*terms: Term, name: str = "custom") -> Estimator:
+    """An estimator of one's own: ``compose(Term(...), Term(...))``."""
+    return Estimator(tuple(terms), name)

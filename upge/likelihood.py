@@ -1,0 +1,130 @@
+"""Component 4, the likelihood gradient ∇π_θ: token log-probabilities, and shapings f' of them.
+
+Since ∇π = π ∇log π, the gradient enters the estimator as log π_θ of the taken tokens. They are
+taken from hidden states in chunks, so that logits (tokens × vocabulary) are never held whole.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from upge.batch import TrajectoryBatch
+from upge.component import Component, at_least
+from upge.errors import UpgeError
+
+
+class Likelihood(NamedTuple):
+    """log π_θ of the tokens and the policy's entropy (nats) at their positions."""
+
+    logp: Tensor
+    entropy: Tensor
+
+
+def token_likelihood(
+    hidden: Tensor,
+    head: Tensor,
+    tokens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int = 512,
+) -> Likelihood:
+    """log π_θ(token) and entropy under softmax((hidden @ headᵀ + bias)/temperature), in chunks.
+
+    Both are differentiable; a chunk's logits are recomputed in the backward pass, so that at most
+    (chunk, V) of them exist at a time.
+
+    Args:
+        hidden: (..., H), the states that predict ``tokens``.
+        head: (V, H), the output embedding.
+        tokens: (...), integer ids below V.
+        bias: (V,) or None.
+        temperature: what the logits are divided by, > 0 (the sampling temperature).
+        chunk: positions at a time.
+
+    Raises:
+        UpgeError: shapes that don't go together, a temperature or chunk that isn't positive.
+    """
+    if hidden.shape[:-1] != tokens.shape or head.dim() != 2 or head.shape[1] != hidden.shape[-1]:
+        raise UpgeError(
+            f"token_likelihood: got hidden {tuple(hidden.shape)}, head {tuple(head.shape)}, tokens "
+            f"{tuple(tokens.shape)}, wanted (..., H), (V, H) and (...)"
+        )
+    if not temperature > 0:
+        raise UpgeError(f"temperature: got {temperature}, wanted a number > 0")
+    if chunk < 1:
+        raise UpgeError(f"chunk: got {chunk}, wanted at least 1 position")
+    flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    pieces = [
+        checkpoint(_chunk_likelihood, h, head, bias, t, temperature, use_reentrant=False)
+        for h, t in zip(flat.split(chunk), ids.split(chunk), strict=True)
+    ]
+    logp, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return Likelihood(logp.view(tokens.shape), entropy.view(tokens.shape))
+
+
+def _chunk_likelihood(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits = torch.nn.functional.linear(hidden, head, bias) / temperature
+    # Half-precision log-softmax loses the ratios' digits.
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    log_pi = logits.log_softmax(-1)
+    entropy = -(log_pi.exp() * log_pi).sum(-1)
+    return log_pi.gather(-1, tokens[:, None]).squeeze(-1), entropy
+
+
+@dataclass(frozen=True)
+class Shaping(Component):
+    """Returns f'(π_θ) (N, T) of a shaped likelihood gradient ∇f(π) = f'(π) ∇π."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logp"})
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """The factor on each token's ∇π_θ."""
+
+
+@dataclass(frozen=True)
+class Unshaped(Shaping):
+    """f(π) = π."""
+
+    latex: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        return torch.ones_like(batch.mask, dtype=batch.dtype)
+
+
+@dataclass(frozen=True)
+class PolicyShaping(Shaping):
+    """f(π) = π/(π + gamma), f'(π) = gamma/(π + gamma)² (LUFFY, arXiv 2504.14945)."""
+
+    gamma: float
+    latex: ClassVar[str] = r"f'_{shape}(\pi_\theta)"
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "gamma", strict=True)
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        pi = batch.require("logp", "policy shaping").exp()
+        return self.gamma / (pi + self.gamma) ** 2
+
+
+@dataclass(frozen=True)
+class Complement(Shaping):
+    """f(π) = π − π²/2, f'(π) = 1 − π: over π_ref ≡ 1 CHORD's token weight π(1 − π).
+
+    Source: CHORD, arXiv 2508.11408.
+    """
+
+    latex: ClassVar[str] = r"(1-\pi_\theta)"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        return -torch.expm1(batch.require("logp", "CHORD's weighting").clamp(max=0))

@@ -1,0 +1,141 @@
+"""How the terms of single tokens become one number.
+
+Every count is global: it is summed over processes before anything is divided, and micro-batches
+inherit it. Averaging averages is the fault that spoiled baselines (arXiv 2604.23747).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from upge.batch import TrajectoryBatch
+from upge.component import Component
+from upge.errors import UpgeError, unknown
+
+#: Which tokens a normaliser counts: those of the term, those of the term where its gate is open,
+#: those of all terms where their gates are open, or all of the batch.
+Scope = Literal["term", "open", "joint", "batch"]
+_SCOPES = ("term", "open", "joint", "batch")
+
+
+@dataclass(frozen=True)
+class Normalizer(Component):
+    """Returns the factor 1/Z, broadcastable to (N, T)."""
+
+    scope: Scope = "term"
+
+    def __post_init__(self) -> None:
+        if self.scope not in _SCOPES:
+            raise unknown("normalizer scope", str(self.scope), _SCOPES)
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        """The factor, for the term's ``tokens`` (N, T) and the ``counted`` ones (N, T)."""
+
+
+def _inverse(count: Tensor, dtype: torch.dtype) -> Tensor:
+    return 1 / count.to(dtype).clamp(min=1)
+
+
+def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
+    return batch.all_sum(counted.any(1).sum())
+
+
+@dataclass(frozen=True)
+class TokenSum(Normalizer):
+    """Z = 1 (eq. 14)."""
+
+    latex: ClassVar[str] = r"\sum_\tau\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        return torch.ones((), dtype=batch.dtype, device=tokens.device)
+
+
+@dataclass(frozen=True)
+class TokenMean(Normalizer):
+    """Z = number of counted tokens (DAPO, arXiv 2503.14476, eq. 8)."""
+
+    latex: ClassVar[str] = r"\tfrac{1}{\sum|\tau|}\sum_\tau\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        return _inverse(batch.all_sum(counted.sum()), batch.dtype)
+
+
+@dataclass(frozen=True)
+class TrajectoryMean(Normalizer):
+    """Z = N: the token sum of a trajectory, averaged over trajectories (REINFORCE)."""
+
+    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        return _inverse(_rows(batch, counted), batch.dtype)
+
+
+@dataclass(frozen=True)
+class SequenceMean(Normalizer):
+    """Z = N·|τ|: the token mean of a trajectory, averaged over trajectories."""
+
+    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{|\tau|}\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        lengths = _inverse(tokens.sum(1, keepdim=True), batch.dtype)
+        return lengths * _inverse(_rows(batch, counted), batch.dtype)
+
+
+@dataclass(frozen=True)
+class FixedLength(Normalizer):
+    """Z = N·L with L the longest response allowed (Dr. GRPO, arXiv 2503.20783)."""
+
+    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{L_{max}}\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        length = batch.max_length or max(batch.mask.shape[1], 1)
+        return _inverse(_rows(batch, counted), batch.dtype) / length
+
+
+@dataclass(frozen=True)
+class QuestionSum(Normalizer):
+    """Z = Q·n_q: token sums, averaged over a question's trajectories, then questions (eq. 11)."""
+
+    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        questions = batch.all_sum((batch.per_question(counted.any(1).long()) > 0).sum())
+        own = batch.per_question(tokens.any(1).long())[batch.question]
+        return _inverse(own, batch.dtype)[:, None] * _inverse(questions, batch.dtype)
+
+
+@dataclass(frozen=True)
+class QuestionMean(QuestionSum):
+    """Z = Q·n_q·|τ|: means over tokens, a question's trajectories, and questions (eq. 16–18)."""
+
+    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\tfrac1{|\tau|}\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        lengths = _inverse(tokens.sum(1, keepdim=True), batch.dtype)
+        return lengths * super().__call__(batch, tokens, counted)
+
+
+NORMALIZERS: dict[str, type[Normalizer]] = {
+    "token_sum": TokenSum,
+    "token_mean": TokenMean,
+    "trajectory_mean": TrajectoryMean,
+    "sequence_mean": SequenceMean,
+    "fixed_length": FixedLength,
+    "question_sum": QuestionSum,
+    "question_mean": QuestionMean,
+}
+
+
+def normalizer(name: str, scope: Scope = "term") -> Normalizer:
+    """The normaliser called ``name``; raises UpgeError for a name that is not known."""
+    if not isinstance(name, str):
+        raise UpgeError(f"normalizer: got {name!r}, wanted one of {', '.join(NORMALIZERS)}")
+    if name not in NORMALIZERS:
+        raise unknown("normalizer", name, NORMALIZERS)
+    return NORMALIZERS[name](scope)

@@ -1,0 +1,189 @@
+"""Component 1, the stabilization mask 1_stable of eq. 6.
+
+A mask multiplies each token's weight. PPO's clip is a 0/1 mask (appendix B.3). Where a published
+method is not, the stabilizer is real-valued (``binary`` is false), and Table 1 says so.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from upge.batch import TrajectoryBatch
+from upge.component import Component, at_least
+from upge.errors import UpgeError
+
+
+@dataclass(frozen=True)
+class Stabilization(Component):
+    """Returns 1_stable, broadcastable to (N, T), a constant to differentiation."""
+
+    binary: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        """The mask, given the advantage Â broadcast to (N, T)."""
+
+
+@dataclass(frozen=True)
+class NoMask(Stabilization):
+    """1_stable ≡ 1."""
+
+    latex: ClassVar[str] = r"1"
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        return torch.ones_like(advantage)
+
+
+@dataclass(frozen=True)
+class Clip(Stabilization):
+    """PPO's clip: 0 where the ratio has left [1 − low, 1 + high] in the harmful direction.
+
+    1_Clip = 0 if Â > 0 and ratio > 1 + high, or Â < 0 and ratio < 1 − low; else 1. It is the
+    derivative of min(r Â, clip(r, 1 − low, 1 + high) Â) with respect to r, over Â, everywhere but
+    at the two kinks. ``level`` is the ratio it looks at: the token's π_θ/π_θold (PPO, arXiv
+    1707.06347, eq. 7) or the trajectory's geometric mean of them (GSPO, arXiv 2507.18071, eq. 7).
+    """
+
+    low: float
+    high: float
+    level: Literal["token", "sequence"] = "token"
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "low", "high")
+        if self.level not in ("token", "sequence"):
+            raise UpgeError(f"Clip.level: got {self.level!r}, wanted 'token' or 'sequence'")
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """1_Clip, or 1_Seq-Clip at the sequence level."""
+        return r"\mathbf{1}_{Seq\text{-}Clip}" if self.level == "sequence" else r"\mathbf{1}_{Clip}"
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        log_ratio = batch.token_log_ratio("the clip")
+        if self.level == "sequence":
+            log_ratio = batch.trajectory_mean(log_ratio)
+        ratio = log_ratio.exp()
+        too_high = (advantage > 0) & (ratio > 1 + self.high)
+        too_low = (advantage < 0) & (ratio < 1 - self.low)
+        return (~(too_high | too_low)).to(advantage.dtype)
+
+
+@dataclass(frozen=True)
+class DualClip(Clip):
+    """PPO's clip, and 0 where Â < 0 and ratio > dual.
+
+    Source: dual-clip PPO, arXiv 1912.09729, eq. 5.
+    """
+
+    dual: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1 + self.high, "dual")
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """1_Dual-Clip."""
+        return r"\mathbf{1}_{Dual\text{-}Clip}"
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        ratio = batch.token_log_ratio("the dual clip").exp()
+        harmless = ~((advantage < 0) & (ratio > self.dual))
+        return super().__call__(batch, advantage) * harmless
+
+
+@dataclass(frozen=True)
+class CISMask(Stabilization):
+    """The 0/1 mask that Table 1 prints for CISPO: PPO's trust region without touching the weight.
+
+    Source: CISPO, arXiv 2506.13585, eq. 7. It is *not* the derivative of CISPO's own loss, whose
+    stabilizer is :class:`WeightClip`; kept so that the row can be checked as printed.
+    """
+
+    low: float
+    high: float
+    latex: ClassVar[str] = r"\mathbf{1}_{CIS\text{-}Mask}"
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        return Clip(self.low, self.high)(batch, advantage)
+
+
+@dataclass(frozen=True)
+class WeightClip(Stabilization):
+    """clip(r, low, high)/r: the importance weight is clipped, no token is dropped.
+
+    Source: CISPO, arXiv 2506.13585, eq. 4–5; with low = 0 truncated importance sampling.
+    """
+
+    low: float
+    high: float
+    binary: ClassVar[bool] = False
+    latex: ClassVar[str] = r"\tfrac{\mathrm{clip}(r,\,low,\,high)}{r}"
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "low")
+        at_least(self, self.low, "high")
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        ratio = batch.token_log_ratio("the weight clip").exp()
+        return ratio.clamp(self.low, self.high) / ratio
+
+
+@dataclass(frozen=True)
+class SigmoidGate(Stabilization):
+    """SAPO's soft gate 4 p (1 − p) with p = σ(tau · (r − 1)), tau by the sign of Â.
+
+    Source: SAPO, arXiv 2511.20347: the derivative of (4/tau) σ(tau (r − 1)) with respect to r.
+    """
+
+    tau_pos: float
+    tau_neg: float
+    binary: ClassVar[bool] = False
+    latex: ClassVar[str] = r"4\,\sigma_\tau(r-1)\,(1-\sigma_\tau(r-1))"
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "tau_pos", "tau_neg", strict=True)
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        ratio = batch.token_log_ratio("the sigmoid gate").exp()
+        tau = torch.where(advantage > 0, self.tau_pos, self.tau_neg)
+        x = tau * (ratio - 1)
+        return 4 * x.sigmoid() * (-x).sigmoid()
+
+
+@dataclass(frozen=True)
+class GeometricClip(Stabilization):
+    """GMPO: token masks, times what clipping the tokens changes in the geometric mean ratio.
+
+    The loss is −Â ∏_t min-clip(r_t)^{1/|τ|}, r_t clipped to [e^−low, e^high] in the direction of
+    Â. Over the reference policy of :class:`~upge.reference.SequenceRatio` the stabilizer is
+    1_t · ∏_s (min-clip(r_s)/r_s)^{1/|τ|}.
+
+    Source: GMPO, arXiv 2507.20673.
+    """
+
+    low: float
+    high: float
+    binary: ClassVar[bool] = False
+    latex: ClassVar[str] = (
+        r"\mathbf{1}_{Clip}\prod_s\left(\tfrac{\mathrm{clip}(r_s)}{r_s}\right)^{1/|\tau|}"
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "low", "high")
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        raw = batch.token_log_ratio("the geometric clip")
+        clipped = torch.where(advantage > 0, raw.clamp(max=self.high), raw.clamp(min=-self.low))
+        correction = batch.trajectory_mean(clipped - raw).exp()
+        return (clipped == raw) * correction
