@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upge.batch import Samples, TrajectoryBatch
 from upge.component import Component, between
-from upge.errors import UpgeError
+from upge.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Advantage(Component):
 class One(Advantage):
     """Â ≡ 1 (SFT, eq. 15)."""
 
+    text: ClassVar[str] = "1"
     latex: ClassVar[str] = r"1"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -42,6 +43,7 @@ class One(Advantage):
 class Reward(Advantage):
     """Â = R(τ)."""
 
+    text: ClassVar[str] = "R"
     latex: ClassVar[str] = r"R(\tau)"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -56,6 +58,13 @@ class Signed(Advantage):
     negative: float = -1.0
 
     @property
+    def text(self) -> str:  # type: ignore[override]
+        """±1, or the two values."""
+        if (self.positive, self.negative) == (1.0, -1.0):
+            return "±1"
+        return f"{{{self.positive:g}, {self.negative:g}}}"
+
+    @property
     def latex(self) -> str:  # type: ignore[override]
         """±1, or the two values."""
         if (self.positive, self.negative) == (1.0, -1.0):
@@ -63,7 +72,8 @@ class Signed(Advantage):
         return rf"\{{{self.positive:g},\,{self.negative:g}\}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        return torch.where(batch.reward > 0, self.positive, self.negative).to(batch.dtype)[:, None]
+        positive = torch.full_like(batch.reward, self.positive)
+        return torch.where(batch.reward > 0, positive, self.negative)[:, None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class GAE(Advantage):
 
     gamma: float
     lam: float
+    text: ClassVar[str] = "GAE"
     latex: ClassVar[str] = r"\hat A_{GAE}"
     needs: ClassVar[frozenset[str]] = frozenset({"values"})
 
@@ -87,9 +98,8 @@ class GAE(Advantage):
         values = batch.require("values", "GAE").double()
         tokens = batch.tokens_of("online")
         advantage = torch.zeros_like(values)
-        next_value = torch.zeros_like(values[:, :1]).squeeze(1)
-        ahead = torch.zeros_like(next_value)
         reward_to_come = batch.reward.double()
+        next_value = ahead = torch.zeros_like(reward_to_come)
         for t in reversed(range(values.shape[1])):
             here = tokens[:, t]
             delta = reward_to_come + self.gamma * next_value - values[:, t]
@@ -101,8 +111,7 @@ class GAE(Advantage):
 
 
 class _Moments(NamedTuple):
-    count: Tensor
-    mean: Tensor
+    size: Tensor
     deviation: Tensor
     std: Tensor
     equal: Tensor
@@ -111,7 +120,7 @@ class _Moments(NamedTuple):
 def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     """Moments (N,) of the rewards of each row's question over its rollouts or all its rows."""
     rows, reward = batch.rows_of(over), batch.reward.double()
-    index, groups = batch.question, batch.num_questions
+    index = batch.question
 
     def spread(x: Tensor) -> Tensor:
         return x[index]
@@ -121,14 +130,18 @@ def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     deviation = reward - spread(mean)
     squares = batch.per_question(torch.where(rows, deviation**2, 0.0))
     std = (squares / (count - 1).clamp(min=1)).sqrt()
-    highest = torch.full((groups,), -torch.inf, dtype=torch.float64, device=reward.device)
-    highest = highest.scatter_reduce(0, index[rows], reward[rows], "amax")
-    lowest = -torch.full_like(highest, -torch.inf).scatter_reduce(
-        0, index[rows], -reward[rows], "amax"
-    )
-    return _Moments(
-        spread(count), spread(mean), deviation, spread(std), spread(highest) <= spread(lowest)
-    )
+    nothing = torch.full_like(mean, torch.inf)
+    highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
+    lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
+    return _Moments(spread(count), deviation, spread(std), spread(highest <= lowest))
+
+
+#: The sets of a question's trajectories that statistics may be taken over, as printed.
+_GROUPS: dict[str, tuple[str, str]] = {
+    "online": ("Gon", "G_{on}"),
+    "offline": ("Goff", "G_{off}"),
+    "all": ("Gon∪Goff", r"G_{on}\cup G_{off}"),
+}
 
 
 @dataclass(frozen=True)
@@ -136,10 +149,16 @@ class _GroupAdvantage(Advantage):
     over: Samples = "online"
 
     def __post_init__(self) -> None:
-        if self.over not in ("online", "all"):
-            raise UpgeError(
-                f"{type(self).__name__}.over: got {self.over!r}, wanted 'online' or 'all'"
-            )
+        if self.over not in _GROUPS:
+            raise unknown(f"{type(self).__name__}.over", str(self.over), _GROUPS)
+
+    @property
+    def _group(self) -> str:
+        return _GROUPS[self.over][0]
+
+    @property
+    def _group_latex(self) -> str:
+        return _GROUPS[self.over][1]
 
 
 @dataclass(frozen=True)
@@ -150,9 +169,14 @@ class GroupZScore(_GroupAdvantage):
     """
 
     @property
+    def text(self) -> str:  # type: ignore[override]
+        """Eq. 5's form, over G_on or over its union with G_off."""
+        return f"(R − mean_{self._group})/std_{self._group}"
+
+    @property
     def latex(self) -> str:  # type: ignore[override]
         """Eq. 5's form, over G_on or over its union with G_off."""
-        group = r"G_{on}" if self.over == "online" else r"G_{on}\cup G_{off}"
+        group = self._group_latex
         return rf"\tfrac{{R-\mathrm{{mean}}_{{{group}}}}}{{\mathrm{{std}}_{{{group}}}}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -163,28 +187,41 @@ class GroupZScore(_GroupAdvantage):
 
 @dataclass(frozen=True)
 class GroupCentered(_GroupAdvantage):
-    """Â = R − mean, without eq. 5's std (Dr. GRPO, arXiv 2503.20783)."""
+    """Â = R − mean, without eq. 5's std (Dr. GRPO, arXiv 2503.20783).
+
+    With ``lone_reward`` a set of one keeps Â = R, as in verl's and the official scripts' code.
+    """
+
+    lone_reward: bool = False
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """Eq. 5 without its denominator."""
+        return f"R − mean_{self._group}"
 
     @property
     def latex(self) -> str:  # type: ignore[override]
         """Eq. 5 without its denominator."""
-        group = r"G_{on}" if self.over == "online" else r"G_{on}\cup G_{off}"
-        return rf"R-\mathrm{{mean}}_{{{group}}}"
+        return rf"R-\mathrm{{mean}}_{{{self._group_latex}}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
-        return torch.where(m.equal, 0.0, m.deviation).to(batch.dtype)[:, None]
+        centered = torch.where(m.equal, 0.0, m.deviation)
+        if self.lone_reward:
+            centered = torch.where(m.size <= 1, batch.reward.double(), centered)
+        return centered.to(batch.dtype)[:, None]
 
 
 @dataclass(frozen=True)
 class LeaveOneOut(Advantage):
     """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8)."""
 
+    text: ClassVar[str] = "R − mean of others"
     latex: ClassVar[str] = r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, "online")
-        scaled = m.deviation * m.count / (m.count - 1).clamp(min=1)
+        scaled = m.deviation * m.size / (m.size - 1).clamp(min=1)
         return torch.where(m.equal, 0.0, scaled).to(batch.dtype)[:, None]
 
 
@@ -195,6 +232,7 @@ class BatchZScore(Advantage):
     std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
     """
 
+    text: ClassVar[str] = "(R − mean_batch)/std_batch"
     latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:

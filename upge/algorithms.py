@@ -13,7 +13,6 @@ from functools import partial
 
 from upge.advantage import (
     GAE,
-    Advantage,
     BatchZScore,
     GroupCentered,
     GroupZScore,
@@ -21,28 +20,26 @@ from upge.advantage import (
     One,
     Signed,
 )
+from upge.batch import Samples
 from upge.errors import UpgeError, unknown
 from upge.estimator import EntropyWeight, Estimator, Term
-from upge.feedback import Gate, feedback
-from upge.likelihood import Complement, PolicyShaping, Shaping, Unshaped
+from upge.feedback import Gate, Switch, feedback
+from upge.likelihood import Complement, PolicyShaping
 from upge.normalization import (
     FixedLength,
-    Normalizer,
+    LengthSum,
     QuestionMean,
     QuestionSum,
     TokenMean,
     TrajectoryMean,
-    normalizer,
 )
-from upge.reference import ConstantOne, CurrentPolicy, Reference, RolloutPolicy, SequenceRatio
+from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRatio
 from upge.stabilization import (
     CISMask,
     Clip,
     DualClip,
     GeometricClip,
-    NoMask,
     SigmoidGate,
-    Stabilization,
     WeightClip,
 )
 
@@ -81,26 +78,30 @@ class Algorithm:
     printed: Printed | None = None
     note: str = ""
 
-    def __call__(self, **options: Value | None) -> Estimator:
-        """The estimator with ``options`` over the defaults; ``normalizer`` replaces every term's.
+    def __call__(self, **options: Value) -> Estimator:
+        """The estimator with ``options`` over the defaults.
+
+        Every algorithm also takes ``normalizer``, which replaces that of all its terms, and those
+        with a gate take ``gate`` (``switch``, ``linear`` or ``sigmoid``), at their ``gamma``.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
         """
-        replaced = options.pop("normalizer", None)
+        common = {name: options.pop(name) for name in ("normalizer", "gate") if name in options}
         for name, value in options.items():
             self._check_option(name, value)
-        defaults = {name: option.default for name, option in self.options.items()}
-        terms = self.build(**(defaults | options))
-        if replaced is not None:
-            terms = tuple(
-                replace(t, normalizer=normalizer(str(replaced), t.normalizer.scope)) for t in terms
-            )
-        return Estimator(terms, self.name)
+        settings = {name: option.default for name, option in self.options.items()} | options
+        estimator = Estimator(self.build(**settings), self.name)
+        if "normalizer" in common:
+            estimator = estimator.with_normalizer(str(common["normalizer"]))
+        if "gate" in common:
+            gate = feedback(str(common["gate"]), float(settings.get("gamma", 0.0)))
+            estimator = estimator.with_feedback(gate)
+        return estimator
 
-    def _check_option(self, name: str, value: Value | None) -> None:
+    def _check_option(self, name: str, value: Value) -> None:
         if name not in self.options:
-            raise unknown(f"option of {self.name}", name, [*self.options, "normalizer"])
+            raise unknown(f"option of {self.name}", name, [*self.options, "normalizer", "gate"])
         wanted = str if isinstance(self.options[name].default, str) else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             kind = "a word" if wanted is str else "a number"
@@ -135,7 +136,7 @@ def register(
     return add
 
 
-def get(name: str, **options: Value | None) -> Estimator:
+def get(name: str, **options: Value) -> Estimator:
     """The estimator of a registered algorithm: ``get("grpo", clip=0.1)``.
 
     Raises:
@@ -156,7 +157,7 @@ _DISCOUNT = Option(1.0, "undiscounted, as usual for a reward at the last token; 
 _LAM = Option(0.95, "PPO, arXiv 1707.06347, table 3")
 _SHAPING = Option(0.1, "LUFFY, arXiv 2504.14945, section 3.2 and its scripts")
 _GAMMA = Option(0.0, "paper, section 4.1: γ = 0 for Qwen (2/8 for LLaMA)")
-_FEEDBACK = Option("switch", "paper, eq. 10; 'linear' and 'sigmoid' are soft gates of this package")
+_DEVICES = Option(8, "official scripts: 8 GPUs, over which FSDP averages gradients")
 
 
 _LENGTH_NOTE = "L is the batch's max_length, or its width T where none is given."
@@ -496,7 +497,8 @@ def _chord(mu: float, clip: float) -> Terms:
 @register(
     "luffy",
     "LUFFY",
-    "arXiv 2504.14945, without the on-line clip, as in its scripts",
+    "arXiv 2504.14945, eq. 5 and 8",
+    note="No clip on the rollouts: the paper prints one, its scripts and authors leave it out.",
     shaping=_SHAPING,
 )
 def _luffy(shaping: float) -> Terms:
@@ -505,6 +507,63 @@ def _luffy(shaping: float) -> Terms:
     return (
         _rollouts(advantage=GroupZScore("all"), normalizer=union),
         replace(demonstrations, normalizer=union),
+    )
+
+
+_SOLVED, _FAILED = Signed(1.0, 0.0), Signed(0.0, -1.0)
+
+
+@register(
+    "srft",
+    "SRFT",
+    "arXiv 2506.19767, eq. 6–13",
+    note="H, which the paper leaves open, is the mean over all tokens that the term reads.",
+)
+def _srft() -> Terms:
+    on_policy = partial(_rollouts, reference=CurrentPolicy(), normalizer=TrajectoryMean())
+    return (
+        _demos(
+            normalizer=TrajectoryMean(),
+            coefficient=0.5,
+            entropy_weight=EntropyWeight(-1, "batch"),
+        ),
+        *_srft_offline(),
+        on_policy(advantage=_SOLVED, coefficient=0.1, entropy_weight=EntropyWeight(1, "batch")),
+        on_policy(advantage=_FAILED),
+    )
+
+
+#: In the official scripts a set of one reward is not centred.
+_OFFICIAL = partial(GroupCentered, lone_reward=True)
+
+
+def _official_off_policy(over: Samples, shaping: float, devices: float) -> Term:
+    return _demos(
+        reference=ConstantOne(),
+        advantage=_OFFICIAL(over),
+        shaping=PolicyShaping(shaping),
+        normalizer=LengthSum(),
+        coefficient=1 / devices,
+    )
+
+
+@register(
+    "srft_official",
+    "SRFT, official re-implementation",
+    "github.com/TsinghuaC3I/Unify-Post-Training, mix_actor.py (srft)",
+    note="H is the mean token entropy of each sequence. " + _LENGTH_NOTE,
+    shaping=_SHAPING,
+    devices=_DEVICES,
+)
+def _srft_official(shaping: float, devices: float) -> Terms:
+    on_policy = partial(
+        _rollouts, reference=CurrentPolicy(), normalizer=LengthSum(), coefficient=1 / devices
+    )
+    return (
+        _demos(normalizer=TokenMean(), coefficient=0.5, entropy_weight=EntropyWeight(-1)),
+        _official_off_policy("all", shaping, devices),
+        on_policy(advantage=_SOLVED, coefficient=0.1 / devices, entropy_weight=EntropyWeight(1)),
+        on_policy(advantage=_FAILED),
     )
 
 
@@ -518,3 +577,129 @@ def _luffy(shaping: float) -> Terms:
 def _sft_rl(sft_coefficient: float, clip: float) -> Terms:
     (demonstrations,) = _sft()
     return (*_grpo(clip), replace(demonstrations, coefficient=sft_coefficient))
+
+
+# ------------------------------------------------------------------ HPT: two losses under one gate
+
+
+@register(
+    "hpt",
+    "HPT, as published",
+    "paper, eq. 5 and 7–13, literally",
+    note=(
+        "RL: clipped, std in Â, token sums, mean over a question's rollouts. SFT: token mean of a "
+        "demonstration. Both: mean over all questions."
+    ),
+    gamma=_GAMMA,
+    clip=_CLIP,
+)
+def _hpt(gamma: float, clip: float) -> Terms:
+    switch = Switch(gamma)
+    return (
+        _rollouts(
+            advantage=GroupZScore(),
+            normalizer=QuestionSum("batch"),
+            stabilization=Clip(clip, clip),
+            gate=Gate(switch, "rl"),
+        ),
+        _demos(normalizer=QuestionMean("batch"), gate=Gate(switch, "sft")),
+    )
+
+
+def _official_rl(gamma: float, devices: float) -> Term:
+    return _rollouts(
+        advantage=_OFFICIAL(),
+        normalizer=LengthSum(),
+        coefficient=1 / devices,
+        gate=Gate(Switch(gamma), "rl"),
+    )
+
+
+def _official_sft(gamma: float, coefficient: float) -> Term:
+    return _demos(
+        normalizer=TokenMean("open"), coefficient=coefficient, gate=Gate(Switch(gamma), "sft")
+    )
+
+
+@register(
+    "hpt_official",
+    "HPT, as coded",
+    "github.com/TsinghuaC3I/Unify-Post-Training, exp_scripts/train.sh",
+    note=(
+        "Against hpt: no std, no clip, RL token sum over L without a count of samples, averaged "
+        "over devices; SFT: mean over all gated demonstrations' tokens; a set of one reward is "
+        "not centred. Entropy bonus and norm-80 skip belong to the training loop. " + _LENGTH_NOTE
+    ),
+    gamma=_GAMMA,
+    sft_coefficient=Option(1.0, "official scripts: 1.0 (Qwen 7B, LLaMA), 0.3 (Qwen 1.5B)"),
+    devices=_DEVICES,
+)
+def _hpt_official(gamma: float, sft_coefficient: float, devices: float) -> Terms:
+    return (_official_rl(gamma, devices), _official_sft(gamma, sft_coefficient))
+
+
+@register(
+    "hpt_global_token",
+    "HPT, one token count",
+    "this package: eq. 13 with both losses as token sums over the tokens of both",
+    note="Â without std; rollouts of gated questions and unused demonstrations don't count.",
+    gamma=_GAMMA,
+    clip=_CLIP,
+)
+def _hpt_global_token(gamma: float, clip: float) -> Terms:
+    switch, joint = Switch(gamma), TokenMean("joint")
+    return (
+        _rollouts(
+            advantage=GroupCentered(),
+            normalizer=joint,
+            stabilization=Clip(clip, clip),
+            gate=Gate(switch, "rl"),
+        ),
+        _demos(normalizer=joint, gate=Gate(switch, "sft")),
+    )
+
+
+def _gated_off_policy(gamma: float, shaping: float, devices: float) -> Term:
+    term = _official_off_policy("offline", shaping, devices)
+    return replace(term, gate=Gate(Switch(gamma), "sft"))
+
+
+_OFF_NOTE = (
+    "A gated question's demonstrations form a group of their own, so a single one has Â = R. "
+    + _LENGTH_NOTE
+)
+
+
+@register(
+    "off_on",
+    "OFF/ON",
+    "paper, Table 5; the official code's off-policy branch",
+    note=_OFF_NOTE,
+    gamma=_GAMMA,
+    shaping=_SHAPING,
+    devices=_DEVICES,
+)
+def _off_on(gamma: float, shaping: float, devices: float) -> Terms:
+    return (_official_rl(gamma, devices), _gated_off_policy(gamma, shaping, devices))
+
+
+@register(
+    "mix_on",
+    "Mix/ON",
+    "paper, Table 5; the official code's mixed branch",
+    note=_OFF_NOTE,
+    gamma=_GAMMA,
+    sft_coefficient=Option(0.1, "official scripts"),
+    off_coefficient=Option(1.0, "official scripts"),
+    shaping=_SHAPING,
+    devices=_DEVICES,
+)
+def _mix_on(
+    gamma: float, sft_coefficient: float, off_coefficient: float, shaping: float, devices: float
+) -> Terms:
+    off_policy = _gated_off_policy(gamma, shaping, devices)
+    return (
+        _official_rl(gamma, devices),
+        _official_sft(gamma, sft_coefficient),
+        replace(off_policy, coefficient=off_coefficient * off_policy.coefficient),
+    )

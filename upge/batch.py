@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -157,7 +157,7 @@ class TrajectoryBatch:
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The batch's ``rows`` (indices or bool mask), e.g. one micro-batch."""
-        chosen = {
+        chosen: dict[str, Any] = {
             f.name: value[rows]
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -14,10 +14,12 @@ class Component:
 
     Attributes:
         latex: the component as Table 1 of the paper (arXiv 2509.04419) would print it.
+        text: the same in plain characters.
         needs: the optional batch fields it reads.
     """
 
     latex: ClassVar[str]
+    text: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @property

@@ -11,7 +11,7 @@ class UpgeError(ValueError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UpgeError:
-    """The error for a name that is not known, with the nearest known one if it looks like a typo."""
+    """The error for an unknown name, with the nearest known one if it looks like a typo."""
     names = sorted(known)
     nearest = get_close_matches(name, names, n=1)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"

@@ -18,31 +18,42 @@ from torch import Tensor
 from upge.advantage import Advantage
 from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
 from upge.errors import UpgeError
-from upge.feedback import Gate
+from upge.feedback import Feedback, Gate
 from upge.likelihood import Shaping, Unshaped
-from upge.normalization import Normalizer
+from upge.normalization import Normalizer, normalizer
 from upge.reference import Reference
 from upge.stabilization import NoMask, Stabilization
 
 
 @dataclass(frozen=True)
 class EntropyWeight:
-    """exp(sign · H), H the mean entropy (nats) of the trajectory's tokens, without gradient.
+    """exp(sign · H) without gradient, H a mean entropy in nats (SRFT, arXiv 2506.19767).
 
-    Source: SRFT, arXiv 2506.19767.
+    H is taken over the tokens of the trajectory (``level='sequence'``) or over all tokens of the
+    term's samples (``level='batch'``), of all processes.
     """
 
     sign: Literal[-1, 1]
+    level: Literal["sequence", "batch"] = "sequence"
 
     @property
     def latex(self) -> str:
         """e^{±H}."""
         return rf"e^{{{'-' if self.sign < 0 else ''}H}}"
 
+    @property
+    def text(self) -> str:
+        """e^±H."""
+        return f"e^{'−' if self.sign < 0 else ''}H"
+
     def __call__(self, batch: TrajectoryBatch, samples: Samples) -> Tensor:
-        """(N, 1) weights of the rows."""
+        """Weights of the rows, (N, 1) or a scalar."""
         entropy = batch.require("entropy", "SRFT's entropy weight")
-        return (self.sign * batch.trajectory_mean(entropy, samples)).exp()
+        if self.level == "sequence":
+            return (self.sign * batch.trajectory_mean(entropy, samples)).exp()
+        tokens = batch.tokens_of(samples)
+        total = batch.all_sum(torch.where(tokens, entropy, 0.0).sum())
+        return (self.sign * total / batch.all_sum(tokens.sum()).clamp(min=1)).exp()
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,24 @@ class Estimator:
         """
         return self.plan(batch).estimate(logp, entropy)
 
+    def with_normalizer(self, name: str) -> Estimator:
+        """The same with another normaliser in every term, each counting what it counted."""
+        terms = (replace(t, normalizer=normalizer(name, t.normalizer.scope)) for t in self.terms)
+        return replace(self, terms=tuple(terms))
+
+    def with_feedback(self, feedback: Feedback) -> Estimator:
+        """The same with another f, g pair in every gated term.
+
+        Raises:
+            UpgeError: no term is gated.
+        """
+        if all(term.gate is None for term in self.terms):
+            raise UpgeError(f"{self.name} has no gated term, so it takes no feedback function")
+        terms = (
+            replace(t, gate=replace(t.gate, feedback=feedback)) if t.gate else t for t in self.terms
+        )
+        return replace(self, terms=tuple(terms))
+
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that some term reads."""
@@ -216,7 +245,16 @@ class _Part:
 
     tokens: Tensor
     advantage: Tensor
-    scale: Tensor = field(repr=False)
+    scale: Tensor
+    batch_weight: Tensor | None = None
+
+    def select(self, rows: Tensor) -> _Part:
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            advantage=self.advantage[rows],
+            scale=self.scale[rows],
+        )
 
 
 def _plan_term(term: Term, batch: TrajectoryBatch, own: Tensor, joint: Tensor) -> _Part:
@@ -226,7 +264,15 @@ def _plan_term(term: Term, batch: TrajectoryBatch, own: Tensor, joint: Tensor) -
     if term.gate is not None:
         factor = factor * term.gate(batch)
     advantage = term.advantage(batch).expand(batch.mask.shape)
-    return _Part(tokens, advantage, torch.where(tokens, term.coefficient * factor, 0.0))
+    scale = torch.where(tokens, term.coefficient * factor, 0.0)
+    return _Part(tokens, advantage, scale, _batch_weight(term, batch))
+
+
+def _batch_weight(term: Term, batch: TrajectoryBatch) -> Tensor | None:
+    weight = term.entropy_weight
+    if weight is None or weight.level != "batch" or batch.entropy is None:
+        return None
+    return weight(batch, term.samples)
 
 
 @dataclass(frozen=True)
@@ -243,10 +289,19 @@ class Plan:
         return torch.stack(live).any(0)
 
     def select(self, rows: Tensor) -> Plan:
-        """The plan for some rows, with the whole batch's normalisers."""
-        parts = tuple(
-            _Part(part.tokens[rows], part.advantage[rows], part.scale[rows]) for part in self.parts
-        )
+        """The plan for some rows, with the whole batch's normalisers.
+
+        Raises:
+            UpgeError: a weight needs the whole batch's entropy, which was not known when planned.
+        """
+        for term, part in zip(self.estimator.terms, self.parts, strict=True):
+            weight = term.entropy_weight
+            if weight is not None and weight.level == "batch" and part.batch_weight is None:
+                raise UpgeError(
+                    f"{self.estimator.name} weighs by the whole batch's entropy: set the batch's "
+                    "entropy before planning, then split it"
+                )
+        parts = tuple(part.select(rows) for part in self.parts)
         return replace(self, batch=self.batch.select(rows), parts=parts)
 
     def estimate(self, logp: Tensor, entropy: Tensor | None = None) -> Estimate:
@@ -269,7 +324,9 @@ def _estimate_term(term: Term, part: _Part, batch: TrajectoryBatch) -> TermEstim
     ratio, stabilizer = log_ratio.exp(), term.stabilization(batch, part.advantage)
     static = part.scale * part.advantage
     weights = static * stabilizer * ratio * term.shaping(batch)
-    if term.entropy_weight is not None:
+    if part.batch_weight is not None:
+        weights = weights * part.batch_weight
+    elif term.entropy_weight is not None:
         weights = weights * term.entropy_weight(batch, term.samples)
     return TermEstimate(torch.where(part.tokens, weights, 0.0), ratio, stabilizer, static != 0)
 

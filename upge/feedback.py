@@ -1,7 +1,7 @@
 """HPT's performance feedback: the policy's success P on a question decides (α, β).
 
-P = (1/n) Σ v(τ_i) over the question's rollouts (eq. 8); α = f(P) weighs the RL loss and β = g(P)
-the SFT loss (eq. 9, 13).
+P = (1/n) Σ v(τ_i) over the question's rollouts, v(τ) = 1{R(τ) > 0} (eq. 7–8); α = f(P) weighs the
+RL loss and β = g(P) the SFT loss (eq. 9, 13).
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from upge.batch import TrajectoryBatch
 from upge.component import Component, at_least, between
 from upge.errors import unknown
 
+#: Far above float32's rounding of k/n, far below the distance of two such fractions.
+ROUNDING = 1e-6
+
 
 def performance(batch: TrajectoryBatch) -> Tensor:
-    """P (N,) of each row's question: the mean reward of its rollouts, 0 if it has none (eq. 8)."""
+    """P (N,) of each row's question: the share of its rollouts with R > 0, 0 if it has none."""
     rollouts = batch.rows_of("online")
-    total = batch.per_question(torch.where(rollouts, batch.reward, 0.0).double())
+    solved = batch.per_question((rollouts & (batch.reward > 0)).double())
     count = batch.per_question(rollouts.double())
-    return (total / count.clamp(min=1)).to(batch.dtype)[batch.question]
+    return (solved / count.clamp(min=1))[batch.question]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Switch(Feedback):
 
     def f(self, p: Tensor) -> Tensor:
         """1 where P > gamma; a P within rounding of gamma counts as equal to it."""
-        return (p > self.gamma + 1e-6).to(p.dtype)
+        return (p > self.gamma + ROUNDING).to(p.dtype)
 
     def g(self, p: Tensor) -> Tensor:
         """1 − f."""
@@ -118,6 +121,7 @@ class Gate:
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         """(N, 1) weights of the rows."""
         p = performance(batch)
-        has_demo = batch.per_question(batch.rows_of("offline").to(p.dtype))[batch.question] > 0
+        has_demo = batch.per_question(batch.rows_of("offline").long())[batch.question] > 0
         weight = self.feedback.f(p) if self.side == "rl" else self.feedback.g(p)
-        return torch.where(has_demo, weight, 1.0 if self.side == "rl" else 0.0)[:, None]
+        weight = torch.where(has_demo, weight, 1.0 if self.side == "rl" else 0.0)
+        return weight.to(batch.dtype)[:, None]

@@ -35,7 +35,7 @@ def token_likelihood(
     temperature: float = 1.0,
     chunk: int = 512,
 ) -> Likelihood:
-    """log π_θ(token) and entropy under softmax((hidden @ headᵀ + bias)/temperature), in chunks.
+    """Log π_θ(token) and entropy under softmax((hidden @ headᵀ + bias)/temperature), in chunks.
 
     Both are differentiable; a chunk's logits are recomputed in the backward pass, so that at most
     (chunk, V) of them exist at a time.
@@ -95,6 +95,7 @@ class Shaping(Component):
 class Unshaped(Shaping):
     """f(π) = π."""
 
+    text: ClassVar[str] = ""
     latex: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -107,6 +108,7 @@ class PolicyShaping(Shaping):
     """f(π) = π/(π + gamma), f'(π) = gamma/(π + gamma)² (LUFFY, arXiv 2504.14945)."""
 
     gamma: float
+    text: ClassVar[str] = "f'_shape"
     latex: ClassVar[str] = r"f'_{shape}(\pi_\theta)"
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Complement(Shaping):
     Source: CHORD, arXiv 2508.11408.
     """
 
+    text: ClassVar[str] = "(1−π_θ)"
     latex: ClassVar[str] = r"(1-\pi_\theta)"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:

@@ -46,6 +46,10 @@ def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
     return batch.all_sum(counted.any(1).sum())
 
 
+def _longest(batch: TrajectoryBatch) -> int:
+    return batch.max_length or max(batch.mask.shape[1], 1)
+
+
 @dataclass(frozen=True)
 class TokenSum(Normalizer):
     """Z = 1 (eq. 14)."""
@@ -94,8 +98,20 @@ class FixedLength(Normalizer):
     latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{L_{max}}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        length = batch.max_length or max(batch.mask.shape[1], 1)
-        return _inverse(_rows(batch, counted), batch.dtype) / length
+        return _inverse(_rows(batch, counted), batch.dtype) / _longest(batch)
+
+
+@dataclass(frozen=True)
+class LengthSum(Normalizer):
+    """Z = L: the token sum over the longest response allowed, no count of samples.
+
+    Source: the official scripts of arXiv 2509.04419 (``loss_remove_token_mean``).
+    """
+
+    latex: ClassVar[str] = r"\tfrac1{L_{max}}\sum_\tau\sum_t"
+
+    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+        return torch.ones((), dtype=batch.dtype, device=tokens.device) / _longest(batch)
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,7 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "trajectory_mean": TrajectoryMean,
     "sequence_mean": SequenceMean,
     "fixed_length": FixedLength,
+    "length_sum": LengthSum,
     "question_sum": QuestionSum,
     "question_mean": QuestionMean,
 }

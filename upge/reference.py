@@ -26,6 +26,7 @@ class Reference(Component):
 class CurrentPolicy(Reference):
     """π_ref = π_θ: the score function ∇log π_θ (SFT, REINFORCE; eq. 15)."""
 
+    text: ClassVar[str] = "π_θ"
     latex: ClassVar[str] = r"\pi_\theta"
     needs: ClassVar[frozenset[str]] = frozenset({"logp"})
 
@@ -37,6 +38,7 @@ class CurrentPolicy(Reference):
 class RolloutPolicy(Reference):
     """π_ref = π_θold, the policy that sampled the rollouts (PPO, GRPO; eq. 16–18)."""
 
+    text: ClassVar[str] = "π_θold"
     latex: ClassVar[str] = r"\pi_{\theta_{old}}"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
@@ -48,6 +50,7 @@ class RolloutPolicy(Reference):
 class ConstantOne(Reference):
     """π_ref ≡ 1: the gradient of the probability itself (SRFT and LUFFY off-line; eq. 19–20)."""
 
+    text: ClassVar[str] = "1"
     latex: ClassVar[str] = r"1"
     needs: ClassVar[frozenset[str]] = frozenset({"logp"})
 
@@ -62,6 +65,7 @@ class SequenceRatio(Reference):
     Source: GSPO, arXiv 2507.18071, eq. 7; Table 1's row GSPO.
     """
 
+    text: ClassVar[str] = "π_θ·(π_θold(τ|q)/π_θ(τ|q))^(1/|τ|)"
     latex: ClassVar[str] = (
         r"\pi_\theta \left(\tfrac{\pi_{\theta_{old}}(\tau|q)}{\pi_\theta(\tau|q)}\right)"
         r"^{1/|\tau|}"

@@ -33,6 +33,7 @@ class Stabilization(Component):
 class NoMask(Stabilization):
     """1_stable ≡ 1."""
 
+    text: ClassVar[str] = "1"
     latex: ClassVar[str] = r"1"
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
@@ -58,6 +59,11 @@ class Clip(Stabilization):
         at_least(self, 0, "low", "high")
         if self.level not in ("token", "sequence"):
             raise UpgeError(f"Clip.level: got {self.level!r}, wanted 'token' or 'sequence'")
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """1_Clip, or 1_Seq-Clip at the sequence level."""
+        return "1_Seq-Clip" if self.level == "sequence" else "1_Clip"
 
     @property
     def latex(self) -> str:  # type: ignore[override]
@@ -88,6 +94,11 @@ class DualClip(Clip):
         at_least(self, 1 + self.high, "dual")
 
     @property
+    def text(self) -> str:  # type: ignore[override]
+        """1_Dual-Clip."""
+        return "1_Dual-Clip"
+
+    @property
     def latex(self) -> str:  # type: ignore[override]
         """1_Dual-Clip."""
         return r"\mathbf{1}_{Dual\text{-}Clip}"
@@ -108,6 +119,7 @@ class CISMask(Stabilization):
 
     low: float
     high: float
+    text: ClassVar[str] = "1_CIS-Mask"
     latex: ClassVar[str] = r"\mathbf{1}_{CIS\text{-}Mask}"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
@@ -125,6 +137,7 @@ class WeightClip(Stabilization):
     low: float
     high: float
     binary: ClassVar[bool] = False
+    text: ClassVar[str] = "clip(r)/r"
     latex: ClassVar[str] = r"\tfrac{\mathrm{clip}(r,\,low,\,high)}{r}"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
@@ -147,6 +160,7 @@ class SigmoidGate(Stabilization):
     tau_pos: float
     tau_neg: float
     binary: ClassVar[bool] = False
+    text: ClassVar[str] = "4σ(1−σ)"
     latex: ClassVar[str] = r"4\,\sigma_\tau(r-1)\,(1-\sigma_\tau(r-1))"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
@@ -155,8 +169,7 @@ class SigmoidGate(Stabilization):
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         ratio = batch.token_log_ratio("the sigmoid gate").exp()
-        tau = torch.where(advantage > 0, self.tau_pos, self.tau_neg)
-        x = tau * (ratio - 1)
+        x = torch.where(advantage > 0, self.tau_pos * (ratio - 1), self.tau_neg * (ratio - 1))
         return 4 * x.sigmoid() * (-x).sigmoid()
 
 
@@ -174,6 +187,7 @@ class GeometricClip(Stabilization):
     low: float
     high: float
     binary: ClassVar[bool] = False
+    text: ClassVar[str] = "1_Clip·∏(clip(r)/r)^(1/|τ|)"
     latex: ClassVar[str] = (
         r"\mathbf{1}_{Clip}\prod_s\left(\tfrac{\mathrm{clip}(r_s)}{r_s}\right)^{1/|\tau|}"
     )

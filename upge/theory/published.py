@@ -126,6 +126,15 @@ def _centred(sample: Sample, group: Iterable[Sample]) -> float:
     return centred
 
 
+def _centred_as_coded(sample: Sample, group: Sequence[Sample]) -> float:
+    """Return the reward minus the group's mean, which counts as 0 in a group of one.
+
+    The rule of the official code of arXiv 2509.04419 with grpo_use_std=False: a trajectory that
+    is alone in its group keeps its reward as advantage.
+    """
+    return sample.reward if len(group) == 1 else _centred(sample, group)
+
+
 def _leave_one_out(sample: Sample, group: Iterable[Sample]) -> float:
     """Return the reward minus the mean of the others in the group; 0 without others."""
     others = [other.reward for other in group if other is not sample]
@@ -185,19 +194,12 @@ def _shaped(logp: Scalar, shaping: float, ops: Ops) -> Scalar:
     return probability / (probability + shaping)
 
 
-def _log_likelihood(sample: Sample) -> Scalar:
-    total: Scalar = 0
-    for logp in sample.logp:
-        total = total + logp
-    return total
-
-
 def _sign(sample: Sample) -> int:
     return 1 if sample.reward > 0 else -1
 
 
-def _mean_entropy(samples: Iterable[Sample], ops: Ops) -> Scalar:
-    """Return sg of the mean entropy over the tokens of the samples."""
+def _mean_entropy(samples: Iterable[Sample]) -> Scalar:
+    """Return the mean entropy over all tokens of the samples, a constant as the entropies are."""
     total: Scalar = 0
     count = 0
     for sample in samples:
@@ -206,7 +208,7 @@ def _mean_entropy(samples: Iterable[Sample], ops: Ops) -> Scalar:
         for entropy in sample.entropy:
             total = total + entropy
             count += 1
-    return ops.detach(total / count)
+    return total / count
 
 
 # --- supervised ----------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def ppo_dual_clip(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> Scalar:
-    """PPO with a dual clip (arXiv 1912.09729, eq. 5).
+    """PPO with a dual clip (arXiv 1912.09729).
 
     L = -mean as in `ppo` of   min(r A, clip(r) A)                      where A >= 0
                                max(min(r A, clip(r) A), dual_clip A)    where A < 0
@@ -370,7 +372,8 @@ def reinforce_plus_plus(samples: Sequence[Sample], ops: Ops, *, clip: float = 0.
     L = -(1 / sum |tau_i|) sum_i sum_t min(r A_i, clip(r, 1 - clip, 1 + clip) A_i)
 
     Every token carries the reward of its trajectory as return (no discount), and A is the z-score
-    of that return over all tokens of all rollouts in the batch.
+    of that return over all tokens of all rollouts in the batch, so that a long trajectory counts
+    more in mean and std. The variant with a group baseline is another algorithm.
     """
     rollouts = _rollouts(samples)
     returns = [sample.reward for sample in rollouts for _ in sample.logp]
@@ -390,8 +393,11 @@ def cispo(
 
     L = -(1 / sum |tau_i|) sum_i sum_t sg(clip(r, ratio_min, ratio_max)) A_i log pi(tau_it)
 
-    A_i is the z-score over the question's rollouts. The bounds are those of the ratio itself:
-    1 - eps_low and 1 + eps_high in the paper, which sets no lower one.
+    A_i is the z-score over the question's rollouts. The bounds are those of the ratio itself, in
+    the paper's symbols 1 - eps_low^IS and 1 + eps_high^IS. The paper sets no lower one and gives
+    no number for the upper one; 5 is eps_max of ScaleRL (arXiv 2510.13786). The paper divides by
+    the tokens of a group, here by those of the batch. Its optional token mask (eq. 6, 7) is not
+    part of this loss.
     """
     rollouts = _rollouts(samples)
     count = _tokens(rollouts)
@@ -432,7 +438,8 @@ def sapo(
     L = -(1/Q) sum_q (1/n_q) sum_i (1/|tau_i|) sum_t f(r) A_i,  f(r) = sigmoid(k (r - 1)) 4 / k
 
     k = tau_pos where A_i > 0 and tau_neg otherwise; A_i is the z-score over the question's
-    rollouts, whose sign is that of the reward minus the group's mean.
+    rollouts, whose sign is that of the reward minus the group's mean. The factor 4 / k makes the
+    slope at r = 1 equal to 1.
     """
     groups = _questions(_rollouts(samples))
     loss: Scalar = 0
@@ -533,8 +540,9 @@ def gmpo(
             [prod_t |min(r A_i, clip(r, exp(-clip_low), exp(clip_high)) A_i)|] ** (1/|tau_i|)
             * sign(A_i)
 
-    The clip range is one of log r; A_i is the z-score over the question's rollouts. The geometric
-    mean is taken as the exponential of the mean logarithm.
+    The clip bounds log r, and one-sidedly so, by the minimum; A_i is the z-score over the
+    question's rollouts. The geometric mean is taken as the exponential of the mean logarithm, and
+    a trajectory with A_i = 0 adds nothing.
     """
     groups = _questions(_rollouts(samples))
     loss: Scalar = 0
@@ -547,8 +555,9 @@ def gmpo(
             advantage = _group_advantage(sample, group, ops)
             log_product: Scalar = 0
             for t in range(len(sample.logp)):
-                ratio = _ratio(sample, t, ops)
-                clipped = _clip(ratio, ops.exp(-clip_low), ops.exp(clip_high), ops)
+                log_ratio = sample.logp[t] - sample.old_logp[t]
+                ratio = ops.exp(log_ratio)
+                clipped = ops.exp(_clip(log_ratio, -clip_low, clip_high, ops))
                 factor = ops.minimum(ratio * advantage, clipped * advantage)
                 log_product = log_product + ops.log(sign * factor)
             term = ops.exp(log_product / len(sample.logp)) * sign
@@ -619,8 +628,10 @@ def luffy(
 
     L = -(1/Z) [sum over rollouts, sum_t r A_i  +  sum over demonstrations, sum_t f(pi) A_i]
 
-    Z is the number of all tokens, f(x) = x / (x + shaping), and A_i is the z-score over the
-    question's rollouts and demonstrations. With clip, r A_i is min(r A_i, clip(r) A_i).
+    Z is the number of all tokens of the batch, f(x) = x / (x + shaping), the behaviour policy
+    counts as 1, and A_i is the z-score over the question's rollouts and demonstrations. The
+    paper's mixed-policy objective prints a clip on r, and LUFFY removes it, as its scripts do;
+    with clip, r A_i becomes min(r A_i, clip(r, 1 - clip, 1 + clip) A_i).
     """
     count = _tokens(samples)
     loss: Scalar = 0
@@ -638,32 +649,74 @@ def luffy(
 
 
 def srft(samples: Sequence[Sample], ops: Ops) -> Scalar:
-    """SRFT as its paper defines it (arXiv 2506.19767).
+    """SRFT as its paper defines it (arXiv 2506.19767, eq. 6 to 13).
 
-    L = 0.5 sg(exp(-H)) L_sft + L_off + 0.1 sg(exp(H)) L_pos + L_neg
+    L = L_sft + L_off + L_self
+    L_sft  = -0.5 sg(exp(-H_demo)) (1/N_demo) sum over demonstrations, log pi(tau*_i)
+    L_off  = `srft_offline`: the behaviour policy counts as 1, no clip, A over the union
+    L_self = -(1/N) [0.1 sg(exp(H_roll)) sum over correct rollouts, log pi(tau_i)
+                     - sum over wrong rollouts, log pi(tau_i)]
+
+    log pi(tau) is the sum over tokens: the paper writes expectations of log pi(y | x) for whole
+    answers. The two sums of L_self come from splitting one expectation over rollouts with reward
+    +1 or -1 (eq. 11), so both are divided by the number N of all rollouts; correct means a
+    positive reward. The paper writes the entropy of the policy as one number H(pi) and leaves its
+    estimate open: here the mean over the tokens of all demonstrations in L_sft, and over the
+    tokens of all rollouts in L_self.
     """
-    rollouts = _rollouts(samples)
     demonstrations = _demonstrations(samples)
-    loss: Scalar = 0
+    rollouts = _rollouts(samples)
+    loss = srft_offline(samples, ops)
     if demonstrations:
-        weight = 0.5 * ops.exp(-_mean_entropy(demonstrations, ops))
+        weight = 0.5 * ops.exp(-_mean_entropy(demonstrations))
         for sample in demonstrations:
-            advantage = _group_advantage(sample, _same_question(samples, sample), ops)
             for logp in sample.logp:
-                term = weight * logp + ops.exp(logp) * advantage
-                loss = loss - term / (len(demonstrations) * len(sample.logp))
+                loss = loss - weight * logp / len(demonstrations)
     if rollouts:
-        weight = 0.1 * ops.exp(_mean_entropy(rollouts, ops))
+        weight = 0.1 * ops.exp(_mean_entropy(rollouts))
         for sample in rollouts:
             for logp in sample.logp:
-                term = weight * logp if sample.reward > 0 else -logp
-                loss = loss - term / (len(rollouts) * len(sample.logp))
+                if sample.reward > 0:
+                    loss = loss - weight * logp / len(rollouts)
+                else:
+                    loss = loss + logp / len(rollouts)
     return loss
 
 
-def srft_official(samples: Sequence[Sample], ops: Ops) -> Scalar:
-    """SRFT as the official code of arXiv 2509.04419 has it (provisional)."""
-    return srft(samples, ops)
+def srft_official(
+    samples: Sequence[Sample],
+    ops: Ops,
+    *,
+    max_length: int,
+    shaping: float = 0.1,
+    devices: int = 1,
+) -> Scalar:
+    """SRFT as the official code of arXiv 2509.04419 has it (train_srft.sh).
+
+    L = -(1 / sum |tau*|) sum over demonstrations, 0.5 sg(exp(-H_i)) sum_t log pi(tau*_it)
+        -(1 / (devices max_length)) [sum over demonstrations, A_i sum_t f(pi(tau*_it))
+                                     + sum over rollouts, c_i sum_t log pi(tau_it)]
+    c_i = 0.1 sg(exp(H_i)) for a correct rollout, -1 for a wrong one
+
+    H_i is the mean token entropy of the sequence itself, f(x) = x / (x + shaping), and A_i is the
+    reward minus the mean over the question's rollouts and demonstrations, without std (the reward
+    itself where the demonstration is alone). The second part is a sum over sequences, not a mean:
+    see `hpt_official`. Correct means a positive reward. The entropy bonus (0.001) is left out.
+    """
+    demonstrations = _demonstrations(samples)
+    count = _tokens(demonstrations)
+    loss: Scalar = 0
+    for sample in demonstrations:
+        weight = 0.5 * ops.exp(-_mean_entropy([sample]))
+        advantage = _centred_as_coded(sample, _same_question(samples, sample))
+        for logp in sample.logp:
+            loss = loss - weight * logp / count
+            loss = loss - _shaped(logp, shaping, ops) * advantage / (devices * max_length)
+    for sample in _rollouts(samples):
+        weight = 0.1 * ops.exp(_mean_entropy([sample])) if sample.reward > 0 else -1
+        for logp in sample.logp:
+            loss = loss - weight * logp / (devices * max_length)
+    return loss
 
 
 def chord(samples: Sequence[Sample], ops: Ops, *, mu: float = 0.1, clip: float = 0.2) -> Scalar:
@@ -671,6 +724,10 @@ def chord(samples: Sequence[Sample], ops: Ops, *, mu: float = 0.1, clip: float =
 
     L = (1 - mu) L_GRPO - mu (1 / sum |tau*|) sum over demonstrations, sum_t phi log pi(tau*_t)
     phi = sg(pi (1 - pi))
+
+    mu is constant, 0.1 as in the authors' configuration of CHORD-phi (CHORD-mu decays it). The
+    authors' code averages the demonstrations' part over all their tokens, as here; for the
+    rollouts' part, `grpo`, the means of GRPO's own paper are kept.
     """
     demonstrations = _demonstrations(samples)
     count = _tokens(demonstrations)
@@ -696,15 +753,24 @@ def sft_rl(
 # --- hybrid post-training ------------------------------------------------------------------------
 
 
-def _gated(group: Sequence[Sample], gamma: float) -> bool:
-    """Whether the question goes to SFT: it has a demonstration, and P <= gamma.
+def _switch(samples: Sequence[Sample], gamma: float) -> tuple[list[Sample], list[Sample]]:
+    """Return the rollouts of the ungated questions and the demonstrations of the gated ones.
 
-    P is the fraction of its rollouts with a positive reward, 0 without rollouts.
+    A question is gated if it has a demonstration and P <= gamma, where P is the fraction of its
+    rollouts with a positive reward (eq. 7 to 10), 0 without rollouts.
     """
-    rollouts = _rollouts(group)
-    solved = sum(1 for sample in rollouts if sample.reward > 0)
-    performance = solved / len(rollouts) if rollouts else 0.0
-    return bool(_demonstrations(group)) and performance <= gamma
+    kept: list[Sample] = []
+    taught: list[Sample] = []
+    for group in _questions(samples):
+        rollouts = _rollouts(group)
+        demonstrations = _demonstrations(group)
+        solved = sum(1 for sample in rollouts if sample.reward > 0)
+        performance = solved / len(rollouts) if rollouts else 0.0
+        if demonstrations and performance <= gamma:
+            taught.extend(demonstrations)
+        else:
+            kept.extend(rollouts)
+    return kept, taught
 
 
 def hpt(samples: Sequence[Sample], ops: Ops, *, gamma: float = 0.0, clip: float = 0.2) -> Scalar:
@@ -714,24 +780,23 @@ def hpt(samples: Sequence[Sample], ops: Ops, *, gamma: float = 0.0, clip: float 
     L_RL  = -(1/n) sum_i sum_t min(r A_i, clip(r, 1 - clip, 1 + clip) A_i)
     L_SFT = -(1/|tau*|) sum_t log pi(tau*_t), averaged over the question's demonstrations
 
-    A_i is the z-score over the question's rollouts (eq. 5). A question without demonstration
-    keeps (1, 0); one without rollouts has P = 0. Q counts all questions.
+    A_i is the z-score over the question's rollouts (eq. 5), and L_RL has no 1/|tau| (eq. 11). A
+    question without demonstration keeps (1, 0); one without rollouts has P = 0. Q counts all
+    questions.
     """
-    groups = _questions(samples)
+    rollouts, demonstrations = _switch(samples, gamma)
+    questions = len(_questions(samples))
     loss: Scalar = 0
-    for group in groups:
-        rollouts = _rollouts(group)
-        demonstrations = _demonstrations(group)
-        if _gated(group, gamma):
-            for sample in demonstrations:
-                for logp in sample.logp:
-                    loss = loss - logp / (len(groups) * len(demonstrations) * len(sample.logp))
-        else:
-            for sample in rollouts:
-                advantage = _group_advantage(sample, rollouts, ops)
-                for t in range(len(sample.logp)):
-                    term = _surrogate(_ratio(sample, t, ops), advantage, clip, clip, ops)
-                    loss = loss - term / (len(groups) * len(rollouts))
+    for group in _questions(rollouts):
+        for sample in group:
+            advantage = _group_advantage(sample, group, ops)
+            for t in range(len(sample.logp)):
+                term = _surrogate(_ratio(sample, t, ops), advantage, clip, clip, ops)
+                loss = loss - term / (questions * len(group))
+    for group in _questions(demonstrations):
+        for sample in group:
+            for logp in sample.logp:
+                loss = loss - logp / (questions * len(group) * len(sample.logp))
     return loss
 
 
@@ -742,25 +807,99 @@ def hpt_official(
     max_length: int,
     gamma: float = 0.0,
     sft_coefficient: float = 1.0,
+    devices: int = 1,
 ) -> Scalar:
-    """HPT as the official scripts run it (provisional).
+    """HPT as the official scripts run it (code of arXiv 2509.04419, train.sh).
 
-    L = -(1/N) sum over rollouts of ungated questions (1/max_length) sum_t r A_i
-        - sft_coefficient * mean over all demonstration tokens of gated questions of log pi
+    L = -(1 / (devices max_length)) sum over rollouts of ungated questions, sum_t r A_i
+        - sft_coefficient (1 / sum |tau*|) sum over demonstrations of gated questions,
+          sum_t log pi(tau*_t)
+
+    A_i is the reward minus the mean over the question's rollouts, without std; there is no clip.
+    The code divides the token sum by the response length of the batch (max_length) and by no
+    number of samples: within a device the RL part is a sum over its on-policy sequences, and
+    devices enters as data parallelism averages gradients (8 in the scripts). The SFT part is a
+    token mean of a micro-batch; one micro-batch is assumed, since the code adds those means up.
+    The gate is a number of correct rollouts there: gamma = switch_gate / n. The entropy bonus
+    (0.001) is left out.
     """
-    loss: Scalar = 0
-    groups = _questions(samples)
-    gated = [group for group in groups if _gated(group, gamma)]
-    ungated = [group for group in groups if not _gated(group, gamma)]
-    rollouts = [sample for group in ungated for sample in _rollouts(group)]
-    demonstrations = [sample for group in gated for sample in _demonstrations(group)]
-    for sample in rollouts:
-        advantage = _centred(sample, _same_question(rollouts, sample))
-        for t in range(len(sample.logp)):
-            loss = loss - _ratio(sample, t, ops) * advantage / (max_length * len(rollouts))
+    rollouts, demonstrations = _switch(samples, gamma)
     count = _tokens(demonstrations)
+    loss: Scalar = 0
+    for sample in rollouts:
+        advantage = _centred_as_coded(sample, _same_question(rollouts, sample))
+        for t in range(len(sample.logp)):
+            loss = loss - _ratio(sample, t, ops) * advantage / (devices * max_length)
     for sample in demonstrations:
         for logp in sample.logp:
+            loss = loss - sft_coefficient * logp / count
+    return loss
+
+
+def off_on(
+    samples: Sequence[Sample],
+    ops: Ops,
+    *,
+    max_length: int,
+    gamma: float = 0.0,
+    shaping: float = 0.1,
+    devices: int = 1,
+) -> Scalar:
+    """OFF/ON (arXiv 2509.04419, Table 5): the switch with off-policy RL in place of SFT.
+
+    L = -(1 / (devices max_length)) [sum over rollouts of ungated questions, sum_t r A_i
+            + sum over demonstrations of gated questions, sum_t f(pi(tau*_t)) A_i]
+
+    The official code's off-policy loss under its switch: f(x) = x / (x + shaping), no clip, and a
+    sum over sequences as in `hpt_official`. A gated question's rollouts are dropped before
+    advantages are taken, so its one demonstration is alone in its group, whose mean counts as 0,
+    and A_i is its own reward. No script of this ablation is published.
+    """
+    rollouts, demonstrations = _switch(samples, gamma)
+    loss: Scalar = 0
+    for sample in rollouts:
+        advantage = _centred_as_coded(sample, _same_question(rollouts, sample))
+        for t in range(len(sample.logp)):
+            loss = loss - _ratio(sample, t, ops) * advantage / (devices * max_length)
+    for sample in demonstrations:
+        advantage = _centred_as_coded(sample, _same_question(demonstrations, sample))
+        for logp in sample.logp:
+            loss = loss - _shaped(logp, shaping, ops) * advantage / (devices * max_length)
+    return loss
+
+
+def mix_on(
+    samples: Sequence[Sample],
+    ops: Ops,
+    *,
+    max_length: int,
+    gamma: float = 0.0,
+    sft_coefficient: float = 0.1,
+    off_coefficient: float = 1.0,
+    shaping: float = 0.1,
+    devices: int = 1,
+) -> Scalar:
+    """Mix/ON (arXiv 2509.04419, Table 5): the switch with SFT and off-policy RL together.
+
+    L = -(1 / (devices max_length)) [sum over rollouts of ungated questions, sum_t r A_i
+            + off_coefficient sum over demonstrations of gated questions, sum_t f(pi(tau*_t)) A_i]
+        - sft_coefficient (1 / sum |tau*|) sum over those demonstrations, sum_t log pi(tau*_t)
+
+    The official code's loss "switch_off_sft"; advantages and normalisers as in `off_on`, and the
+    SFT part as in `hpt_official`.
+    """
+    rollouts, demonstrations = _switch(samples, gamma)
+    count = _tokens(demonstrations)
+    loss: Scalar = 0
+    for sample in rollouts:
+        advantage = _centred_as_coded(sample, _same_question(rollouts, sample))
+        for t in range(len(sample.logp)):
+            loss = loss - _ratio(sample, t, ops) * advantage / (devices * max_length)
+    for sample in demonstrations:
+        advantage = _centred_as_coded(sample, _same_question(demonstrations, sample))
+        for logp in sample.logp:
+            term = off_coefficient * _shaped(logp, shaping, ops) * advantage
+            loss = loss - term / (devices * max_length)
             loss = loss - sft_coefficient * logp / count
     return loss
 
@@ -773,27 +912,20 @@ def hpt_global_token(
     L = -(1/Z) [sum over rollouts of ungated questions, sum_t min(r A_i, clip(r) A_i)
                 + sum over demonstrations of gated questions, sum_t log pi(tau*_t)]
 
-    Z counts the tokens of both sums; A_i = R_i - mean over the question's rollouts. The answer to
-    the unequal weights that separate normalisers give to tokens (cf. arXiv 2604.23747).
+    Z counts the tokens of both sums; A_i is the reward minus the mean over the question's
+    rollouts. No paper prints it: it is `hpt` with the normaliser that arXiv 2604.23747 asks for.
     """
-    groups = _questions(samples)
-    count = 0
-    for group in groups:
-        chosen = _demonstrations(group) if _gated(group, gamma) else _rollouts(group)
-        count += _tokens(chosen)
+    rollouts, demonstrations = _switch(samples, gamma)
+    count = _tokens(rollouts) + _tokens(demonstrations)
     loss: Scalar = 0
-    for group in groups:
-        if _gated(group, gamma):
-            for sample in _demonstrations(group):
-                for logp in sample.logp:
-                    loss = loss - logp / count
-        else:
-            rollouts = _rollouts(group)
-            for sample in rollouts:
-                advantage = _centred(sample, rollouts)
-                for t in range(len(sample.logp)):
-                    ratio = _ratio(sample, t, ops)
-                    loss = loss - _surrogate(ratio, advantage, clip, clip, ops) / count
+    for sample in rollouts:
+        advantage = _centred(sample, _same_question(rollouts, sample))
+        for t in range(len(sample.logp)):
+            ratio = _ratio(sample, t, ops)
+            loss = loss - _surrogate(ratio, advantage, clip, clip, ops) / count
+    for sample in demonstrations:
+        for logp in sample.logp:
+            loss = loss - logp / count
     return loss
 
 
@@ -826,6 +958,8 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
         hpt,
         hpt_official,
         hpt_global_token,
+        off_on,
+        mix_on,
         sft_rl,
     )
 }

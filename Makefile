@@ -1,0 +1,90 @@
+# Works with GNU make 3.81 and later.
+#
+# Settings, on the command line or in the environment:
+#   VENV    where the environment goes (a path without spaces)
+#   PYTHON  the Python 3.11 it is made with
+# On Linux pip takes torch with CUDA. Without a GPU the CPU build saves gigabytes:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+
+VENV ?= .venv
+# A python3.11 on PATH may be a shim with nothing behind it, so it is asked to run.
+PYTHON ?= $(shell if python3.11 -c '' >/dev/null 2>&1; then echo python3.11; else echo python3; fi)
+
+python := "$(VENV)/bin/python"
+pip_install := $(python) -m pip install -qq --disable-pip-version-check
+one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce-table1 test test-slow lint format lock clean
+
+help: ## List what make can do here
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; results go to paper_tables/
+	"$(VENV)/bin/upge" verify --out paper_tables
+
+test: $(VENV)/.stamp ## Run the fast tests
+	$(one_thread) $(python) -m pytest -q -n 2 --timeout 300
+
+test-slow: $(VENV)/.stamp ## Run all tests, the slow ones too
+	$(one_thread) $(python) -m pytest -q -n 2 --timeout 1800 -m ""
+
+lint: $(VENV)/.stamp ## Check formatting, style and types
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+
+format: $(VENV)/.stamp ## Format the code and fix what can be fixed by itself
+	$(python) -m ruff format .
+	$(python) -m ruff check --fix .
+
+# The environment, in two steps, so that editing pyproject.toml costs seconds and only a changed lock
+# costs minutes. $(VENV)/.packages is a copy of the locks that were installed, written last: without
+# it an install was interrupted and starts afresh. Only environments made here are ever cleared.
+
+$(VENV)/.stamp: $(VENV)/.packages pyproject.toml
+	@$(pip_install) --no-deps --no-build-isolation --editable .
+	@touch "$@"
+
+$(VENV)/.packages: requirements.lock requirements-nodeps.lock
+	@set -e; \
+	if cat $^ | cmp -s - "$@"; then touch "$@"; exit 0; fi; \
+	$(require_python); \
+	if [ -e "$(VENV)" ] && ! grep -q "^prompt = 'upge'" "$(VENV)/pyvenv.cfg" 2>/dev/null; then \
+		echo "'$(VENV)' was not made by this Makefile: move it away, or choose another place with make VENV=…" >&2; \
+		exit 1; \
+	fi; \
+	echo "Installing the locked packages into $(VENV): 1 to 3 minutes, more while torch is downloaded."; \
+	rm -f "$@"; \
+	"$(PYTHON)" -m venv --clear --prompt upge "$(VENV)"; \
+	$(pip_install) -r requirements.lock; \
+	$(pip_install) --no-deps -r requirements-nodeps.lock; \
+	cat $^ > "$@"
+
+lock: ## Rebuild requirements.lock and environment.yml from pyproject.toml
+	@set -e; \
+	$(require_python); \
+	echo "Resolving the dependencies in a scratch environment: 1 to 3 minutes."; \
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
+	"$(PYTHON)" -m venv "$$scratch/venv"; \
+	python="$$scratch/venv/bin/python"; \
+	"$$python" -c 'import tomllib; file = tomllib.load(open("pyproject.toml", "rb")); project = file["project"]; \
+		print(*file["build-system"]["requires"], *project["dependencies"], \
+		*sum(project["optional-dependencies"].values(), []), sep="\n")' > "$$scratch/direct.txt"; \
+	"$$python" -m pip install -qq --disable-pip-version-check -r "$$scratch/direct.txt"; \
+	"$$python" -m pip freeze --all --exclude pip > "$$scratch/frozen.txt"; \
+	"$$python" -m pip install -qq --disable-pip-version-check --no-deps -r requirements-nodeps.lock; \
+	"$$python" -c 'import verl.trainer.ppo.core_algos'; \
+	grep '^#' requirements.lock > "$$scratch/lock"; \
+	sed -e 's/+.*//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton==/d' "$$scratch/frozen.txt" >> "$$scratch/lock"; \
+	sed '/- pip:/q' environment.yml > "$$scratch/environment"; \
+	sed -n 's/^[^#]/      - &/p' "$$scratch/lock" >> "$$scratch/environment"; \
+	cat "$$scratch/lock" > requirements.lock; \
+	cat "$$scratch/environment" > environment.yml
+
+clean: ## Remove caches and build outputs; the environment and runs/ stay
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

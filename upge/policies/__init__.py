@@ -1,0 +1,1 @@
+"""Policies: pretrained language models from the hub, a local folder or a package's GGUF file."""

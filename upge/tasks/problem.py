@@ -1,0 +1,56 @@
+"""Problems with answers and worked solutions, read from JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from upge.errors import UpgeError
+
+#: Where local data sets lie unless the variable UPGE_DATA says otherwise.
+DEFAULT_DATA = Path("../shared/data")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question q, its answer, and a demonstration τ* if there is one."""
+
+    prompt: str
+    answer: str
+    demonstration: str | None = None
+
+
+def data_folder() -> Path:
+    """The folder of local data sets: UPGE_DATA, or ``../shared/data``."""
+    return Path(os.environ.get("UPGE_DATA", DEFAULT_DATA))
+
+
+def load_problems(path: Path) -> list[Problem]:
+    """Read a JSON Lines file with ``problem``, ``answer`` and, optionally, ``solution``.
+
+    Raises:
+        UpgeError: a file that is missing or empty, a line that is no such record.
+    """
+    try:
+        # Not splitlines: texts may hold other line separators than the newline of JSON Lines.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UpgeError(
+            f"{path}: {error.strerror}; set UPGE_DATA to the folder of the data sets"
+        ) from error
+    problems = [_parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
+    if not problems:
+        raise UpgeError(f"{path}: has no problems, wanted one JSON record a line")
+    return problems
+
+
+def _parse(path: Path, number: int, line: str) -> Problem:
+    try:
+        record = json.loads(line)
+        return Problem(str(record["problem"]), str(record["answer"]), record.get("solution"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UpgeError(
+            f"{path}, line {number}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
+        ) from error
