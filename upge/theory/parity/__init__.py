@@ -51,6 +51,12 @@ def parity(library: LibraryName) -> dict[str, Parity]:
         return {name: _cell(library, entry) for name, entry in REGISTRY.items()}
 
 
+def cell(library: LibraryName, name: str) -> Parity:
+    """One entry of :func:`parity`."""
+    with isolated():
+        return _cell(library, algorithm(name))
+
+
 def compare(library: LibraryName, name: str, **ours: Value) -> float:
     """The largest relative error of an algorithm's gradients; ``ours`` changes our options only.
 

@@ -57,7 +57,7 @@ class Library:
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """max |ours − theirs| / max |theirs|; infinite if ``theirs`` vanishes, which shows nothing."""
+    """The largest difference over the largest of ``theirs``; infinite if the latter vanishes."""
     scale = theirs.abs().max()
     if not scale > 0:
         return float("inf")
@@ -65,6 +65,6 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def earlier_policy(logp: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    """log π_θold a random distance from ``logp``; ratios stay within e^±1.9, below verl's ±20."""
+    """A random log π_θold; ratios stay within e^±1.9, where verl's clamp of ±20 does not act."""
     noise = torch.randn(logp.shape, generator=generator, dtype=logp.dtype).to(logp.device)
     return (logp.detach() - (spread * noise).clamp(-1.9, 1.9)).clamp(max=0)

@@ -47,14 +47,17 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    before = []
-    for name, constants in _CONSTANTS.items():
-        if not available(name.partition(".")[0]):
-            continue
-        module = import_module(name)
-        for constant in constants:
-            before.append((module, constant, getattr(module, constant)))
-            setattr(module, constant, True)
+    # All are imported before any is changed, since some copy the others' constants.
+    modules = {
+        name: import_module(name) for name in _CONSTANTS if available(name.partition(".")[0])
+    }
+    before = [
+        (module, constant, getattr(module, constant))
+        for name, module in modules.items()
+        for constant in _CONSTANTS[name]
+    ]
+    for module, constant, _ in before:
+        setattr(module, constant, True)
     try:
         yield
     finally:

@@ -73,8 +73,8 @@ class TrlRow(Row):
 
     def __post_init__(self) -> None:
         method = "compute_loss" if self.trainer == "SFTTrainer" else "_compute_loss"
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        object.__setattr__(self, "function", f"{self.trainer}.{method}({settings})")
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        object.__setattr__(self, "function", f"{self.trainer}.{method} ({settings or 'defaults'})")
 
 
 def _unscaled(*rewards: float) -> tuple[tuple[float, ...], ...]:
@@ -150,7 +150,7 @@ ROWS: dict[str, TrlRow] = {
         },
         ours={"clip_low": 3e-4, "clip_high": 4e-4},
         note=f"{_EPSILON} {_GROUPS}",
-        spread=2e-3,
+        spread=1e-3,
     ),
     "gmpo": TrlRow(
         trainer="GMPOTrainer",
@@ -241,7 +241,7 @@ def _model(seed: int) -> Any:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        initializer_range=0.3,
+        initializer_range=0.15,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=1,
@@ -279,16 +279,22 @@ def _in_float64(model: Any) -> Callable[..., SimpleNamespace]:
     return forward
 
 
-def _trainer(row: TrlRow, seed: int, folder: str, data: list[dict[str, str]], **extra: Any) -> Any:
+def _trainer(
+    row: TrlRow,
+    seed: int,
+    folder: str,
+    data: list[dict[str, str]],
+    arguments: Mapping[str, Any],
+    **extra: Any,
+) -> Any:
     module = import_module(row.module)
     config = getattr(module, row.trainer.replace("Trainer", "Config"))
-    keywords = {name: extra.pop(name) for name in ("reward_funcs",) if name in extra}
     trainer = getattr(module, row.trainer)(
         model=_model(seed),
-        args=config(output_dir=folder, seed=seed, **_ARGUMENTS, **extra, **row.settings),
+        args=config(output_dir=folder, seed=seed, **_ARGUMENTS, **arguments, **row.settings),
         train_dataset=import_module("datasets").Dataset.from_list(data),
         processing_class=_tokenizer(),
-        **keywords,
+        **extra,
     )
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     trainer.model.train()
@@ -299,18 +305,14 @@ def _rollout_case(row: TrlRow, estimator: Estimator, seed: int, folder: str) -> 
     size = len(row.rewards[0])
     prompts = [{"prompt": prompt} for prompt in PROMPTS for _ in range(size)]
     rewards = [reward for question in row.rewards for reward in question]
-    trainer = _trainer(
-        row,
-        seed,
-        folder,
-        prompts,
-        reward_funcs=lambda **_: rewards,
-        beta=0.0,
-        max_completion_length=LONGEST,
-        num_generations=size,
-        per_device_train_batch_size=len(rewards),
-        steps_per_generation=1,
-    )
+    arguments = {
+        "beta": 0.0,
+        "max_completion_length": LONGEST,
+        "num_generations": size,
+        "per_device_train_batch_size": len(rewards),
+        "steps_per_generation": 1,
+    }
+    trainer = _trainer(row, seed, folder, prompts, arguments, reward_funcs=lambda **_: rewards)
     inputs = trainer._generate_and_score_completions(prompts)
     logp = _completion_logp(trainer.model, inputs)
     generator = torch.Generator().manual_seed(seed)
@@ -328,11 +330,8 @@ def _rollout_case(row: TrlRow, estimator: Estimator, seed: int, folder: str) -> 
         inputs["advantages"] = estimator.terms[0].advantage(batch)
     inputs["old_per_token_logps"] = old_logp
     inputs["old_logps"] = (old_logp * inputs["completion_mask"]).sum(1)
-    return _Case(trainer.model, _loss(trainer, inputs), batch, logp)
-
-
-def _loss(trainer: Any, inputs: dict[str, Any]) -> Tensor:
-    return torch.as_tensor(trainer._compute_loss(_in_float64(trainer.model), inputs))
+    loss = torch.as_tensor(trainer._compute_loss(_in_float64(trainer.model), inputs))
+    return _Case(trainer.model, loss, batch, logp)
 
 
 def _completion_logp(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -344,7 +343,7 @@ def _completion_logp(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _demonstration_case(row: TrlRow, estimator: Estimator, seed: int, folder: str) -> _Case:
     data = [{"prompt": p, "completion": c} for p in PROMPTS for c in COMPLETIONS]
-    trainer = _trainer(row, seed, folder, data, per_device_train_batch_size=len(data))
+    trainer = _trainer(row, seed, folder, data, {"per_device_train_batch_size": len(data)})
     inputs = next(iter(trainer.get_train_dataloader()))
     scored = _in_float64(trainer.model)(**inputs)
     rows = len(data)

@@ -53,7 +53,7 @@ class VerlRow(Row):
     function: str = ""
 
     def __post_init__(self) -> None:
-        name = f"{self.loss} on {self.advantage}, {self.aggregation}"
+        name = f"{self.loss} ({self.aggregation}) of {self.advantage}"
         object.__setattr__(self, "function", name)
 
 
@@ -162,7 +162,7 @@ ROWS: dict[str, VerlRow | _SftRow] = {
         settings=_clip(3e-4, 4e-4),
         ours={"clip_low": 3e-4, "clip_high": 4e-4},
         note=f"{_EPSILON} {_GROUPS}",
-        spread=2e-3,
+        spread=1e-3,
     ),
     "gspo_token": VerlRow(
         loss="compute_policy_loss_gspo",
@@ -171,7 +171,7 @@ ROWS: dict[str, VerlRow | _SftRow] = {
         settings=_clip(3e-4, 4e-4),
         ours={"clip_low": 3e-4, "clip_high": 4e-4},
         note=f"verl writes GSPO in this form, with a stop-gradient. {_EPSILON} {_GROUPS}",
-        spread=2e-3,
+        spread=1e-3,
     ),
     "gmpo": VerlRow(
         loss="compute_policy_loss_geo_mean",
@@ -228,7 +228,7 @@ ROWS: dict[str, VerlRow | _SftRow] = {
 
 
 def gradients(row: VerlRow | _SftRow, estimator: Estimator, seed: int) -> Gradients:
-    """d loss / d log π_θ of both sides on one random batch."""
+    """The derivative of both sides' loss by log π_θ on one random batch."""
     batch, logp = _batch(row, seed)
     loss = _sft_loss(batch, logp) if isinstance(row, _SftRow) else _policy_loss(row, batch, logp)
     (theirs,) = torch.autograd.grad(loss, logp)
@@ -295,7 +295,7 @@ def _actor_config(row: VerlRow) -> Any:
 
 
 def _advantage(core: Any, row: VerlRow, batch: TrajectoryBatch) -> Tensor:
-    """verl's advantage, called with those of the batch's fields and settings that it names."""
+    """The advantage by verl, called with those of the fields and settings that it names."""
     function = getattr(core, row.advantage)
     known: dict[str, Any] = {
         "token_level_rewards": _token_rewards(batch),
