@@ -110,6 +110,24 @@ def test_at_cuts_the_gradient() -> None:
     assert at.entropy is not None and not at.entropy.requires_grad
 
 
+def test_weights_carry_no_gradient_of_any_field() -> None:
+    fields = {
+        name: torch.full((4, 3), -1.0, requires_grad=True)
+        for name in ("old_logp", "values", "logp", "entropy")
+    }
+    b = TrajectoryBatch(
+        torch.tensor(MASK),
+        torch.arange(4.0).requires_grad_(),
+        torch.tensor([7, 7, 7, 9]),
+        torch.tensor(OFFLINE),
+        **fields,
+    )
+    for name in ("reward", *fields):
+        assert not getattr(b, name).requires_grad, name
+    for algorithm in ("ppo", "dr_grpo"):
+        assert not get(algorithm)(b, fields["logp"], fields["entropy"]).weights.requires_grad
+
+
 @given(cases())
 def test_select_takes_rows_by_index_and_by_mask(case: Case) -> None:
     chosen = torch.arange(len(case.batch.reward)) % 2 == 0
@@ -199,10 +217,13 @@ def test_rounding_may_lift_a_certain_token_above_one() -> None:
     TrajectoryBatch(**GOOD, old_logp=torch.full((2, 3), 5e-4), logp=torch.full((2, 3), 5e-4))
 
 
-@pytest.mark.parametrize("value", [torch.nan, -torch.inf, 0.5])
-def test_a_bad_current_policy_is_named(value: float) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [LOGP * torch.nan, LOGP * torch.inf, LOGP + 1.5, LOGP[:1], LOGP[0], LOGP.long(), LOGP.tolist()],
+)
+def test_a_bad_current_policy_is_named(value: Any) -> None:
     with pytest.raises(UpgeError, match=r"^logp: got .*, wanted "):
-        get("reinforce")(TrajectoryBatch(**GOOD), torch.full((2, 3), value))
+        get("reinforce")(TrajectoryBatch(**GOOD), value)
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,17 @@ def test_logits_are_never_held_whole() -> None:
     assert sum(saved) < 7 * 211, "not even one chunk's logits wait for the backward pass"
 
 
-def test_half_precision_is_raised_before_the_softmax() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_half_precision_is_raised_before_the_softmax(temperature: float) -> None:
     hidden, head, tokens, bias = inputs((50,), 4, 11)
     assert bias is not None
     half = [x.detach().bfloat16() for x in (hidden, head, bias)]
-    logp, entropy = token_likelihood(half[0], half[1], tokens, bias=half[2])
+    logp, entropy = token_likelihood(
+        half[0], half[1], tokens, bias=half[2], temperature=temperature
+    )
     assert logp.dtype == entropy.dtype == torch.float32
-    # The softmax of the rounded logits, but not rounded again itself.
-    logits = torch.nn.functional.linear(*half).double()
+    # The softmax of the rounded logits, but nothing rounded again after them.
+    logits = torch.nn.functional.linear(*half).double() / temperature
     expected = torch.log_softmax(logits, -1).gather(-1, tokens[:, None]).squeeze(1)
     torch.testing.assert_close(logp.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -145,7 +148,8 @@ IDS = torch.zeros(2, 3, dtype=torch.long)
         (lambda: token_likelihood(H, V, IDS[0]), "token_likelihood: got hidden (2, 3, 4)"),
         (lambda: token_likelihood(H, V[:, :3], IDS), "head (5, 3)"),
         (lambda: token_likelihood(H, V[0], IDS), "head (4,)"),
-        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(4)), "bias"),
+        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(4)), "bias (4,)"),
+        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(1)), "bias (1,)"),
         (lambda: token_likelihood(H, V, IDS, temperature=0.0), "temperature: got 0.0"),
         (lambda: token_likelihood(H, V, IDS, temperature=-1.0), "temperature: got -1.0"),
         (lambda: token_likelihood(H, V, IDS, temperature=math.nan), "temperature: got nan"),

@@ -110,6 +110,7 @@ def test_cispo_as_printed_is_refuted() -> None:
         pytest.param("srft", get("srft_official"), id="another entropy weight"),
         pytest.param("hpt", get("hpt", gamma=0.5), id="another gate"),
         pytest.param("hpt", get("hpt", gate="linear"), id="soft gate"),
+        pytest.param("sapo", get("sapo", tau_neg=1.0), id="another steepness"),
         pytest.param("sft", get("dft"), id="another reference"),
     ],
 )

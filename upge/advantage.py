@@ -19,6 +19,12 @@ from upge.component import Component, between
 from upge.errors import unknown
 
 
+_EQUAL = "Â = 0 where all rewards of the set are equal or it has one member (0/0 otherwise)"
+_BESSEL = "std divides by n − 1: torch's default, which verl and TRL use"
+_NO_EPSILON = "nothing is added to std: the papers' formulas; codes add 1e-8 to 1e-4"
+_SUCCESS = "a reward above 0 is a success: R ∈ {0, 1} (paper, eq. 7) and R ∈ {−1, 1} read alike"
+
+
 @dataclass(frozen=True)
 class Advantage(Component):
     """Returns Â in the reward's units or normalised, (N, 1) or (N, T)."""
@@ -54,6 +60,7 @@ class Reward(Advantage):
 class Signed(Advantage):
     """Â = ``positive`` where R(τ) > 0, else ``negative``; ±1 is Table 1's row REINFORCE."""
 
+    choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
     positive: float = 1.0
     negative: float = -1.0
 
@@ -85,6 +92,9 @@ class GAE(Advantage):
     Source: arXiv 1506.02438, eq. 16.
     """
 
+    choices: ClassVar[tuple[str, ...]] = (
+        "the reward stands at the last response token, and V is 0 after it: verl's code",
+    )
     gamma: float
     lam: float
     text: ClassVar[str] = "GAE"
@@ -168,6 +178,12 @@ class GroupZScore(_GroupAdvantage):
     std divides by n − 1 and nothing is added to it.
     """
 
+    choices: ClassVar[tuple[str, ...]] = (
+        _BESSEL,
+        _NO_EPSILON,
+        _EQUAL,
+    )
+
     @property
     def text(self) -> str:  # type: ignore[override]
         """Eq. 5's form, over G_on or over its union with G_off."""
@@ -192,6 +208,7 @@ class GroupCentered(_GroupAdvantage):
     With ``lone_reward`` a set of one keeps Â = R, as in verl's and the official scripts' code.
     """
 
+    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
     lone_reward: bool = False
 
     @property
@@ -216,6 +233,7 @@ class GroupCentered(_GroupAdvantage):
 class LeaveOneOut(Advantage):
     """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8)."""
 
+    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
     text: ClassVar[str] = "R − mean of others"
     latex: ClassVar[str] = r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j"
 
@@ -232,6 +250,11 @@ class BatchZScore(Advantage):
     std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
     """
 
+    choices: ClassVar[tuple[str, ...]] = (
+        _BESSEL,
+        _NO_EPSILON,
+        _EQUAL,
+    )
     text: ClassVar[str] = "(R − mean_batch)/std_batch"
     latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
 

@@ -15,11 +15,13 @@ class Component:
     Attributes:
         latex: the component as Table 1 of the paper (arXiv 2509.04419) would print it.
         text: the same in plain characters.
+        choices: what the formula leaves open, as this package decides it, with the origin.
         needs: the optional batch fields it reads.
     """
 
     latex: ClassVar[str]
     text: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @property

@@ -99,6 +99,13 @@ class Term:
         return self.stabilization.needs
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """What the formulas of its components leave open, as this package decides it."""
+        parts = (self.reference, self.stabilization, self.advantage, self.shaping, self.normalizer)
+        gate = () if self.gate is None else self.gate.choices
+        return tuple(choice for part in parts for choice in part.choices) + gate
+
+    @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that the term reads; log π_θ always."""
         entropy = {"entropy"} if self.entropy_weight else set()

@@ -47,6 +47,7 @@ class Switch(Feedback):
     """(α, β) = (1, 0) if P > gamma, else (0, 1) (eq. 10)."""
 
     gamma: float = 0.0
+    text: ClassVar[str] = "1{P > γ}, 1 − α"
     latex: ClassVar[str] = r"\alpha=\mathbf 1\{P>\gamma\},\ \beta=1-\alpha"
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class Switch(Feedback):
 class Linear(Feedback):
     """α = P, β = 1 − P."""
 
+    text: ClassVar[str] = "P, 1 − P"
     latex: ClassVar[str] = r"\alpha=P,\ \beta=1-P"
 
     def f(self, p: Tensor) -> Tensor:
@@ -82,6 +84,7 @@ class Sigmoid(Feedback):
 
     gamma: float = 0.0
     steepness: float = 10.0
+    text: ClassVar[str] = "σ(k(P − γ)), 1 − α"
     latex: ClassVar[str] = r"\alpha=\sigma(k(P-\gamma)),\ \beta=1-\alpha"
 
     def __post_init__(self) -> None:
@@ -114,6 +117,12 @@ class Gate:
 
     A question without a demonstration has nothing to be supervised with: there α = 1, β = 0.
     """
+
+    choices: ClassVar[tuple[str, ...]] = (
+        "P counts rewards above 0 as successes (paper, eq. 7: R ∈ {0, 1})",
+        "a question without a demonstration keeps α = 1, β = 0: nothing could be imitated",
+        "a question without rollouts has P = 0",
+    )
 
     feedback: Feedback
     side: Literal["rl", "sft"]

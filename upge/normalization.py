@@ -20,7 +20,12 @@ from upge.errors import UpgeError, unknown
 #: Which tokens a normaliser counts: those of the term, those of the term where its gate is open,
 #: those of all terms where their gates are open, or all of the batch.
 Scope = Literal["term", "open", "joint", "batch"]
-_SCOPES = ("term", "open", "joint", "batch")
+_SCOPES: dict[str, str] = {
+    "term": "the term's tokens",
+    "open": "the term's tokens whose gate is open",
+    "joint": "all terms' tokens whose gates are open",
+    "batch": "all tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,12 @@ class Normalizer(Component):
     def __post_init__(self) -> None:
         if self.scope not in _SCOPES:
             raise unknown("normalizer scope", str(self.scope), _SCOPES)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """Its name, as the option ``normalizer`` takes it, and what it counts."""
+        name = next(name for name, kind in NORMALIZERS.items() if kind is type(self))
+        return name if self.scope == "term" else f"{name} over {_SCOPES[self.scope]}"
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:

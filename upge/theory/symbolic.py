@@ -878,8 +878,14 @@ class _Prover:
 
 
 def _vanishes(x: Scalar) -> bool:
-    """Whether x is 0 by algebra."""
-    for simpler in (sympy.expand, sympy.cancel, sympy.simplify):
+    """Whether x is 0, by algebra; a number shows quickly where it is not."""
+    x = sympy.expand(x)
+    somewhere = {
+        s: sympy.Rational(k + 3, k + 7) for k, s in enumerate(sorted(x.free_symbols, key=str))
+    }
+    if abs(x.xreplace(somewhere).evalf(30)) > 1e-15:
+        return False
+    for simpler in (sympy.cancel, sympy.simplify):
         if x == 0:
             return True
         x = simpler(x)

@@ -164,8 +164,8 @@ def _math(latex: str) -> str:
 
 
 def _markdown_line(row: Row) -> list[str]:
-    math = [_cells(row, lambda t, r=render: _math(r(t)), "<br>") for _, render in _COLUMNS]
-    return [f"{row.entry.title}<br>`{row.entry.name}`", *math, *_checks(row)]
+    math = [_cells(row, render, "$<br>$") for _, render in _COLUMNS]
+    return [f"{row.entry.title}<br>`{row.entry.name}`", *map(_math, math), *_checks(row)]
 
 
 _CHECK_HEADER = ("symbolic", "float64", "real LM (cosine)", "TRL", "verl")
@@ -262,6 +262,23 @@ over all parameters.}\\ \toprule
 """
 
 
+def summary_columns() -> tuple[tuple[str, Callable[[Row], str]], ...]:
+    """Headers and cells of the short table for a terminal."""
+    return (
+        ("algorithm", lambda r: r.entry.name),
+        ("π_ref", lambda r: _cells(r, lambda t: t.reference.text, " + ")),
+        ("Â", lambda r: _cells(r, lambda t: t.advantage.text, " + ")),
+        ("1_stable", lambda r: _cells(r, lambda t: t.stabilization.text, " + ")),
+        ("as printed", lambda r: r.verdict("printed", _EXACT)),
+        ("symbolic", lambda r: r.verdict("symbolic", _SYMBOLIC)),
+        *((title, _error_column(check)) for check, title in list(_MATRIX.items())[1:]),
+    )
+
+
+def _error_column(check: str) -> Callable[[Row], str]:
+    return lambda row: _scientific(row.error(check))
+
+
 # -------------------------------------------------------------------------------------- the matrix
 
 _MATRIX = {
@@ -321,7 +338,7 @@ def parity_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
 def write_tables(
     findings: Sequence[Finding], provenance: Mapping[str, str], folder: Path
 ) -> list[Path]:
-    """Write Table 1 (.md, .tex, .csv), the matrix (.md, .csv) and the record behind them (.json)."""
+    """Write Table 1 (.md, .tex, .csv), the matrix (.md, .csv) and their record (.json)."""
     rows = rows_of(findings)
     record = {"provenance": dict(provenance), "findings": [asdict(f) for f in findings]}
     contents = {

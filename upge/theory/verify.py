@@ -132,16 +132,15 @@ def check_real(request: Request) -> Iterator[Finding]:
 
 
 def _check_library(library: Literal["trl", "verl"], request: Request) -> Iterator[Finding]:
-    from upge.theory.parity import parity
+    from upge.theory.parity import cell
 
-    results = parity(library)
     for name in request.names:
-        result = results[name]
+        result = cell(library, name)
         if result.error is None:
             yield Finding(library, name, "none", note=result.reason)
         else:
-            good = result.error <= result.tolerance
-            note = f"{result.function}: {result.reason}" if result.reason else result.function
+            good = result.error <= FLOAT64_TOLERANCE
+            note = f"{result.function}; {result.reason}" if result.reason else result.function
             yield Finding(library, name, _verdict(good), result.error, note=note)
 
 

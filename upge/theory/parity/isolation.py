@@ -1,4 +1,4 @@
-"""Other people's libraries without their output, network access and traces in the process."""
+"""Other people's libraries without their output, network access or traces in the process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def isolated() -> Iterator[None]:
     with ExitStack() as stack, open(os.devnull, "w", encoding="utf-8") as nowhere:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        for restore in (_offline, _environment, _logging, _random_state, _accelerate):
+        for restore in (_offline, _environment, _logging, _one_thread, _random_state, _accelerate):
             stack.enter_context(restore())
         stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(redirect_stderr(nowhere))
@@ -87,6 +87,17 @@ def _logging() -> Iterator[None]:
         logging.disable(before[0])
         root.setLevel(before[1])
         root.handlers[:] = before[2]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads, many times so beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,0 +1,301 @@
+"""The command line: ``upge verify``, ``upge weights``, ``upge algorithms``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from upge.algorithms import REGISTRY, Value, algorithm
+from upge.batch import TrajectoryBatch
+from upge.batch_json import parse_batch
+from upge.errors import UpgeError
+from upge.estimator import Estimate, Term
+from upge.normalization import NORMALIZERS
+from upge.policies.pretrained import SMOLLM2
+
+if TYPE_CHECKING:
+    from upge.theory.verify import Finding
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Every LLM post-training algorithm as one policy gradient estimator.",
+)
+console = Console()
+
+
+class Format(StrEnum):
+    """How results are printed; ``auto`` is a table in a terminal and JSON in a pipe."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TABLE = "table"
+
+
+Names = Annotated[
+    list[str] | None, typer.Option("--algorithm", "-a", help="Only this algorithm; repeatable.")
+]
+
+
+# ------------------------------------------------------------------------------------------ verify
+
+
+@app.command()
+def verify(
+    names: Names = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this check (symbolic, printed, float64, real, trl, verl)."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Pretrained model: smollm2, a hub id, a folder, a .gguf file.")
+    ] = SMOLLM2,
+    seed: Annotated[int, typer.Option(help="Seed of the real model's rollouts.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write Table 1 and the parity matrix to this folder.")
+    ] = None,
+) -> None:
+    """Derive and check every algorithm's gradient; with --out, write Table 1."""
+    from upge.errors import unknown
+    from upge.provenance import provenance
+    from upge.theory.tables import write_tables
+    from upge.theory.verify import CHECKS, Request, failures
+    from upge.theory.verify import verify as run
+
+    checks = check or list(CHECKS)
+    for name in checks:
+        if name not in CHECKS:
+            raise unknown("check", name, CHECKS)
+    request = Request(tuple(algorithm(n).name for n in names or REGISTRY), model, seed)
+    if out is not None:
+        _writable(out)
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=len(checks) * len(request.names))
+
+        def advance(finding: Finding) -> None:
+            bar.update(task, advance=1, description=f"{finding.check}: {finding.algorithm}")
+
+        findings = run(request, checks, advance)
+    console.print(_summary(findings))
+    for finding in findings:
+        if finding.check == "printed" and finding.verdict == "fail":
+            console.print(f"Not exact as printed: {finding.algorithm}. {finding.note}.")
+    if out is not None:
+        paths = write_tables(findings, provenance(), out)
+        console.print(f"Written to {out}/: {', '.join(path.name for path in paths)}")
+    failed = failures(findings)
+    for finding in failed:
+        console.print(f"[red]failed[/]: {finding.check} of {finding.algorithm}: {finding.note}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UpgeError(f"--out {folder}: can't be made a folder ({error.strerror})") from error
+
+
+def _summary(findings: Sequence[Finding]) -> Table:
+    from upge.theory.tables import rows_of, summary_columns
+
+    table = Table(title="Table 1: the unified view, verified", title_justify="left")
+    for header, _ in summary_columns():
+        table.add_column(header, overflow="fold")
+    for row in rows_of(findings):
+        table.add_row(*(render(row) for _, render in summary_columns()))
+    return table
+
+
+# ----------------------------------------------------------------------------------------- weights
+
+
+@app.command()
+def weights(
+    batch: Annotated[str, typer.Argument(metavar="BATCH.json", help="The batch; - for stdin.")],
+    names: Names = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option, as grpo.clip=0.1; repeatable."),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="auto, json or table.")] = Format.AUTO,
+) -> None:
+    """Per-token weights w of algorithms on a batch, so that ∇J = Σ w ∇log π, and the loss.
+
+    The batch has logp, old_logp, mask (N × T, response tokens), reward, group, offline (N) and
+    optionally values, entropy (N × T) and max_length. The loss is −Σ w log π.
+    """
+    record = parse_batch(_read(batch))
+    options = _options(settings or [])
+    chosen = [algorithm(name).name for name in names or REGISTRY]
+    for name in options:
+        algorithm(name)
+    results: dict[str, Estimate | str] = {}
+    for name in chosen:
+        try:
+            results[name] = _estimate(name, record, options.get(name, {}))
+        except UpgeError as error:
+            if names or name in options:
+                raise
+            results[name] = str(error)
+    as_json = form is Format.JSON or (form is Format.AUTO and not console.is_terminal)
+    if as_json:
+        print(json.dumps({name: _as_json(result) for name, result in results.items()}))
+    else:
+        for name, result in results.items():
+            _print_weights(name, result, record)
+
+
+def _read(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UpgeError(f"{path}: can't be read ({error})") from error
+
+
+def _options(settings: list[str]) -> dict[str, dict[str, Value]]:
+    """``algorithm.option=value`` strings by algorithm."""
+    options: dict[str, dict[str, Value]] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        name, dot, option = key.partition(".")
+        if not (equals and dot and option):
+            raise UpgeError(f"--set {setting}: wanted ALGORITHM.OPTION=VALUE, as grpo.clip=0.1")
+        options.setdefault(name, {})[option] = _value(value)
+    return options
+
+
+def _value(text: str) -> Value:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _estimate(name: str, batch: TrajectoryBatch, options: dict[str, Value]) -> Estimate:
+    return algorithm(name)(**options)(batch, batch.require("logp", name), batch.entropy)
+
+
+def _as_json(result: Estimate | str) -> dict[str, object]:
+    if isinstance(result, str):
+        return {"error": result}
+    return {
+        "weights": result.weights.tolist(),
+        "loss": result.loss.item(),
+        "metrics": result.metrics,
+    }
+
+
+def _print_weights(name: str, result: Estimate | str, batch: TrajectoryBatch) -> None:
+    if isinstance(result, str):
+        console.print(f"[bold]{name}[/]: {result}\n")
+        return
+    table = Table(title=f"{name}: loss {result.loss.item():.6g}", title_justify="left")
+    for header in ("q", "R", "from", *map(str, range(batch.mask.shape[1]))):
+        table.add_column(header, justify="right")
+    for i, row in enumerate(result.weights.tolist()):
+        kind = "demo" if batch.offline[i].all() else "rollout"
+        cells = [_colored(w) if batch.mask[i, t] else "" for t, w in enumerate(row)]
+        table.add_row(str(batch.group[i].item()), f"{batch.reward[i].item():g}", kind, *cells)
+    console.print(table)
+
+
+def _colored(weight: float) -> str:
+    color = "dim" if weight == 0 else "green" if weight > 0 else "red"
+    return f"[{color}]{weight:+.4g}[/]"
+
+
+# -------------------------------------------------------------------------------------- algorithms
+
+
+@app.command()
+def algorithms(
+    name: Annotated[str | None, typer.Argument(help="An algorithm, for its details.")] = None,
+) -> None:
+    """List the registered algorithms, or show one's terms, options and their origins."""
+    if name is not None:
+        _print_algorithm(name)
+        return
+    table = Table("name", "title", "source")
+    for entry in REGISTRY.values():
+        table.add_row(entry.name, entry.title, entry.source)
+    console.print(table)
+
+
+def _print_algorithm(name: str) -> None:
+    entry = algorithm(name)
+    console.print(f"[bold]{entry.title}[/] ({entry.name})\nSource: {entry.source}", highlight=False)
+    if entry.note:
+        console.print(entry.note, highlight=False)
+    for i, term in enumerate(entry.terms, 1):
+        console.print(f"\n[bold]Term {i}[/], over {_SAMPLES[term.samples]}", highlight=False)
+        console.print(_term_table(term))
+    console.print("\n[bold]Options[/]")
+    table = Table("option", "default", "origin")
+    for option, value in entry.options.items():
+        table.add_row(
+            option,
+            f"{value.default:g}" if isinstance(value.default, float) else str(value.default),
+            value.origin,
+        )
+    table.add_row("normalizer", "each term's own", f"the source's; or {', '.join(NORMALIZERS)}")
+    if any(term.gate for term in entry.terms):
+        table.add_row("gate", "switch", "paper, eq. 10; linear and sigmoid are soft alternatives")
+    console.print(table)
+    choices = dict.fromkeys(choice for term in entry.terms for choice in term.choices)
+    if choices:
+        console.print("\n[bold]What the formulas leave open[/]")
+        for choice in choices:
+            console.print(f"  • {choice}", highlight=False)
+
+
+_SAMPLES = {"online": "rollouts", "offline": "demonstrations", "all": "all samples"}
+
+
+def _term_table(term: Term) -> Table:
+    table = Table("component", "value", "as code", show_header=False)
+    for label, part in (
+        ("reference policy π_ref", term.reference),
+        ("advantage Â", term.advantage),
+        ("stabilization mask", term.stabilization),
+        ("likelihood shaping f'", term.shaping),
+    ):
+        table.add_row(label, part.text or "–", part.label)
+    table.add_row("normalizer", term.normalizer.text, term.normalizer.label)
+    if term.coefficient != 1:
+        table.add_row("coefficient", f"{term.coefficient:g}", "")
+    if term.gate is not None:
+        side = "α = f(P)" if term.gate.side == "rl" else "β = g(P)"
+        table.add_row("gate", side, term.gate.feedback.label)
+    if term.entropy_weight is not None:
+        table.add_row("weight", term.entropy_weight.text, f"H per {term.entropy_weight.level}")
+    return table
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one sentence and exit code 2."""
+    try:
+        app()
+    except UpgeError as error:
+        Console(stderr=True).print(f"upge: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
