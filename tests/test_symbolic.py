@@ -63,7 +63,7 @@ def test_it_holds_for_other_options(name: str, options: dict[str, float]) -> Non
     assert result.proved, result.counterexample
 
 
-@pytest.mark.parametrize("name", ["ppo_dual_clip", "gspo", "gmpo"])
+@pytest.mark.parametrize("name", ["ppo_dual_clip", "gmpo"])
 def test_a_finer_grid_finds_no_further_cells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = symbolic._around
 
@@ -89,9 +89,9 @@ def test_cispo_as_printed_is_refuted() -> None:
     result = verify_symbolic(cispo, terms=cispo.printed.build(ratio_max=5.0, ratio_min=0.0))
     assert not result.proved
     assert result.counterexample == (
-        "rewards of question 0: rollouts [0, 1], demonstrations [0]. Token 0 of 2 of the rollout "
-        "with R = 0 of question 0 where r0 > 5: the published loss has dL/dl = 5*sqrt(2)/6, the "
-        "row has -w = sqrt(2)*r0/6"
+        "with rewards of question 0: rollouts [0, 1], demonstrations [0]: token 0 (of 2) of "
+        "question 0's rollout with R = 0, where r0 > 5, the published loss has dL/dl = "
+        "5*sqrt(2)/6, the row has -w = sqrt(2)*r0/6"
     )
 
 

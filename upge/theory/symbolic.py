@@ -6,10 +6,10 @@ A loss depends on the parameters θ through l = log π_θ(τ_t) of each token al
     ∂L/∂l = −w,   w = Σ over terms of c · α · 1_stable · (π_θ/π_ref) · Â · f'(π_θ) · e^{±H} / Z
 
 is shown here by sympy, for all log-probabilities, critic's values and entropies at once, on small
-batches with exact rational rewards. L is the loss of :mod:`upge.theory.published`. w is built from
-the registry's own terms, through a *twin* for each type of component: the formula of its docstring
-in scalars, evaluated here over symbols and, by :func:`weights`, over numbers, which ties the twins
-to the tensors that train.
+batches (:data:`PATTERNS`) with rational rewards and options. L is the loss of
+:mod:`upge.theory.published`. w is built from the registry's own terms, through a *twin* for each
+type of component: the formula of its docstring in scalars, evaluated here over symbols and, by
+:func:`weights`, over numbers, which ties the twins to the tensors that train.
 
 Both sides are smooth but for a choice here and there (a clip, the sign of Â). The choices cut the
 space into cells. Every cell that a grid of points around all thresholds meets is taken in turn: its
@@ -137,7 +137,7 @@ class SymbolicOps:
         self._detached: dict[Scalar, Scalar] = {}
 
     def number(self, x: float) -> Scalar:
-        """X as a fraction."""
+        """An option as a fraction."""
         return exact(x)
 
     def exp(self, x: Scalar) -> Scalar:
@@ -145,7 +145,7 @@ class SymbolicOps:
         return sympy.exp(exact(x))
 
     def log(self, x: Scalar) -> Scalar:
-        """Log x."""
+        """The natural logarithm."""
         return sympy.log(exact(x))
 
     def sqrt(self, x: Scalar) -> Scalar:
@@ -183,7 +183,7 @@ class Floats:
     """Floating-point numbers for twins."""
 
     def number(self, x: float) -> float:
-        """X."""
+        """An option."""
         return float(x)
 
     def exp(self, x: float) -> float:
@@ -542,7 +542,7 @@ def _open_rows(term: Term, rows: Rows) -> list[int]:
 
 
 def _term_weight(term: Term, terms: Terms, rows: Rows, i: int, t: int) -> Scalar:
-    """C · α · 1_stable · (π_θ/π_ref) · Â · f'(π_θ) · e^{±H} / Z of one token."""
+    """One token's c · α · 1_stable · (π_θ/π_ref) · Â · f'(π_θ) · e^{±H} / Z."""
     own = rows.of(term.samples)
     if i not in own:
         return 0
@@ -613,7 +613,7 @@ class SymbolicResult:
 
     Attributes:
         algorithm: its name.
-        proved: whether the difference of both sides is the symbol 0 in every cell.
+        proved: whether the difference of both sides is the symbol 0 in every cell of every batch.
         cells: how many cells were compared, over all tokens and instances.
         instances: how many small batches they come from.
         counterexample: if not proved, the first token and cell that differ, and both sides there.
@@ -786,10 +786,9 @@ class _Border(Exception):
 
 @dataclass(frozen=True)
 class _Cell:
-    """The choices made, as (gap, whether positive), a point where they are, and both sides."""
+    """The choices made, as (gap, whether positive), and both sides under them."""
 
     choices: tuple[tuple[Scalar, bool], ...]
-    point: _Point
     published: Scalar
     row: Scalar
 
@@ -841,7 +840,7 @@ class _Prover:
             except _Border:
                 continue
             choices = tuple(made.items())
-            cells.setdefault(choices, _Cell(choices, point, *sides))
+            cells.setdefault(choices, _Cell(choices, *sides))
         return list(cells.values())
 
     def _choose(self, x: Scalar, point: _Point, made: dict[Scalar, bool]) -> Scalar:
@@ -864,17 +863,18 @@ class _Prover:
         symbols, function = self._functions[gap]
         with mpmath.workdps(30):
             value = function(*(mpmath.mpf(point[s].p) / point[s].q for s in symbols))
-        if abs(value) < 1e-20 and sympy.expand(gap) != 0:
+        if abs(value) < 1e-20 and not _vanishes(gap):
             raise _Border
         return bool(value > 0)
 
     def _describe(self, cell: _Cell) -> str:
+        """Where and what: r0 is π_θ/π_θold of token 0, pi0 a demonstration's π_θ."""
         readable = self._unknowns.readable
         made = dict.fromkeys(_condition(readable(gap), yes) for gap, yes in cell.choices)
         conditions = " and ".join(condition for condition in made if condition)
-        where = f" where {conditions}" if conditions else ""
-        sides = [sympy.factor_terms(readable(side)) for side in (cell.published, cell.row)]
-        return f"{where}: the published loss has dL/dl = {sides[0]}, the row has -w = {sides[1]}"
+        where = f", where {conditions}" if conditions else ""
+        published, row = (sympy.factor_terms(readable(x)) for x in (cell.published, cell.row))
+        return f"{where}, the published loss has dL/dl = {published}, the row has -w = {row}"
 
 
 def _vanishes(x: Scalar) -> bool:
@@ -911,6 +911,6 @@ def _where(pattern: Pattern, samples: Sequence[Sample], i: int, t: int) -> str:
     )
     kind = "demonstration" if samples[i].demonstration else "rollout"
     return (
-        f"rewards of {batch}. Token {t} of {len(samples[i].logp)} of the {kind} with R = "
-        f"{samples[i].reward} of question {samples[i].question}"
+        f"with rewards of {batch}: token {t} (of {len(samples[i].logp)}) of question "
+        f"{samples[i].question}'s {kind} with R = {samples[i].reward}"
     )
