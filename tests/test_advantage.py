@@ -65,26 +65,23 @@ def two_questions() -> TrajectoryBatch:
         (Signed(), [1, -1, -1, 1, 1, 1]),
         (Signed(0.5, -2.0), [0.5, -2, -2, 0.5, 0.5, 0.5]),
         # Over the rollouts: mean 1/2, squares 4 · 1/4 = 1, std (1/3)^½, so ±½ √3. Alone: 0.
-        (GroupZScore(), [0.75**0.5, -(0.75**0.5), -(0.75**0.5), 0.75**0.5, None, 0]),
+        (GroupZScore(), [0.75**0.5, -(0.75**0.5), -(0.75**0.5), 0.75**0.5, 2.5 * 3**0.5, 0]),
         # Over the union 1, 0, 0, 1, 3: mean 1, squares 0 + 1 + 1 + 0 + 4 = 6, std (6/4)^½ = √1.5.
         (GroupZScore("all"), [0, -(1.5**-0.5), -(1.5**-0.5), 0, 2 * 1.5**-0.5, 0]),
-        (GroupCentered(), [0.5, -0.5, -0.5, 0.5, None, 0]),
+        (GroupCentered(), [0.5, -0.5, -0.5, 0.5, 2.5, 0]),
         (GroupCentered("all"), [0, -1, -1, 0, 2, 0]),
-        # The others' mean is 1/3 for a solved rollout, 2/3 for a failed one.
-        (LeaveOneOut(), [2 / 3, -2 / 3, -2 / 3, 2 / 3, None, 0]),
+        # The others' mean is 1/3 for a solved rollout, 2/3 for a failed one, 1/2 for a demonstration.
+        (LeaveOneOut(), [2 / 3, -2 / 3, -2 / 3, 2 / 3, 2.5, 0]),
         # Tokens of rollouts bear 1, 1, 0, 0, 1, 1, 1: mean 5/7, squares 5 · 4/49 + 2 · 25/49
-        # = 70/49, std (70/49/6)^½ = (5/21)^½: Â is 2/7 and −5/7 over it.
-        (BatchZScore(), [x / (5 / 21) ** 0.5 for x in (2 / 7, -5 / 7, -5 / 7, 2 / 7)]
-         + [None, 2 / 7 / (5 / 21) ** 0.5]),
+        # = 70/49, std (70/49/6)^½ = (5/21)^½: Â is 2/7, −5/7 and 16/7 over it.
+        (BatchZScore(), [x / 7 / (5 / 21) ** 0.5 for x in (2, -5, -5, 2, 16, 2)]),
     ],
     ids=lambda x: x.label if isinstance(x, Advantage) else "",
 )  # fmt: skip
-def test_by_hand(rule: Advantage, expected: list[float | None]) -> None:
-    got = rule(two_questions())
+def test_by_hand(rule: Advantage, expected: list[float]) -> None:
+    got = rule(two_questions()).squeeze(1)
     assert got.dtype == torch.float64
-    for row, wanted in enumerate(expected):
-        if wanted is not None:  # what stands at rows that no term of the rule reads is free
-            close(got[row], wanted)
+    close(got[:-1], torch.tensor(expected, dtype=torch.float64))  # what padding gets is free
 
 
 def test_a_lone_reward_may_be_kept() -> None:
@@ -164,31 +161,29 @@ def test_gae_is_its_definition_row_by_row(
             close(ours[i, tokens], torch.tensor(expected, dtype=torch.float64))
 
 
-def naive_group(rule: Advantage, batch: TrajectoryBatch, i: int) -> float:
-    """The rule for row ``i``, from lists."""
-    rows = [
-        j
-        for j in range(len(batch.reward))
-        if read_by(rule, batch)[j] and batch.group[j] == batch.group[i]
-    ]
-    own, rewards = batch.reward[i].item(), [batch.reward[j].item() for j in rows]
+def naive_group(rule: Advantage, rewards: list[float], own: int | None, reward: float) -> float:
+    """The rule for one reward, which stands at index ``own`` of its set, or outside of it."""
     if isinstance(rule, LeaveOneOut):
-        others = [batch.reward[j].item() for j in rows if j != i]
-        return own - mean(others) if others else 0.0
-    if len(set(rewards)) < 2:
-        return 0.0
-    centred = own - mean(rewards)
+        others = [r for j, r in enumerate(rewards) if j != own]
+        return reward - mean(others) if others else 0.0
+    centred = reward - mean(rewards)
     if isinstance(rule, GroupCentered):
         return centred
+    if len(set(rewards)) < 2:
+        return 0.0
     return centred / (sum((r - mean(rewards)) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5
 
 
 @pytest.mark.parametrize("rule", CENTRED[:-1], ids=lambda rule: rule.label)
 @given(case=cases(rewards=(-1.0, 0.0, 0.5, 2.0)))
 def test_group_rules_are_their_definition_row_by_row(rule: Advantage, case: Case) -> None:
-    ours = rule(case.batch).squeeze(1)
-    for i in read_by(rule, case.batch).nonzero().squeeze(1).tolist():
-        close(ours[i], naive_group(rule, case.batch, i))
+    b = case.batch
+    ours, members = rule(b).squeeze(1), read_by(rule, b)
+    for i in b.rows_of("all").nonzero().squeeze(1).tolist():
+        rows = (members & (b.group == b.group[i])).nonzero().squeeze(1).tolist()
+        if rows:
+            own = rows.index(i) if i in rows else None
+            close(ours[i], naive_group(rule, b.reward[rows].tolist(), own, b.reward[i].item()))
 
 
 @given(case=cases(rewards=(-1.0, 0.0, 0.5, 2.0)))

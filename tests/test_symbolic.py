@@ -22,18 +22,11 @@ from upge.feedback import GATES, Gate
 from upge.normalization import NORMALIZERS, TokenMean
 from upge.reference import ConstantOne
 from upge.stabilization import Clip, Stabilization
-from upge.theory import published, symbolic
+from upge.theory import published, symbolic, twins
+from upge.theory.maths import SymbolicOps, Where, exact
 from upge.theory.published import Sample
-from upge.theory.symbolic import (
-    PATTERNS,
-    TWINS,
-    SymbolicOps,
-    Where,
-    exact,
-    twin,
-    verify_symbolic,
-    weights,
-)
+from upge.theory.symbolic import PATTERNS, verify_symbolic
+from upge.theory.twins import TWINS, twin, weights
 
 # --- the proof holds ------------------------------------------------------------------------------
 
@@ -300,7 +293,7 @@ def test_a_component_without_twin_is_named() -> None:
 
 
 def test_a_twin_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbolic, "TWINS", dict(TWINS))
+    monkeypatch.setattr(twins, "TWINS", dict(TWINS))
 
     @dataclass(frozen=True)
     class Half(Stabilization):

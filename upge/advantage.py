@@ -18,7 +18,6 @@ from upge.batch import Samples, TrajectoryBatch
 from upge.component import Component, between
 from upge.errors import unknown
 
-
 _EQUAL = "Â = 0 where all rewards of the set are equal or it has one member (0/0 otherwise)"
 _BESSEL = "std divides by n − 1: torch's default, which verl and TRL use"
 _NO_EPSILON = "nothing is added to std: the papers' formulas; codes add 1e-8 to 1e-4"
@@ -121,10 +120,20 @@ class GAE(Advantage):
 
 
 class _Moments(NamedTuple):
+    """Of the rewards of each row's set, (N,): size, the row's deviation from the mean, std.
+
+    ``flat`` marks rows whose deviation is 0 but for rounding: members of a set of equal rewards.
+    """
+
     size: Tensor
+    member: Tensor
     deviation: Tensor
     std: Tensor
     equal: Tensor
+
+    @property
+    def flat(self) -> Tensor:
+        return self.equal & self.member
 
 
 def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
@@ -143,7 +152,7 @@ def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     nothing = torch.full_like(mean, torch.inf)
     highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
     lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
-    return _Moments(spread(count), deviation, spread(std), spread(highest <= lowest))
+    return _Moments(spread(count), rows, deviation, spread(std), spread(highest <= lowest))
 
 
 #: The sets of a question's trajectories that statistics may be taken over, as printed.
@@ -223,7 +232,7 @@ class GroupCentered(_GroupAdvantage):
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
-        centered = torch.where(m.equal, 0.0, m.deviation)
+        centered = torch.where(m.flat, 0.0, m.deviation)
         if self.lone_reward:
             centered = torch.where(m.size <= 1, batch.reward.double(), centered)
         return centered.to(batch.dtype)[:, None]
@@ -231,7 +240,10 @@ class GroupCentered(_GroupAdvantage):
 
 @dataclass(frozen=True)
 class LeaveOneOut(Advantage):
-    """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8)."""
+    """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8).
+
+    For a demonstration these are all of the question's rollouts.
+    """
 
     choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
     text: ClassVar[str] = "R − mean of others"
@@ -239,8 +251,8 @@ class LeaveOneOut(Advantage):
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, "online")
-        scaled = m.deviation * m.size / (m.size - 1).clamp(min=1)
-        return torch.where(m.equal, 0.0, scaled).to(batch.dtype)[:, None]
+        others = torch.where(m.member, m.size / (m.size - 1).clamp(min=1), 1.0)
+        return torch.where(m.flat, 0.0, m.deviation * others).to(batch.dtype)[:, None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""The common objective J_{λ,μ} of eq. 1 and appendix B.2, exact on enumerable policies.
+
+    J_μ(θ) = E_{τ~π_θ}[r(τ|q)] − μ KL(π_β(·|q) ‖ π_θ(·|q))
+    J_{λ,μ}(θ) = J_μ(θ) − λ KL(π_θ(·|q) ‖ π_ref(·|q))
+
+averaged over the questions q. Both divergences are between distributions of whole trajectories.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from upge.errors import UpgeError
+from upge.theory.enumeration import Policy
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) from log-probabilities (M,); infinite if p has mass where q has none."""
+    covered = log_p > -torch.inf
+    return torch.where(covered, log_p.exp() * (log_p - log_q), 0.0).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """J_{λ,μ} as a function of the policy.
+
+    Args:
+        reward: (Q, M) r(τ|q) of every trajectory of the policy's tree, or (M,) for one question.
+        mu: μ ≥ 0.
+        demo: π_β; needed where μ > 0.
+        lam: λ ≥ 0.
+        reference: π_ref; needed where λ > 0.
+
+    Raises:
+        UpgeError: a reward that is not finite, a weight that is negative or lacks its policy.
+    """
+
+    reward: Tensor
+    mu: float = 0.0
+    demo: Policy | None = None
+    lam: float = 0.0
+    reference: Policy | None = None
+
+    def __post_init__(self) -> None:
+        if not self.reward.isfinite().all():
+            raise UpgeError("reward: got an entry that is not a finite number")
+        object.__setattr__(self, "reward", torch.atleast_2d(self.reward.double()))
+        for name, policy, needed in (
+            ("mu", "demo", self.demo),
+            ("lam", "reference", self.reference),
+        ):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                raise UpgeError(f"{name}: got {weight}, wanted a finite number ≥ 0")
+            if weight and needed is None:
+                raise UpgeError(f"{name} is {weight:g}, so the objective needs the {policy} policy")
+
+    def __call__(
+        self, policy: Policy, theta: Tensor | None = None, question: int | None = None
+    ) -> Tensor:
+        """J at ``theta`` (the policy's own if not given), a differentiable scalar.
+
+        It is −∞ where a weighted divergence is infinite. ``question`` restricts it to one.
+
+        Raises:
+            UpgeError: rewards of another number of questions or trajectories than the policy's.
+        """
+        wanted = (policy.questions, policy.tree.trajectories)
+        if tuple(self.reward.shape) != wanted:
+            raise UpgeError(f"reward: got shape {tuple(self.reward.shape)}, wanted {wanted}")
+        chosen = range(policy.questions) if question is None else [question]
+        return torch.stack([self._of(policy, theta, q) for q in chosen]).mean()
+
+    def gradient(self, policy: Policy, question: int | None = None) -> Tensor:
+        """(D,) ∇_θ J at the policy's parameters.
+
+        Raises:
+            UpgeError: J is −∞: π_β or π_θ has mass where its counterpart has none.
+        """
+        theta = policy.theta.clone().requires_grad_()
+        value = self(policy, theta, question)
+        if value.isinf():
+            raise UpgeError(
+                "J is −∞ and has no gradient: the demonstration policy has mass where π_θ has "
+                "none, or π_θ where the reference policy has none"
+            )
+        (gradient,) = torch.autograd.grad(value, theta)
+        return gradient
+
+    def _of(self, policy: Policy, theta: Tensor | None, question: int) -> Tensor:
+        log_pi = policy.logp(question, theta)
+        value = log_pi.exp() @ self.reward[question]
+        if self.mu and self.demo is not None:
+            value = value - self.mu * kl(self.demo.logp(question), log_pi)
+        if self.lam and self.reference is not None:
+            value = value - self.lam * kl(log_pi, self.reference.logp(question))
+        return value
