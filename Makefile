@@ -3,10 +3,12 @@
 # Settings, on the command line or in the environment:
 #   VENV    where the environment goes (a path without spaces)
 #   PYTHON  the Python 3.11 it is made with
+#   OUT     where tables go
 # On Linux pip takes torch with CUDA. Without a GPU the CPU build saves gigabytes:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
 VENV ?= .venv
+OUT ?= paper_tables
 # A python3.11 on PATH may be a shim with nothing behind it, so it is asked to run.
 PYTHON ?= $(shell if python3.11 -c '' >/dev/null 2>&1; then echo python3.11; else echo python3; fi)
 
@@ -24,7 +26,7 @@ help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; results go to paper_tables/
-	"$(VENV)/bin/upge" verify --out paper_tables
+	"$(VENV)/bin/upge" verify --out "$(OUT)"
 
 test: $(VENV)/.stamp ## Run the fast tests
 	$(one_thread) $(python) -m pytest -q -n 2 --timeout 300

@@ -70,7 +70,7 @@ def two_questions() -> TrajectoryBatch:
         (GroupZScore("all"), [0, -(1.5**-0.5), -(1.5**-0.5), 0, 2 * 1.5**-0.5, 0]),
         (GroupCentered(), [0.5, -0.5, -0.5, 0.5, 2.5, 0]),
         (GroupCentered("all"), [0, -1, -1, 0, 2, 0]),
-        # The others' mean is 1/3 for a solved rollout, 2/3 for a failed one, 1/2 for a demonstration.
+        # The others' mean is 1/3 for a solved rollout, 2/3 for a failed one, 1/2 for none of them.
         (LeaveOneOut(), [2 / 3, -2 / 3, -2 / 3, 2 / 3, 2.5, 0]),
         # Tokens of rollouts bear 1, 1, 0, 0, 1, 1, 1: mean 5/7, squares 5 · 4/49 + 2 · 25/49
         # = 70/49, std (70/49/6)^½ = (5/21)^½: Â is 2/7, −5/7 and 16/7 over it.

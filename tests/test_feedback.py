@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, close, estimate, make_batch, weights
 
 from upge import Estimator, Term, TrajectoryBatch, UpgeError, compose
 from upge.advantage import GroupCentered, One
+from upge.batch import Samples
 from upge.feedback import GATES, Feedback, Gate, Linear, Sigmoid, Switch, feedback, performance
 from upge.normalization import TrajectoryMean
 from upge.reference import CurrentPolicy, RolloutPolicy
@@ -118,18 +119,31 @@ def test_the_switch_never_mixes_the_two_losses_in_a_question(case: Case, gamma: 
     assert not (bears[0] & bears[1]).any()
 
 
-@given(cases(), st.sampled_from(FEEDBACKS))
+# Rewards that differ, so that there is something to learn from, but fail alike.
+FAILURES = cases(rewards=(-3.0, -2.0, -1.0, 0.0), min_questions=3)
+
+
+def lacking(samples: Samples, batch: TrajectoryBatch) -> torch.Tensor:
+    """(N,) bool: rows whose question has none of the samples."""
+    return (batch.per_question(batch.rows_of(samples).long()) == 0)[batch.question]
+
+
+@settings(max_examples=50)
+@given(FAILURES, st.sampled_from(FEEDBACKS))
 def test_without_a_demonstration_a_question_is_left_to_rl(case: Case, pair: Feedback) -> None:
-    b = case.batch
-    alone = (b.per_question(b.rows_of("offline").long()) == 0)[b.question]
+    alone = lacking("offline", case.batch)
+    assert (Gate(pair, "rl")(case.batch)[alone] == 1).all()
+    assert (Gate(pair, "sft")(case.batch)[alone] == 0).all()
     ungated = weights(compose(*terms()), case)
     close(weights(gated(pair), case)[alone], ungated[alone])
 
 
-@given(cases(), st.sampled_from([Switch(0.0), Switch(0.5), Linear()]))
+@settings(max_examples=50)
+@given(FAILURES, st.sampled_from([Switch(0.0), Switch(0.5), Linear()]))
 def test_without_rollouts_a_question_is_left_to_sft(case: Case, pair: Feedback) -> None:
-    b = case.batch
-    alone = (b.per_question(b.rows_of("online").long()) == 0)[b.question]
+    alone = lacking("online", case.batch) & ~lacking("offline", case.batch)
+    assert (Gate(pair, "rl")(case.batch)[alone] == 0).all()
+    assert (Gate(pair, "sft")(case.batch)[alone] == 1).all()
     ungated = weights(compose(*terms()), case)
     close(weights(gated(pair), case)[alone], ungated[alone])
 

@@ -255,7 +255,10 @@ def _cispo_as_printed(ratio_max: float, ratio_min: float) -> Terms:
         ),
         build=_cispo_as_printed,
     ),
-    note="The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r.",
+    note=(
+        "The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r. No 0/1 mask "
+        "can stand in for it, as a clipped token keeps a weight that is neither 0 nor r Â."
+    ),
     ratio_max=Option(
         5.0,
         "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, arXiv 2510.13786, and "

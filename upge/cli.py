@@ -33,6 +33,9 @@ app = typer.Typer(
 )
 console = Console()
 
+#: Columns of a terminal that hold Table 1's components beside its checks.
+_WIDE = 150
+
 
 class Format(StrEnum):
     """How results are printed; ``auto`` is a table in a terminal and JSON in a pipe."""
@@ -116,10 +119,11 @@ def _summary(findings: Sequence[Finding]) -> Table:
     from upge.theory.tables import rows_of, summary_columns
 
     table = Table(title="Table 1: the unified view, verified", title_justify="left")
-    for header, _ in summary_columns():
+    columns = summary_columns(wide=console.width >= _WIDE)
+    for header, _ in columns:
         table.add_column(header, overflow="fold")
     for row in rows_of(findings):
-        table.add_row(*(render(row) for _, render in summary_columns()))
+        table.add_row(*(render(row) for _, render in columns))
     return table
 
 

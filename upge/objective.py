@@ -20,8 +20,8 @@ from upge.theory.enumeration import Policy
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) from log-probabilities (M,); infinite if p has mass where q has none."""
-    covered = log_p > -torch.inf
-    return torch.where(covered, log_p.exp() * (log_p - log_q), 0.0).sum()
+    p = log_p.exp()
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from upge.algorithms import Algorithm
 from upge.batch import TrajectoryBatch
 from upge.errors import UpgeError
 from upge.policies.pretrained import SMOLLM2, load_pretrained
+from upge.tasks.hub import load_gsm8k
 from upge.tasks.problem import Problem, data_folder, load_problems
 from upge.theory.numeric import (
     Agreement,
@@ -44,8 +45,9 @@ class _Trajectory:
 
 
 def gsm8k() -> list[Problem]:
-    """GSM8K's training problems, from the local data folder."""
-    return load_problems(data_folder() / "gsm8k_train.jsonl")
+    """GSM8K's training problems, from the local data folder or else from the hub."""
+    local = data_folder() / "gsm8k_train.jsonl"
+    return load_problems(local) if local.exists() else load_gsm8k("train")
 
 
 def partial_credit(text: str, problem: Problem) -> float:
