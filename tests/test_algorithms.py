@@ -151,7 +151,7 @@ def test_names_that_are_not_known() -> None:
         ("ppo", {"gamma": 1.5}, "GAE.gamma: got 1.5, wanted a number from 0 to 1"),
         ("ppo", {"lam": -0.5}, "GAE.lam: got -0.5, wanted a number from 0 to 1"),
         ("hpt", {"gamma": 2.0}, "Switch.gamma: got 2.0, wanted a number from 0 to 1"),
-        ("luffy", {"shaping": 0.0}, "PolicyShaping.gamma: got 0.0, wanted a number > 0"),
+        ("luffy", {"shaping": 0.0}, "PolicyShaping.gamma: got 0.0, wanted a finite number > 0"),
         ("grpo", {"gate": "linear"}, "grpo has no gated term"),
         ("hpt", {"gate": "liner"}, "did you mean 'linear'"),
     ],

@@ -192,6 +192,14 @@ def test_dft_weighs_a_token_by_its_probability(case: Case) -> None:
     close(weights(get("dft"), case), -logp.grad)
 
 
+@given(cases(), st.floats(0, 1))
+def test_chord_shares_its_weight_between_grpo_and_uncertain_tokens(case: Case, mu: float) -> None:
+    demo, pi = case.batch.tokens_of("offline"), case.logp.exp()
+    uncertain = torch.where(demo, pi * (1 - pi), 0.0) / demo.sum()
+    expected = (1 - mu) * weights(get("grpo"), case) + mu * uncertain
+    close(weights(get("chord", mu=mu), case), expected)
+
+
 @given(cases(rewards=(0.0, 1.0, 3.0)))
 def test_luffy_is_one_union_of_rollouts_and_demonstrations(case: Case) -> None:
     b, z = case.batch, GroupZScore("all")(case.batch)

@@ -171,7 +171,7 @@ def test_gates_by_name(name: str) -> None:
         (lambda: Switch(1.5), "Switch.gamma: got 1.5, wanted a number from 0 to 1"),
         (lambda: Switch(float("nan")), "Switch.gamma: got nan"),
         (lambda: Sigmoid(2.0), "Sigmoid.gamma: got 2.0, wanted a number from 0 to 1"),
-        (lambda: Sigmoid(0.5, 0.0), "Sigmoid.steepness: got 0.0, wanted a number > 0"),
+        (lambda: Sigmoid(0.5, 0.0), "Sigmoid.steepness: got 0.0, wanted a finite number > 0"),
         (lambda: feedback("swich", 0.0), "'swich'; did you mean 'switch'?"),
         (lambda: feedback("switch", 3.0), "gamma: got 3.0"),
     ],

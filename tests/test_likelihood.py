@@ -148,8 +148,8 @@ IDS = torch.zeros(2, 3, dtype=torch.long)
         (lambda: token_likelihood(H, V, IDS[0]), "token_likelihood: got hidden (2, 3, 4)"),
         (lambda: token_likelihood(H, V[:, :3], IDS), "head (5, 3)"),
         (lambda: token_likelihood(H, V[0], IDS), "head (4,)"),
-        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(4)), "bias (4,)"),
-        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(1)), "bias (1,)"),
+        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(4)), "bias: got shape (4,)"),
+        (lambda: token_likelihood(H, V, IDS, bias=torch.zeros(1)), "bias: got shape (1,)"),
         (lambda: token_likelihood(H, V, IDS, temperature=0.0), "temperature: got 0.0"),
         (lambda: token_likelihood(H, V, IDS, temperature=-1.0), "temperature: got -1.0"),
         (lambda: token_likelihood(H, V, IDS, temperature=math.nan), "temperature: got nan"),
@@ -205,5 +205,5 @@ def test_a_shaping_is_the_derivative_of_f(
 
 @pytest.mark.parametrize("gamma", [0.0, -0.1, math.nan])
 def test_a_bad_shaping_is_named(gamma: float) -> None:
-    with pytest.raises(UpgeError, match=r"PolicyShaping.gamma: got .*, wanted a number > 0"):
+    with pytest.raises(UpgeError, match=r"PolicyShaping.gamma: got .*, wanted a finite number > 0"):
         PolicyShaping(gamma)

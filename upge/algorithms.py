@@ -490,6 +490,8 @@ def _offline_reinforce() -> Terms:
     clip=_CLIP,
 )
 def _chord(mu: float, clip: float) -> Terms:
+    if not 0 <= mu <= 1:
+        raise UpgeError(f"mu: got {mu}, wanted a number from 0 to 1")
     (rollouts,) = _grpo(clip)
     demonstrations = _demos(
         reference=ConstantOne(), shaping=Complement(), normalizer=TokenMean(), coefficient=mu
@@ -540,13 +542,19 @@ def _srft() -> Terms:
 _OFFICIAL = partial(GroupCentered, lone_reward=True)
 
 
+def _share(devices: float) -> float:
+    if not 1 <= devices < float("inf"):
+        raise UpgeError(f"devices: got {devices}, wanted a finite number ≥ 1")
+    return 1 / devices
+
+
 def _official_off_policy(over: Samples, shaping: float, devices: float) -> Term:
     return _demos(
         reference=ConstantOne(),
         advantage=_OFFICIAL(over),
         shaping=PolicyShaping(shaping),
         normalizer=LengthSum(),
-        coefficient=1 / devices,
+        coefficient=_share(devices),
     )
 
 
@@ -560,12 +568,14 @@ def _official_off_policy(over: Samples, shaping: float, devices: float) -> Term:
 )
 def _srft_official(shaping: float, devices: float) -> Terms:
     on_policy = partial(
-        _rollouts, reference=CurrentPolicy(), normalizer=LengthSum(), coefficient=1 / devices
+        _rollouts, reference=CurrentPolicy(), normalizer=LengthSum(), coefficient=_share(devices)
     )
     return (
         _demos(normalizer=TokenMean(), coefficient=0.5, entropy_weight=EntropyWeight(-1)),
         _official_off_policy("all", shaping, devices),
-        on_policy(advantage=_SOLVED, coefficient=0.1 / devices, entropy_weight=EntropyWeight(1)),
+        on_policy(
+            advantage=_SOLVED, coefficient=0.1 * _share(devices), entropy_weight=EntropyWeight(1)
+        ),
         on_policy(advantage=_FAILED),
     )
 
@@ -613,7 +623,7 @@ def _official_rl(gamma: float, devices: float) -> Term:
     return _rollouts(
         advantage=_OFFICIAL(),
         normalizer=LengthSum(),
-        coefficient=1 / devices,
+        coefficient=_share(devices),
         gate=Gate(Switch(gamma), "rl"),
     )
 

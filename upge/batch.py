@@ -22,6 +22,10 @@ MAX_LOG_RATIO = 60.0
 LOGP_SLACK = 1e-3
 
 
+_REQUIRED = ("mask", "reward", "group", "offline")
+_TENSORS = (*_REQUIRED, "old_logp", "values", "tokens", "attention", "logp", "entropy")
+
+
 def _identity(total: Tensor) -> Tensor:
     return total
 
@@ -65,11 +69,10 @@ class TrajectoryBatch:
     all_sum: Callable[[Tensor], Tensor] = _identity
 
     def __post_init__(self) -> None:
-        for name in ("mask", "reward", "group", "offline"):
-            if not isinstance(getattr(self, name), Tensor):
-                raise UpgeError(
-                    f"{name}: got {type(getattr(self, name)).__name__}, wanted a torch tensor"
-                )
+        for name in _TENSORS:
+            given = getattr(self, name)
+            if not isinstance(given, Tensor) and (given is not None or name in _REQUIRED):
+                raise UpgeError(f"{name}: got {type(given).__name__}, wanted a torch tensor")
         if self.mask.dim() != 2:
             raise UpgeError(f"mask: got shape {tuple(self.mask.shape)}, wanted (N, T)")
         self._set("mask", _flags("mask", self.mask))
@@ -83,7 +86,8 @@ class TrajectoryBatch:
         if self.group.is_floating_point() or self.group.dtype == torch.bool:
             raise UpgeError(f"group: got {self.group.dtype}, wanted integers (one a question)")
         self._check_finite("reward", self.reward, self.mask.any(1))
-        self._set("reward", torch.where(self.mask.any(1), self.reward, 0.0).to(self.dtype))
+        reward = torch.where(self.mask.any(1), self.reward.detach(), 0.0)
+        self._set("reward", reward.to(self.dtype))
         online = self.mask & ~self.offline
         for name, where, is_logp in (
             ("old_logp", online, True),
@@ -152,8 +156,8 @@ class TrajectoryBatch:
         return source.dtype if source.dtype in wide else torch.float32
 
     def at(self, logp: Tensor, entropy: Tensor | None = None) -> TrajectoryBatch:
-        """The batch as the current policy sees it: ``logp`` and ``entropy`` detached and set."""
-        return replace(self, logp=logp.detach(), entropy=_detached(entropy))
+        """The batch as the current policy sees it: ``logp`` and ``entropy`` set, detached."""
+        return replace(self, logp=logp, entropy=entropy)
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The batch's ``rows`` (indices or bool mask), e.g. one micro-batch."""
@@ -212,10 +216,6 @@ class TrajectoryBatch:
         tokens = self.tokens_of(samples)
         total = torch.where(tokens, x, 0.0).sum(1, keepdim=True)
         return total / tokens.sum(1, keepdim=True).clamp(min=1)
-
-
-def _detached(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach()
 
 
 def _flags(name: str, given: Tensor) -> Tensor:

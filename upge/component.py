@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -31,14 +32,23 @@ class Component:
         return f"{type(self).__name__}({options})" if options else type(self).__name__
 
 
-def at_least(component: Component, low: float, *names: str, strict: bool = False) -> None:
-    """Refuse options of ``component`` below ``low`` (or equal to it, if ``strict``), or NaN."""
+def at_least(component: Component, low: float, *names: str) -> None:
+    """Refuse options of ``component`` below ``low``, or NaN; infinity stands for no bound."""
     for name in names:
         value = getattr(component, name)
-        if not (value > low if strict else value >= low):
+        if not value >= low:
             raise UpgeError(
-                f"{type(component).__name__}.{name}: got {value}, wanted a number "
-                f"{'>' if strict else '≥'} {low:g}"
+                f"{type(component).__name__}.{name}: got {value}, wanted a number ≥ {low:g}"
+            )
+
+
+def positive(component: Component, *names: str) -> None:
+    """Refuse options of ``component`` that are not finite and above 0."""
+    for name in names:
+        value = getattr(component, name)
+        if not 0 < value < math.inf:
+            raise UpgeError(
+                f"{type(component).__name__}.{name}: got {value}, wanted a finite number > 0"
             )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.component import Component, at_least, between
+from upge.component import Component, between, positive
 from upge.errors import unknown
 
 #: Far above float32's rounding of k/n, far below the distance of two such fractions.
@@ -89,7 +89,7 @@ class Sigmoid(Feedback):
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "gamma")
-        at_least(self, 0, "steepness", strict=True)
+        positive(self, "steepness")
 
     def f(self, p: Tensor) -> Tensor:
         """σ(steepness · (P − gamma))."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from upge.batch import TrajectoryBatch
-from upge.component import Component, at_least
+from upge.component import Component, positive
 from upge.errors import UpgeError
 
 
@@ -56,6 +56,8 @@ def token_likelihood(
             f"token_likelihood: got hidden {tuple(hidden.shape)}, head {tuple(head.shape)}, tokens "
             f"{tuple(tokens.shape)}, wanted (..., H), (V, H) and (...)"
         )
+    if bias is not None and bias.shape != head.shape[:1]:
+        raise UpgeError(f"bias: got shape {tuple(bias.shape)}, wanted ({head.shape[0]},)")
     if not temperature > 0:
         raise UpgeError(f"temperature: got {temperature}, wanted a number > 0")
     if chunk < 1:
@@ -72,10 +74,10 @@ def token_likelihood(
 def _chunk_likelihood(
     hidden: Tensor, head: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, head, bias) / temperature
+    logits = torch.nn.functional.linear(hidden, head, bias)
     # Half-precision log-softmax loses the ratios' digits.
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    log_pi = logits.log_softmax(-1)
+    log_pi = (logits / temperature).log_softmax(-1)
     entropy = -(log_pi.exp() * log_pi).sum(-1)
     return log_pi.gather(-1, tokens[:, None]).squeeze(-1), entropy
 
@@ -112,7 +114,7 @@ class PolicyShaping(Shaping):
     latex: ClassVar[str] = r"f'_{shape}(\pi_\theta)"
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "gamma", strict=True)
+        positive(self, "gamma")
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         pi = batch.require("logp", "policy shaping").exp()

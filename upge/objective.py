@@ -36,7 +36,7 @@ class Objective:
         reference: π_ref; needed where λ > 0.
 
     Raises:
-        UpgeError: a reward that is not finite, a weight that is negative or lacks its policy.
+        UpgeError: a reward that is not finite, or a weight that is negative.
     """
 
     reward: Tensor
@@ -49,14 +49,16 @@ class Objective:
         if not self.reward.isfinite().all():
             raise UpgeError("reward: got an entry that is not a finite number")
         object.__setattr__(self, "reward", torch.atleast_2d(self.reward.double()))
-        for name, policy, needed in (
-            ("mu", "demo", self.demo),
-            ("lam", "reference", self.reference),
-        ):
-            if not 0 <= (weight := getattr(self, name)) < math.inf:
+        for name, weight in (("mu", self.mu), ("lam", self.lam)):
+            if not 0 <= weight < math.inf:
                 raise UpgeError(f"{name}: got {weight}, wanted a finite number ≥ 0")
-            if weight and needed is None:
-                raise UpgeError(f"{name} is {weight:g}, so the objective needs the {policy} policy")
+
+    @property
+    def missing(self) -> str | None:
+        """The policy that a divergence of positive weight lacks, if any."""
+        if self.mu and self.demo is None:
+            return "demo"
+        return "reference" if self.lam and self.reference is None else None
 
     def __call__(
         self, policy: Policy, theta: Tensor | None = None, question: int | None = None
@@ -66,8 +68,11 @@ class Objective:
         It is −∞ where a weighted divergence is infinite. ``question`` restricts it to one.
 
         Raises:
-            UpgeError: rewards of another number of questions or trajectories than the policy's.
+            UpgeError: rewards of another number of questions or trajectories than the policy's, or
+                a divergence without its policy.
         """
+        if self.missing:
+            raise UpgeError(f"J lacks its {self.missing} policy; give one, or weight 0")
         wanted = (policy.questions, policy.tree.trajectories)
         if tuple(self.reward.shape) != wanted:
             raise UpgeError(f"reward: got shape {tuple(self.reward.shape)}, wanted {wanted}")
@@ -93,8 +98,8 @@ class Objective:
     def _of(self, policy: Policy, theta: Tensor | None, question: int) -> Tensor:
         log_pi = policy.logp(question, theta)
         value = log_pi.exp() @ self.reward[question]
-        if self.mu and self.demo is not None:
+        if self.mu and self.demo:
             value = value - self.mu * kl(self.demo.logp(question), log_pi)
-        if self.lam and self.reference is not None:
+        if self.lam and self.reference:
             value = value - self.lam * kl(log_pi, self.reference.logp(question))
         return value

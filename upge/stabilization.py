@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.component import Component, at_least
+from upge.component import Component, at_least, positive
 from upge.errors import UpgeError
 
 
@@ -123,6 +123,9 @@ class CISMask(Stabilization):
     latex: ClassVar[str] = r"\mathbf{1}_{CIS\text{-}Mask}"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "low", "high")
+
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         return Clip(self.low, self.high)(batch, advantage)
 
@@ -165,7 +168,7 @@ class SigmoidGate(Stabilization):
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "tau_pos", "tau_neg", strict=True)
+        positive(self, "tau_pos", "tau_neg")
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         ratio = batch.token_log_ratio("the sigmoid gate").exp()

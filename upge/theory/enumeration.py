@@ -136,13 +136,16 @@ class Tree:
         """(M, H) where (prefix, token) stands in a flattened table (P · V)."""
         return self.prefix * self.vocab + self.tokens
 
-    def prefix_name(self, i: int) -> str:
-        """Token ids of prefix i joined by spaces; empty for the start."""
-        return " ".join(map(str, self.tokens[i, : int(self.length[i]) - 1].tolist()))
+    @cached_property
+    def trajectory_names(self) -> list[str]:
+        """Token ids of every trajectory joined by spaces, with its eos."""
+        rows = zip(self.tokens.tolist(), self.length.tolist(), strict=True)
+        return [" ".join(map(str, tokens[:length])) for tokens, length in rows]
 
-    def trajectory_name(self, i: int) -> str:
-        """Token ids of trajectory i joined by spaces, with its eos."""
-        return " ".join(map(str, self.tokens[i, : int(self.length[i])].tolist()))
+    @cached_property
+    def prefix_names(self) -> list[str]:
+        """Token ids of every prefix joined by spaces; empty for the start."""
+        return [name.rpartition(" ")[0] for name in self.trajectory_names[: self.prefixes]]
 
     def at_tokens(self, table: Tensor) -> Tensor:
         """(M, H) entries of a table (P, V) at the trajectories' tokens; 0 at padding."""

@@ -1,18 +1,17 @@
 """Exact mean and covariance of every estimator for one group, on policies that can be enumerated.
 
-A group is ``group_size`` rollouts of π_θold and, for estimators that read them, ``demonstrations``
-trajectories of π_β, all independent. The estimator is g = Σ_i x_i with x_i = Σ_t w_it ∇log π_θ(τ_it).
-What a weight takes from the rest of the group (advantage, gate, normaliser) depends on the others'
-rewards only, and for some components on their lengths: on their *class*. So, given how many rows
-of each class a group holds (a multinomial composition), its rows are independent, and
+The estimator is g = Σ_i x_i over the group's rows, x_i = Σ_t w_it ∇log π_θ(τ_it). What a weight
+takes from the rest of the group (advantage, gate, normaliser) depends on the others' rewards and,
+for some components, on their lengths: on their *class*. So, given how many rows of each class a
+group holds (a multinomial *composition*), its rows are independent, and within the composition
 
-    E‖g‖² = Σ_i (E‖x_i‖² − ‖E x_i‖²) + ‖Σ_i E x_i‖²   within a composition,
+    trace Cov[g] = Σ_i (E‖x_i‖² − ‖E x_i‖²),   E g = Σ_i E x_i,
 
 with expectations over all trajectories of a row's class. No group is sampled. The weights are the
-package's own: each composition is planned on representatives of its classes, and the plan is
+package's own: every composition is planned on representatives of its classes, and the plan is
 carried over to all their trajectories.
 
-Estimators weighing by the whole group's entropy (SRFT) have one class a trajectory. Where that
+Estimators that weigh by the whole group's entropy (SRFT) have one class a trajectory. Where that
 makes more compositions than a Monte Carlo estimate has samples, they are sampled, and say so.
 """
 
@@ -21,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations_with_replacement, groupby, product
 from typing import Literal
 
@@ -30,7 +28,6 @@ from torch import Tensor
 
 from upge.advantage import GAE, GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import Value, algorithm
-from upge.batch import TrajectoryBatch
 from upge.errors import UpgeError
 from upge.estimator import Estimator, Plan, Term, _Part
 from upge.normalization import (
@@ -42,10 +39,10 @@ from upge.normalization import (
     TokenSum,
     TrajectoryMean,
 )
-from upge.objective import Objective
-from upge.theory.enumeration import Policy, Scores
+from upge.theory.enumeration import Tree
+from upge.theory.instance import Draws, Setting
 
-#: Compositions that are planned one by one at most: about a minute.
+#: Compositions that are planned one by one at most: a minute or two.
 MAX_COMPOSITIONS = 100_000
 
 #: Default number of groups of a Monte Carlo estimate.
@@ -54,134 +51,11 @@ SAMPLES = 10_000
 #: Numbers held at a time.
 _PIECE = 4_000_000
 
-#: Components that read no trajectory's length, and those that read their own row's only; all
+#: Components that read no trajectory's length, and normalisers that read their own row's only. All
 #: others are taken to read the lengths of the whole group.
-_NO_LENGTH = (One, Reward, Signed, GAE, GroupZScore, GroupCentered, LeaveOneOut) + (
-    (TokenSum, TrajectoryMean, FixedLength, LengthSum, QuestionSum)
-)
+_ADVANTAGES = (One, Reward, Signed, GAE, GroupZScore, GroupCentered, LeaveOneOut)
+_NORMALIZERS = (TokenSum, TrajectoryMean, FixedLength, LengthSum, QuestionSum)
 _OWN_LENGTH = (SequenceMean, QuestionMean)
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """One question: the policies, what is true, and how a group is drawn.
-
-    Args:
-        policy: π_θ.
-        objective: J_μ with the rewards and, if there are demonstrations, π_β.
-        group_size: rollouts a group.
-        old: π_θold; π_θ if not given.
-        demonstrations: trajectories of π_β a group, for estimators that read some.
-        question: which of the policy's questions the group answers.
-        critic: V for GAE: π_θold's exact, undiscounted E[r | prefix], or zero.
-
-    Raises:
-        UpgeError: sizes below what a group needs, or policies on different trees.
-    """
-
-    policy: Policy
-    objective: Objective
-    group_size: int
-    old: Policy | None = None
-    demonstrations: int = 1
-    question: int = 0
-    critic: Literal["exact", "zero"] = "exact"
-
-    def __post_init__(self) -> None:
-        for name, low in (("group_size", 1), ("demonstrations", 0)):
-            if (size := getattr(self, name)) < low:
-                raise UpgeError(f"{name}: got {size}, wanted at least {low}")
-        for name, other in (("old", self.old), ("demo", self.objective.demo)):
-            if other is not None and other.tree != self.policy.tree:
-                raise UpgeError(f"{name}: got {other.tree}, wanted the policy's {self.policy.tree}")
-
-    @property
-    def reward(self) -> Tensor:
-        """(M,) of the question."""
-        return self.objective.reward[self.question]
-
-    @cached_property
-    def truth(self) -> Mapping[str, Tensor]:
-        """(D,) ∇E[r] (``reward``) and ∇J (``mu``), at π_θ."""
-        reward = Objective(self.objective.reward)
-        pair = {"reward": reward, "mu": self.objective}
-        return {name: j.gradient(self.policy, self.question) for name, j in pair.items()}
-
-    @cached_property
-    def scores(self) -> Scores:
-        """∇log π_θ of all tokens."""
-        return self.policy.scores(self.question)
-
-    @cached_property
-    def rollouts(self) -> Draws:
-        """Groups of rollouts."""
-        return Draws(self, None)
-
-    @cached_property
-    def mixed(self) -> Draws:
-        """Groups of rollouts and demonstrations."""
-        if self.objective.demo is None:
-            raise UpgeError("there is no demonstration policy to draw demonstrations from")
-        return Draws(self, self.objective.demo)
-
-    def draws(self, estimator: Estimator) -> Draws:
-        """What the estimator's groups are drawn from.
-
-        Raises:
-            UpgeError: it reads demonstrations and there are none.
-        """
-        reads = any(term.samples != "online" for term in estimator.terms)
-        return self.mixed if reads else self.rollouts
-
-
-class Draws:
-    """All trajectories a group may hold as rows of a batch: first rollouts, then demonstrations.
-
-    Attributes:
-        trajectory: (R,) index in the tree.
-        probability: (R,) of one draw.
-        offline: (R,) bool, true for demonstrations.
-        batch: the R rows, with the current policy's entropy.
-        logp: (R, H) log π_θ.
-        sizes: how many rollouts and how many demonstrations a group has.
-    """
-
-    def __init__(self, setting: Setting, demo: Policy | None) -> None:
-        policy, tree, question = setting.policy, setting.policy.tree, setting.question
-        old = setting.old or policy
-        sources = [(old, setting.group_size)]
-        if demo is not None and setting.demonstrations:
-            sources.append((demo, setting.demonstrations))
-        probs = [source.logp(question).exp() for source, _ in sources]
-        index = [(p > 0).nonzero().flatten() for p in probs]
-        self.sizes = tuple(size for _, size in sources)
-        self.trajectory = torch.cat(index)
-        self.probability = torch.cat([p[i] for p, i in zip(probs, index, strict=True)])
-        self.offline = torch.arange(len(self.trajectory)) >= len(index[0])
-        self.logp = policy.token_logp(question)[self.trajectory]
-        self._check_support(policy)
-        log_old = old.log_probs(question)
-        values = tree.value(log_old, setting.reward) * (setting.critic == "exact")
-        self.cell = tree.cell[self.trajectory]
-        self.batch = TrajectoryBatch(
-            mask=tree.mask[self.trajectory],
-            reward=setting.reward[self.trajectory],
-            group=torch.zeros_like(self.trajectory),
-            offline=self.offline,
-            old_logp=tree.at_tokens(log_old)[self.trajectory],
-            values=tree.at_tokens(values[:, None].expand_as(log_old))[self.trajectory],
-            max_length=tree.horizon,
-            entropy=policy.entropy(question)[self.trajectory],
-        )
-
-    def _check_support(self, policy: Policy) -> None:
-        bad = self.logp.isinf().any(1).nonzero().flatten()
-        if len(bad):
-            name = policy.tree.trajectory_name(int(self.trajectory[bad[0]]))
-            raise UpgeError(
-                f"trajectory {name!r} can be drawn but has probability 0 under the current policy, "
-                "where log π has no gradient; give it a positive probability"
-            )
 
 
 class Classes:
@@ -199,7 +73,7 @@ class Classes:
 
     def __init__(self, estimator: Estimator, draws: Draws) -> None:
         coarse_key, fine_key = _keys(estimator, draws)
-        key = torch.stack([draws.offline.double(), draws.batch.reward, coarse_key], 1)
+        key = torch.stack([draws.offline.double(), draws.batch.reward, coarse_key.double()], 1)
         coarse = torch.unique(key, dim=0, return_inverse=True)[1]
         pair = torch.stack([coarse, fine_key], 1)
         distinct, fine = torch.unique(pair, dim=0, return_inverse=True)
@@ -233,28 +107,21 @@ class Classes:
 
 
 def _keys(estimator: Estimator, draws: Draws) -> tuple[Tensor, Tensor]:
-    """What tells rows of the same reward apart, for the others' weights and for their own."""
-    length = draws.batch.mask.sum(1)
+    """(R,) what tells rows of the same reward apart, for the others' weights and for their own."""
+    length, every = draws.batch.mask.sum(1), torch.ones_like(draws.offline)
     coarse, fine = torch.zeros_like(length), torch.zeros_like(length)
     for term in estimator.terms:
-        own = torch.ones_like(draws.offline)
-        if term.samples != "all":
-            own = draws.offline if term.samples == "offline" else ~draws.offline
-        if _reads_lengths(term):
-            counted = own | (term.normalizer.scope in ("joint", "batch"))
-            if type(term.advantage) not in _NO_LENGTH:
-                counted = torch.ones_like(own)
-            coarse = torch.where(counted, torch.maximum(coarse, length), coarse)
-        elif type(term.normalizer) in _OWN_LENGTH:
+        own = draws.batch.rows_of(term.samples)
+        if type(term.advantage) not in _ADVANTAGES:
+            coarse = torch.maximum(coarse, length)
+        if type(term.normalizer) in _OWN_LENGTH:
             fine = torch.where(own, length, fine)
+        elif type(term.normalizer) not in _NORMALIZERS:
+            counted = every if term.normalizer.scope in ("joint", "batch") else own
+            coarse = torch.where(counted, torch.maximum(coarse, length), coarse)
         if _weighs_by_batch(term):
             coarse = torch.where(own, length.max() + 1 + torch.arange(len(own)), coarse)
-    return coarse.double(), fine
-
-
-def _reads_lengths(term: Term) -> bool:
-    normalizers = _NO_LENGTH + _OWN_LENGTH
-    return type(term.normalizer) not in normalizers or type(term.advantage) not in _NO_LENGTH
+    return coarse, fine
 
 
 def _weighs_by_batch(term: Term) -> bool:
@@ -279,61 +146,313 @@ class Conditional:
 
 
 class _Piece:
-    """Compositions planned one by one, evaluated together.
+    """Compositions that are planned one by one and evaluated together.
 
     A *slot* is a class present in a composition; an *entry* is a fine class of a slot, with its
     static weights of all terms.
     """
 
-    def __init__(self, estimator: Estimator, setting: Setting, draws: Draws, classes: Classes):
+    def __init__(
+        self, estimator: Estimator, setting: Setting, draws: Draws, classes: Classes
+    ) -> None:
         self.estimator, self.setting, self.draws, self.classes = estimator, setting, draws, classes
-        self.local = {
+        tree = setting.policy.tree
+        self._per_row = tree.horizon * len(estimator.terms)
+        self._per_slot = max(tree.prefixes * tree.vocab, len(setting.policy.theta))
+        #: GAE is not known of a class, but of each trajectory, whatever the rest of the group.
+        self._own_advantage = {
             k: term.advantage(draws.batch)
             for k, term in enumerate(estimator.terms)
             if "values" in term.advantage.needs
         }
-        self.probability, self.successes = list[float](), list[int]()
-        self.slots = list[tuple[int, int]]()  # composition, number of rows
-        self.fine, self.slot, self.static = list[int](), list[int](), list[Tensor]()
+        self.clear()
 
-    @property
-    def weight(self) -> int:
-        """How many numbers evaluating it takes, about."""
-        tree = self.setting.policy.tree
-        rows = self.classes.size[self.fine].sum().item() * tree.horizon
-        wide = max(tree.prefixes * tree.vocab, len(self.setting.policy.theta))
-        return int(rows) + len(self.slots) * wide
+    def clear(self) -> None:
+        """Forget all compositions."""
+        self.numbers = 0  # that evaluating takes, about
+        self._probability, self._successes = list[float](), list[int]()
+        self._slots = list[tuple[int, int]]()  # composition, number of rows
+        self._fine, self._slot, self._static = list[int](), list[int](), list[Tensor]()
 
     def add(self, probability: float, counts: dict[int, int]) -> None:
-        """Plan one composition, once for every fine class of its own-reading weights."""
-        first = len(self.slots)
-        self.slots += [(len(self.probability), n) for n in counts.values()]
-        self.probability.append(probability)
-        size = torch.tensor(list(counts.values()))
-        fine = [self.classes.fine[c] for c in counts]
+        """Plan one composition, once for every fine class of its classes."""
+        classes, first = self.classes, len(self._slots)
+        self._slots += [(len(self._probability), n) for n in counts.values()]
+        copies = torch.tensor(list(counts.values()))
+        fine = [classes.fine[c] for c in counts]
         for variant in range(max(map(len, fine))):
             chosen = torch.tensor([own[min(variant, len(own) - 1)] for own in fine])
-            rows = self.classes.members[self.classes.start[chosen]].repeat_interleave(size)
-            static = self._plan(rows)[size.cumsum(0) - size]
+            rows = classes.members[classes.start[chosen]].repeat_interleave(copies)
+            static = self._plan(rows)[copies.cumsum(0) - copies]
             fresh = [i for i, own in enumerate(fine) if variant < len(own)]
-            self.fine += chosen[fresh].tolist()
-            self.slot += [first + i for i in fresh]
-            self.static.append(static[fresh])
-        self.successes.append(int((self.draws.batch.reward[rows] > 0)[~self.draws.offline[rows]].sum()))
+            self._fine += chosen[fresh].tolist()
+            self._slot += [first + i for i in fresh]
+            self._static.append(static[fresh])
+            self.numbers += int(classes.size[chosen[fresh]].sum()) * self._per_row
+        self.numbers += len(fine) * self._per_slot
+        solved = (self.draws.batch.reward[rows] > 0) & ~self.draws.offline[rows]
+        self._probability.append(probability)
+        self._successes.append(int(solved.sum()))
 
     def _plan(self, rows: Tensor) -> Tensor:
-        """(N, terms, 3) advantage, scale and batch weight of the rows' first token."""
+        """(N, terms, 3) advantage, scale and batch weight of every row."""
         plan = self.estimator.plan(self.draws.batch.select(rows))
         columns = []
         for k, part in enumerate(plan.parts):
-            advantage = self.local[k][rows] if k in self.local else part.advantage[:, :1]
-            carried = torch.stack([advantage.expand_as(part.scale), part.scale[:, :1].expand_as(part.scale)])
-            planned = torch.stack([part.advantage, part.scale])
-            if not torch.equal(carried[:, part.tokens], planned[:, part.tokens]):
+            carried = self._expand(k, rows, part.advantage[:, 0], part.scale[:, 0], None)
+            same = torch.where(part.tokens, carried.advantage == part.advantage, True)
+            if not same.all() or not torch.equal(carried.scale, part.scale):
                 raise UpgeError(
-                    f"{self.estimator.name}: a static weight varies within a trajectory, so it has "
-                    "no exact moments here; take monte_carlo"
+                    f"{self.estimator.name}: a weight known before the forward pass varies within "
+                    "a trajectory, so its moments can't be exact; take monte_carlo"
                 )
             weight = torch.ones(()) if part.batch_weight is None else part.batch_weight
-            columns.append(torch.stack([part.advantage[:, 0], part.scale[:, 0], weight.expand(len(rows))], 1))
+            static = (part.advantage[:, 0], part.scale[:, 0], weight.expand(len(rows)))
+            columns.append(torch.stack(static, 1))
         return torch.stack(columns, 1)
+
+    def _expand(
+        self, k: int, rows: Tensor, advantage: Tensor, scale: Tensor, weight: Tensor | None
+    ) -> _Part:
+        """Term k's part for any rows, from one advantage, scale and batch weight a row."""
+        tokens = self.draws.batch.tokens_of(self.estimator.terms[k].samples)[rows]
+        wide = (
+            self._own_advantage[k][rows]
+            if k in self._own_advantage
+            else advantage[:, None].expand(tokens.shape)
+        )
+        return _Part(tokens, wide, torch.where(tokens, scale[:, None], 0.0), weight)
+
+    def evaluate(self) -> Conditional:
+        """The moments given each of the compositions that were added."""
+        fine, static = torch.tensor(self._fine), torch.cat(self._static)
+        size = self.classes.size[fine]
+        entry = torch.arange(len(fine)).repeat_interleave(size)
+        within = torch.arange(len(entry)) - (size.cumsum(0) - size)[entry]
+        rows = self.classes.members[self.classes.start[fine][entry] + within]
+        weights = self._weights(rows, static[entry])
+        return self._reduce(rows, torch.tensor(self._slot)[entry], weights)
+
+    def _weights(self, rows: Tensor, static: Tensor) -> Tensor:
+        """(R, H) w of the rows, each with its static weights (R, terms, 3)."""
+        parts = []
+        for k, term in enumerate(self.estimator.terms):
+            advantage, scale, weight = static[:, k].unbind(1)
+            batch_weight = weight[:, None] if _weighs_by_batch(term) else None
+            parts.append(self._expand(k, rows, advantage, scale, batch_weight))
+        batch, logp = self.draws.batch.select(rows), self.draws.logp[rows]
+        return Plan(self.estimator, batch, tuple(parts)).estimate(logp, batch.entropy).weights
+
+    def _reduce(self, rows: Tensor, slot: Tensor, weights: Tensor) -> Conditional:
+        tree, scores = self.setting.policy.tree, self.setting.scores
+        share, count = self.classes.conditional[rows], len(self._slots)
+        norms = share * scores.square_norms(weights, self.draws.trajectory[rows])
+        square = torch.zeros(count, dtype=torch.float64).index_add(0, slot, norms)
+        table = _tables(tree, slot, self.draws.cell[rows], share[:, None] * weights, count)
+        mean = scores.combine(table)
+        owner, copies = torch.tensor(self._slots).unbind(1)
+        total = mean.new_zeros(len(self._probability), mean.shape[1])
+        spread = (copies * (square - (mean**2).sum(1))).clamp(min=0)
+        return Conditional(
+            torch.tensor(self._probability, dtype=torch.float64),
+            torch.tensor(self._successes),
+            total.index_add(0, owner, copies[:, None] * mean),
+            torch.zeros(len(total), dtype=torch.float64).index_add(0, owner, spread),
+        )
+
+
+def _tables(tree: Tree, slot: Tensor, cell: Tensor, weights: Tensor, count: int) -> Tensor:
+    """(count, P, V) sums of weights (R, H) over the rows of each slot, where their tokens stand."""
+    size = tree.prefixes * tree.vocab
+    flat = weights.new_zeros(count * size)
+    flat.index_add_(0, (slot[:, None] * size + cell).flatten(), weights.flatten())
+    return flat.view(count, tree.prefixes, tree.vocab)
+
+
+def conditional(estimator: Estimator, setting: Setting) -> Iterator[Conditional]:
+    """The estimator given each composition of its group, some compositions at a time.
+
+    Raises:
+        UpgeError: more compositions than can be planned.
+    """
+    draws = setting.draws(estimator)
+    classes = Classes(estimator, draws)
+    if classes.count > MAX_COMPOSITIONS:
+        raise UpgeError(
+            f"{estimator.name}: groups of {' + '.join(map(str, draws.sizes))} trajectories have "
+            f"{classes.count:,} compositions, more than the {MAX_COMPOSITIONS:,} that can be "
+            "evaluated; take smaller groups, fewer distinct rewards or normalizer trajectory_mean"
+        )
+    piece = _Piece(estimator, setting, draws, classes)
+    for composition in classes.compositions():
+        piece.add(*composition)
+        if piece.numbers > _PIECE:
+            yield piece.evaluate()
+            piece.clear()
+    if piece.numbers:
+        yield piece.evaluate()
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and spread of an estimator g, and how they compare with the true gradients.
+
+    Attributes:
+        mean: (D,) E[g].
+        trace_cov: trace Cov[g] = E‖g − E g‖².
+        truth: (D,) ∇E[r] (``reward``) and ∇J (``mu``).
+        method: how they were obtained.
+        groups: compositions evaluated, or groups sampled.
+        standard_error: of the mean, (E‖mean − E g‖²)^½; 0 if exact.
+        standard_error_trace_cov: likewise of ``trace_cov``.
+    """
+
+    mean: Tensor
+    trace_cov: float
+    truth: Mapping[str, Tensor]
+    method: Literal["exact", "monte carlo"]
+    groups: int
+    standard_error: float = 0.0
+    standard_error_trace_cov: float = 0.0
+
+    @property
+    def norm_mean_sq(self) -> float:
+        """‖E g‖²."""
+        return (self.mean @ self.mean).item()
+
+    @property
+    def snr(self) -> float:
+        """‖E g‖²/trace Cov[g]; NaN if both vanish."""
+        if self.trace_cov == 0:
+            return math.inf if self.norm_mean_sq else math.nan
+        return self.norm_mean_sq / self.trace_cov
+
+    def bias(self, target: str) -> Tensor:
+        """(D,) E[g] minus the true gradient."""
+        return self.mean - self.truth[target]
+
+    def bias_sq(self, target: str) -> float:
+        """‖bias‖²; sampled, it is too large by ``standard_error``² on average."""
+        return (self.bias(target) ** 2).sum().item()
+
+    def mse(self, target: str) -> float:
+        """E‖g − truth‖² = bias² + trace Cov."""
+        return self.bias_sq(target) + self.trace_cov
+
+    def cosine(self, target: str) -> float:
+        """Of the angle between E[g] and the truth; NaN if one vanishes."""
+        truth = self.truth[target]
+        norms = (self.mean.norm() * truth.norm()).item()
+        return (self.mean @ truth).item() / norms if norms else math.nan
+
+    def row(self) -> dict[str, float | str]:
+        """All numbers but the vectors, by name."""
+        against = {
+            f"{name}_{target}": getattr(self, name)(target)
+            for name in ("bias_sq", "mse", "cosine")
+            for target in self.truth
+        }
+        return {
+            "norm_mean_sq": self.norm_mean_sq,
+            "trace_cov": self.trace_cov,
+            **against,
+            "snr": self.snr,
+            "method": self.method,
+            "groups": self.groups,
+            "standard_error": self.standard_error,
+            "standard_error_trace_cov": self.standard_error_trace_cov,
+        }
+
+
+def exact(estimator: Estimator, setting: Setting) -> Moments:
+    """The moments by enumeration of compositions and trajectories.
+
+    Raises:
+        UpgeError: more compositions than can be planned.
+    """
+    mean, square, spread, groups = torch.zeros_like(setting.policy.theta), 0.0, 0.0, 0
+    for given in conditional(estimator, setting):
+        mean += given.probability @ given.mean
+        square += (given.probability @ (given.mean**2).sum(1)).item()
+        spread += (given.probability @ given.spread).item()
+        groups += len(given.probability)
+    trace_cov = spread + max(square - (mean @ mean).item(), 0.0)
+    return Moments(mean, trace_cov, setting.truth, "exact", groups)
+
+
+def monte_carlo(
+    estimator: Estimator, setting: Setting, samples: int = SAMPLES, seed: int = 0
+) -> Moments:
+    """The moments from groups that are sampled; equal groups are evaluated once."""
+    if samples < 2:
+        raise UpgeError(f"samples: got {samples}, wanted at least 2")
+    draws, tree = setting.draws(estimator), setting.policy.tree
+    generator = torch.Generator().manual_seed(seed)
+    columns = []
+    for kind, size in enumerate(draws.sizes):
+        chances = torch.where(draws.offline == bool(kind), draws.probability, 0.0)
+        drawn = torch.multinomial(chances, samples * size, True, generator=generator)
+        columns.append(drawn.view(samples, size).sort(1).values)
+    groups, copies = torch.unique(torch.cat(columns, 1), dim=0, return_counts=True)
+    weights = torch.stack([_group_weights(estimator, draws, rows) for rows in groups])
+    share = copies.double() / samples
+    piece = max(_PIECE // max(tree.prefixes * tree.vocab, len(setting.policy.theta)), 1)
+
+    def estimates() -> Iterator[tuple[Tensor, Tensor]]:
+        """The share of each distinct group (C,) and its g (C, D), some groups at a time."""
+        for some, w, own in zip(*(x.split(piece) for x in (groups, weights, share)), strict=True):
+            slot = torch.arange(len(some)).repeat_interleave(some.shape[1])
+            cell = draws.cell[some.flatten()]
+            yield own, setting.scores.combine(_tables(tree, slot, cell, w.flatten(0, 1), len(some)))
+
+    mean = torch.zeros_like(setting.policy.theta)
+    for own, g in estimates():
+        mean += own @ g
+    distance = torch.cat([((g - mean) ** 2).sum(1) for _, g in estimates()])
+    trace_cov = (share @ distance).item() * samples / (samples - 1)
+    spread = (share @ (distance - trace_cov) ** 2).item()
+    return Moments(
+        mean,
+        trace_cov,
+        setting.truth,
+        "monte carlo",
+        samples,
+        math.sqrt(trace_cov / samples),
+        math.sqrt(spread / samples),
+    )
+
+
+def _group_weights(estimator: Estimator, draws: Draws, rows: Tensor) -> Tensor:
+    batch = draws.batch.select(rows)
+    return estimator(batch, draws.logp[rows], batch.entropy).weights
+
+
+def moments(
+    estimator: Estimator, setting: Setting, *, samples: int = SAMPLES, seed: int = 0
+) -> Moments:
+    """Mean, covariance trace and what follows from them, for one group.
+
+    They are exact, unless the estimator weighs by the whole group's entropy and has more
+    compositions than ``samples``: then they come from so many groups drawn with ``seed``.
+
+    Raises:
+        UpgeError: other estimators with more compositions than can be planned.
+    """
+    if any(map(_weighs_by_batch, estimator.terms)):
+        count = Classes(estimator, setting.draws(estimator)).count
+        if count > samples:
+            return monte_carlo(estimator, setting, samples, seed)
+    return exact(estimator, setting)
+
+
+def prepared(name: str, normalizer: str = "trajectory_mean", **overrides: Value) -> Estimator:
+    """The registered algorithm as its moments are compared: one normaliser for all.
+
+    Args:
+        name: of the registry.
+        normalizer: of all terms, or ``own`` for each its own.
+        overrides: values for the options of these names, where the algorithm has them.
+    """
+    entry = algorithm(name)
+    options = {key: value for key, value in overrides.items() if key in entry.options}
+    return entry(**options) if normalizer == "own" else entry(**options, normalizer=normalizer)
