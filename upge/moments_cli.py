@@ -14,16 +14,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from upge.algorithms import REGISTRY, algorithm
 from upge.errors import UpgeError
 from upge.normalization import NORMALIZERS
-from upge.theory.instance import Critic, Instance, parse_instance
-from upge.theory.moments import SAMPLES, Moments, moments_of, prepared
+from upge.theory.instance import TARGETS, Critic, Instance, parse_instance
+from upge.theory.moments import SAMPLES, Moments, prepared
+from upge.theory.moments import moments as moments_of
 
-#: What is printed of each target, whether or not the instance has it.
-_TARGETS = ("reward", "mu")
+#: The targets as they are printed.
+_SYMBOL = {"reward": r"E\[r]", "mu": "J_μ"}
 
 
 class Format(StrEnum):
@@ -46,8 +48,8 @@ class Report:
     def record(self) -> dict[str, Any]:
         """Everything as JSON has it; a number that does not exist is null."""
         return {
-            "objective": {target: self._objective(target) for target in _TARGETS},
-            "gradient": {target: self._gradient(target) for target in _TARGETS},
+            "objective": {target: self._objective(target) for target in TARGETS},
+            "gradient": {target: self._gradient(target) for target in TARGETS},
             "algorithms": {name: _row(m) for name, m in self.moments.items()},
             "skipped": dict(self.skipped),
         }
@@ -55,7 +57,7 @@ class Report:
     def lines(self) -> Iterator[tuple[str | int | float | None, ...]]:
         """Everything in long format: algorithm, quantity, prefix, token, value."""
         record = self.record()
-        for target in _TARGETS:
+        for target in TARGETS:
             yield "", f"objective_{target}", "", "", record["objective"][target]
             for prefix, row in (record["gradient"][target] or {}).items():
                 for token, value in enumerate(row):
@@ -70,7 +72,7 @@ class Report:
         setting = self.instance.setting
         if target not in setting.truth:
             return None
-        return setting.functions[target](setting.policy).item()
+        return setting.objectives[target](setting.policy, question=setting.question).item()
 
     def _gradient(self, target: str) -> dict[str, list[float]] | None:
         setting = self.instance.setting
@@ -131,9 +133,7 @@ def _read(path: str) -> str:
         raise UpgeError(f"{path}: can't be read ({error})") from error
 
 
-def _report(
-    instance: Instance, names: list[str] | None, normalizer: str, samples: int
-) -> Report:
+def _report(instance: Instance, names: list[str] | None, normalizer: str, samples: int) -> Report:
     """The moments of the algorithms named; of all that have some, if none is."""
     chosen = [algorithm(name).name for name in names or REGISTRY]
     overrides = {} if instance.clip is None else {"clip": instance.clip}
@@ -153,13 +153,58 @@ def _report(
 
 
 def _row(result: Moments) -> dict[str, float | str | None]:
-    """The moments by name; null for what the instance has no truth for, or 0/0."""
-    row = result.row()
-    names = [
-        name.removesuffix("reward") + target if name.endswith("_reward") else name
-        for name in row
-        for target in (_TARGETS if name.endswith("_reward") else ("",))
-        if not name.endswith("_mu")
-    ]
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return {name: finite.get(name) for name in names}
+    """The moments by name; null for 0/0 and for what the instance has no truth for."""
+    return {name: _finite(value) for name, value in result.row().items()}
+
+
+def _finite(value: float | str) -> float | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(report: Report, console: Console) -> None:
+    record = report.record()
+    for target in TARGETS:
+        if gradient := record["gradient"][target]:
+            console.print(_gradient_table(target, record["objective"][target], gradient))
+    for target in TARGETS:
+        if record["gradient"][target]:
+            console.print(_moments_table(target, record["algorithms"]))
+    for name, m in report.moments.items():
+        if m.method != "exact":
+            console.print(
+                f"* [bold]{name}[/]: from {m.groups:,} sampled groups; standard error of the mean "
+                f"{m.standard_error:.2g}, of tr Cov {m.standard_error_trace_cov:.2g}",
+                highlight=False,
+            )
+    for name, reason in report.skipped.items():
+        console.print(f"[bold]{name}[/] is left out: {escape(reason)}", highlight=False)
+
+
+def _gradient_table(target: str, value: float, gradient: Mapping[str, list[float]]) -> Table:
+    title = f"∇{_SYMBOL[target]} over the logits; {_SYMBOL[target]} = {value:.6g}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("prefix")
+    for token in range(len(next(iter(gradient.values())))):
+        table.add_column(str(token), justify="right")
+    for prefix, row in gradient.items():
+        table.add_row(prefix or "(start)", *(f"{x:+.4g}" for x in row))
+    return table
+
+
+def _moments_table(target: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    symbol = f"∇{_SYMBOL[target]}"
+    table = Table(title=f"One group's estimate against {symbol}", title_justify="left")
+    columns = {
+        "‖mean‖²": "norm_mean_sq",
+        "bias²": f"bias_sq_{target}",
+        "tr Cov": "trace_cov",
+        "MSE": f"mse_{target}",
+        "cosine": f"cosine_{target}",
+    }
+    table.add_column("algorithm", no_wrap=True)
+    for header in columns:
+        table.add_column(header, justify="right")
+    for name, row in rows.items():
+        numbers = (row[column] for column in columns.values())
+        table.add_row(name if row["method"] == "exact" else f"{name}*", *("–" if x is None else f"{x:.3g}" for x in numbers))
+    return table

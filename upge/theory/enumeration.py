@@ -51,9 +51,9 @@ class Tree:
         if not 0 <= self.eos < self.vocab:
             raise UpgeError(f"eos: got {self.eos}, wanted a token from 0 to {self.vocab - 1}")
         size = f"vocab {self.vocab} and horizon {self.horizon}"
-        if self._digits > 18:
+        if self._magnitude > 18:
             raise UpgeError(
-                f"{size} make about 10^{self._digits} trajectories, more than the "
+                f"{size} make at least 10^{self._magnitude} trajectories, more than the "
                 f"{MAX_TRAJECTORIES:,} that can be enumerated"
             )
         if self.trajectories > MAX_TRAJECTORIES:
@@ -68,10 +68,10 @@ class Tree:
             )
 
     @property
-    def _digits(self) -> int:
-        return max(
-            int(self.horizon * math.log10(self.vocab - 1)), int(math.log10(self.horizon + 1))
-        )
+    def _magnitude(self) -> int:
+        """A k with 10^k ≤ M, close to the largest, found without counting."""
+        branching, depth = (min(size, 10**18) for size in (self.vocab - 1, self.horizon))
+        return max(depth * int(1000 * math.log10(branching)) // 1000, int(math.log10(depth)))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:

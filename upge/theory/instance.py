@@ -25,6 +25,9 @@ from upge.theory.enumeration import Policy, Scores, TabularPolicy, Tree
 #: V of GAE: E[r | prefix] under π_θold, undiscounted, or 0 everywhere.
 Critic = Literal["exact", "zero"]
 
+#: What an estimator may be measured against: ∇E[r], and ∇J_μ with the instance's μ.
+TARGETS = ("reward", "mu")
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -64,13 +67,16 @@ class Setting:
         """(M,) of the question."""
         return self.objective.reward[self.question]
 
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What estimators are measured against: E[r] and, unless it lacks a policy, J."""
+        reward = {"reward": Objective(self.objective.reward)}
+        return reward if self.objective.missing else reward | {"mu": self.objective}
+
     @cached_property
     def truth(self) -> Mapping[str, Tensor]:
-        """(D,) ∇E[r] (``reward``) and, unless J lacks a policy, ∇J (``mu``), at π_θ."""
-        functions = {"reward": Objective(self.objective.reward)}
-        if not self.objective.missing:
-            functions["mu"] = self.objective
-        return {name: j.gradient(self.policy, self.question) for name, j in functions.items()}
+        """(D,) the gradient of each of the objectives at π_θ."""
+        return {name: j.gradient(self.policy, self.question) for name, j in self.objectives.items()}
 
     @cached_property
     def scores(self) -> Scores:

@@ -40,7 +40,7 @@ from upge.normalization import (
     TrajectoryMean,
 )
 from upge.theory.enumeration import Tree
-from upge.theory.instance import Draws, Setting
+from upge.theory.instance import TARGETS, Draws, Setting
 
 #: Compositions that are planned one by one at most: a minute or two.
 MAX_COMPOSITIONS = 100_000
@@ -281,7 +281,8 @@ def conditional(estimator: Estimator, setting: Setting) -> Iterator[Conditional]
         raise UpgeError(
             f"{estimator.name}: groups of {' + '.join(map(str, draws.sizes))} trajectories have "
             f"{classes.count:,} compositions, more than the {MAX_COMPOSITIONS:,} that can be "
-            "evaluated; take smaller groups, fewer distinct rewards or normalizer trajectory_mean"
+            "evaluated; take smaller groups, a shorter horizon or fewer distinct rewards, or a "
+            "normalizer that counts no tokens"
         )
     piece = _Piece(estimator, setting, draws, classes)
     for composition in classes.compositions():
@@ -300,7 +301,7 @@ class Moments:
     Attributes:
         mean: (D,) E[g].
         trace_cov: trace Cov[g] = E‖g − E g‖².
-        truth: (D,) ∇E[r] (``reward``) and ∇J (``mu``).
+        truth: (D,) ∇E[r] (``reward``) and, unless J lacks a policy, ∇J (``mu``).
         method: how they were obtained.
         groups: compositions evaluated, or groups sampled.
         standard_error: of the mean, (E‖mean − E g‖²)^½; 0 if exact.
@@ -346,11 +347,11 @@ class Moments:
         return (self.mean @ truth).item() / norms if norms else math.nan
 
     def row(self) -> dict[str, float | str]:
-        """All numbers but the vectors, by name."""
+        """All numbers but the vectors, by name; NaN where there is no truth to compare with."""
         against = {
-            f"{name}_{target}": getattr(self, name)(target)
+            f"{name}_{target}": getattr(self, name)(target) if target in self.truth else math.nan
             for name in ("bias_sq", "mse", "cosine")
-            for target in self.truth
+            for target in TARGETS
         }
         return {
             "norm_mean_sq": self.norm_mean_sq,

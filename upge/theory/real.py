@@ -76,7 +76,9 @@ def _sample(model: Any, tokenizer: Any, problem: Problem, question: int) -> list
     rollouts = []
     for row in generated[:, len(prompt) :].tolist():
         end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True)
+        text = tokenizer.decode(
+            row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         reward = partial_credit(text, problem)
         rollouts.append(_Trajectory(prompt, row[:end], reward, question, False))
     return rollouts
