@@ -86,7 +86,7 @@ def test_weights_are_computed_in_float32_at_least(
 def test_rewards_of_any_type_become_floats(dtype: torch.dtype) -> None:
     b = make_batch([0.0, 1.0])
     b = TrajectoryBatch(b.mask, b.reward.to(dtype), b.group, b.offline)
-    assert (b.reward.dtype, b.reward.tolist()) == (torch.float32, [0, 1])
+    assert (b.reward.dtype, b.reward.tolist()) == (torch.float64, [0, 1])
 
 
 @given(cases())

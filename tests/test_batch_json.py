@@ -36,7 +36,7 @@ def test_what_is_read() -> None:
     assert batch.offline.tolist() == [[False, False], [True, True]]
     assert batch.max_length == 9
     close(batch.old_logp[0], torch.tensor([-2.0, -3.0]).double())
-    close(batch.values[0], torch.tensor([0.1, 0.2]).double())
+    close(batch.values[0], torch.tensor([0.1, 0.2], dtype=torch.float64))
     close(batch.entropy[0], torch.tensor([1.0, 2.0]).double())
     for field in (batch.logp, batch.old_logp, batch.values, batch.entropy):
         assert field.dtype == torch.float64

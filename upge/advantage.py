@@ -26,7 +26,7 @@ _SUCCESS = "a reward above 0 is a success: R ∈ {0, 1} (paper, eq. 7) and R ∈
 
 @dataclass(frozen=True)
 class Advantage(Component):
-    """Returns Â in the reward's units or normalised, (N, 1) or (N, T)."""
+    """Returns Â in the reward's units or normalised, (N, 1) or (N, T), in float64."""
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -107,7 +107,7 @@ class GAE(Advantage):
         values = batch.require("values", "GAE").double()
         tokens = batch.tokens_of("online")
         advantage = torch.zeros_like(values)
-        reward_to_come = batch.reward.double()
+        reward_to_come = batch.reward
         next_value = ahead = torch.zeros_like(reward_to_come)
         for t in reversed(range(values.shape[1])):
             here = tokens[:, t]
@@ -116,7 +116,7 @@ class GAE(Advantage):
             advantage[:, t] = torch.where(here, ahead, 0.0)
             next_value = torch.where(here, values[:, t], next_value)
             reward_to_come = torch.where(here, 0.0, reward_to_come)
-        return advantage.to(batch.dtype)
+        return advantage
 
 
 class _Moments(NamedTuple):
@@ -138,7 +138,7 @@ class _Moments(NamedTuple):
 
 def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     """Moments (N,) of the rewards of each row's question over its rollouts or all its rows."""
-    rows, reward = batch.rows_of(over), batch.reward.double()
+    rows, reward = batch.rows_of(over), batch.reward
     index = batch.question
 
     def spread(x: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class GroupZScore(_GroupAdvantage):
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
         scaled = m.deviation / torch.where(m.equal, 1.0, m.std)
-        return torch.where(m.equal, 0.0, scaled).to(batch.dtype)[:, None]
+        return torch.where(m.equal, 0.0, scaled)[:, None]
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ class GroupCentered(_GroupAdvantage):
         m = _group_moments(batch, self.over)
         centered = torch.where(m.flat, 0.0, m.deviation)
         if self.lone_reward:
-            centered = torch.where(m.size <= 1, batch.reward.double(), centered)
-        return centered.to(batch.dtype)[:, None]
+            centered = torch.where(m.size <= 1, batch.reward, centered)
+        return centered[:, None]
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class LeaveOneOut(Advantage):
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, "online")
         others = torch.where(m.member, m.size / (m.size - 1).clamp(min=1), 1.0)
-        return torch.where(m.flat, 0.0, m.deviation * others).to(batch.dtype)[:, None]
+        return torch.where(m.flat, 0.0, m.deviation * others)[:, None]
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class BatchZScore(Advantage):
     latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        reward = batch.reward.double()
+        reward = batch.reward
         tokens = batch.tokens_of("online").sum(1).double()
         count = batch.all_sum(tokens.sum())
         mean = batch.all_sum((tokens * reward).sum()) / count.clamp(min=1)
@@ -282,4 +282,4 @@ class BatchZScore(Advantage):
         std = (squares / (count - 1).clamp(min=1)).sqrt()
         equal = std <= 1e-13 * scale
         scaled = torch.where(equal, 0.0, deviation / torch.where(equal, 1.0, std))
-        return scaled.to(batch.dtype)[:, None]
+        return scaled[:, None]

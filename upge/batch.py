@@ -37,7 +37,7 @@ class TrajectoryBatch:
     Args:
         mask: (N, T) bool, true at response tokens (those the gradient acts on). A row without any
             is padding: it takes part in nothing.
-        reward: (N,), R(τ).
+        reward: (N,), R(τ); kept in float64, in which everything before the forward pass is done.
         group: (N,) integers, the question a trajectory answers.
         offline: (N,) or (N, T) bool, true where a token comes from the demonstration policy π_β.
         old_logp: (N, T), log π_θold(τ_t | q, τ_<t) of the policy that sampled the rollouts;
@@ -87,7 +87,7 @@ class TrajectoryBatch:
             raise UpgeError(f"group: got {self.group.dtype}, wanted integers (one a question)")
         self._check_finite("reward", self.reward, self.mask.any(1))
         reward = torch.where(self.mask.any(1), self.reward.detach(), 0.0)
-        self._set("reward", reward.to(self.dtype))
+        self._set("reward", reward.double())
         online = self.mask & ~self.offline
         for name, where, is_logp in (
             ("old_logp", online, True),
@@ -146,18 +146,20 @@ class TrajectoryBatch:
             )
 
     @property
+    def is_shared(self) -> bool:
+        """Whether the batch is one process's part of a larger one."""
+        return self.all_sum is not _identity
+
+    @property
     def dtype(self) -> torch.dtype:
         """What weights are computed in: the log-probabilities' type, at least float32."""
-        source = next(
-            (x for x in (self.logp, self.old_logp) if x is not None and x.is_floating_point()),
-            self.reward,
-        )
-        wide = (torch.float32, torch.float64)
-        return source.dtype if source.dtype in wide else torch.float32
+        source = self.old_logp if self.logp is None else self.logp
+        double = source is not None and source.dtype == torch.float64
+        return torch.float64 if double else torch.float32
 
     def at(self, logp: Tensor, entropy: Tensor | None = None) -> TrajectoryBatch:
-        """The batch as the current policy sees it: ``logp`` and ``entropy`` set, detached."""
-        return replace(self, logp=logp, entropy=entropy)
+        """The batch as the current policy sees it: ``logp`` and, if given, ``entropy`` set."""
+        return replace(self, logp=logp, entropy=self.entropy if entropy is None else entropy)
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The batch's ``rows`` (indices or bool mask), e.g. one micro-batch."""

@@ -32,10 +32,17 @@ class Component:
         return f"{type(self).__name__}({options})" if options else type(self).__name__
 
 
+def _number(component: Component, name: str) -> float:
+    value = getattr(component, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UpgeError(f"{type(component).__name__}.{name}: got {value!r}, wanted a number")
+    return value
+
+
 def at_least(component: Component, low: float, *names: str) -> None:
     """Refuse options of ``component`` below ``low``, or NaN; infinity stands for no bound."""
     for name in names:
-        value = getattr(component, name)
+        value = _number(component, name)
         if not value >= low:
             raise UpgeError(
                 f"{type(component).__name__}.{name}: got {value}, wanted a number ≥ {low:g}"
@@ -45,7 +52,7 @@ def at_least(component: Component, low: float, *names: str) -> None:
 def positive(component: Component, *names: str) -> None:
     """Refuse options of ``component`` that are not finite and above 0."""
     for name in names:
-        value = getattr(component, name)
+        value = _number(component, name)
         if not 0 < value < math.inf:
             raise UpgeError(
                 f"{type(component).__name__}.{name}: got {value}, wanted a finite number > 0"
@@ -55,7 +62,7 @@ def positive(component: Component, *names: str) -> None:
 def between(component: Component, low: float, high: float, *names: str) -> None:
     """Refuse options of ``component`` outside [low, high], or NaN."""
     for name in names:
-        value = getattr(component, name)
+        value = _number(component, name)
         if not low <= value <= high:
             raise UpgeError(
                 f"{type(component).__name__}.{name}: got {value}, wanted a number from {low:g} "

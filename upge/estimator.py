@@ -92,6 +92,11 @@ class Term:
                 "a term that reads demonstrations has no rollout policy: its reference and mask "
                 "can't use π_θold; take CurrentPolicy or ConstantOne, and no clip"
             )
+        if self.samples != "online" and "values" in self.advantage.needs:
+            raise UpgeError(
+                "a term that reads demonstrations can't use a critic's values, which are of the "
+                "rollouts; take another advantage"
+            )
 
     @property
     def mask_needs(self) -> frozenset[str]:
@@ -328,8 +333,9 @@ class Plan:
 def _estimate_term(term: Term, part: _Part, batch: TrajectoryBatch) -> TermEstimate:
     logp = batch.require("logp", "the estimator")
     log_ratio = (logp - term.reference(batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio, stabilizer = log_ratio.exp(), term.stabilization(batch, part.advantage)
-    static = part.scale * part.advantage
+    advantage = part.advantage.to(batch.dtype)
+    ratio, stabilizer = log_ratio.exp(), term.stabilization(batch, advantage)
+    static = (part.scale * part.advantage).to(batch.dtype)
     weights = static * stabilizer * ratio * term.shaping(batch)
     if part.batch_weight is not None:
         weights = weights * part.batch_weight

@@ -133,4 +133,4 @@ class Gate:
         has_demo = batch.per_question(batch.rows_of("offline").long())[batch.question] > 0
         weight = self.feedback.f(p) if self.side == "rl" else self.feedback.g(p)
         weight = torch.where(has_demo, weight, 1.0 if self.side == "rl" else 0.0)
-        return weight.to(batch.dtype)[:, None]
+        return weight[:, None]

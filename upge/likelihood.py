@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from upge.batch import TrajectoryBatch
 from upge.component import Component, positive
 from upge.errors import UpgeError
+
+#: Nothing in a chunk is random, so the generators' states need not be kept.
+_RECOMPUTE: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
 
 
 class Likelihood(NamedTuple):
@@ -60,11 +63,18 @@ def token_likelihood(
         raise UpgeError(f"bias: got shape {tuple(bias.shape)}, wanted ({head.shape[0]},)")
     if not temperature > 0:
         raise UpgeError(f"temperature: got {temperature}, wanted a number > 0")
-    if chunk < 1:
-        raise UpgeError(f"chunk: got {chunk}, wanted at least 1 position")
-    flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    if not isinstance(chunk, int) or chunk < 1:
+        raise UpgeError(f"chunk: got {chunk}, wanted a whole number of positions, at least 1")
+    if tokens.is_floating_point() or tokens.is_complex():
+        raise UpgeError(f"tokens: got {tokens.dtype}, wanted integers")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < head.shape[0]:
+        raise UpgeError(
+            f"tokens: got ids from {int(tokens.min())} to {int(tokens.max())}, wanted 0 to "
+            f"{head.shape[0] - 1}; give masked positions a valid id too"
+        )
+    flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
     pieces = [
-        checkpoint(_chunk_likelihood, h, head, bias, t, temperature, use_reentrant=False)
+        checkpoint(_chunk_likelihood, h, head, bias, t, temperature, **_RECOMPUTE)
         for h, t in zip(flat.split(chunk), ids.split(chunk), strict=True)
     ]
     logp, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))

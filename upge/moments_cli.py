@@ -206,5 +206,8 @@ def _moments_table(target: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(header, justify="right")
     for name, row in rows.items():
         numbers = (row[column] for column in columns.values())
-        table.add_row(name if row["method"] == "exact" else f"{name}*", *("–" if x is None else f"{x:.3g}" for x in numbers))
+        table.add_row(
+            name if row["method"] == "exact" else f"{name}*",
+            *("–" if x is None else f"{x:.3g}" for x in numbers),
+        )
     return table

@@ -30,7 +30,7 @@ _SCOPES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Normalizer(Component):
-    """Returns the factor 1/Z, broadcastable to (N, T)."""
+    """Returns the factor 1/Z, broadcastable to (N, T), in float64."""
 
     scope: Scope = "term"
 
@@ -49,8 +49,8 @@ class Normalizer(Component):
         """The factor, for the term's ``tokens`` (N, T) and the ``counted`` ones (N, T)."""
 
 
-def _inverse(count: Tensor, dtype: torch.dtype) -> Tensor:
-    return 1 / count.to(dtype).clamp(min=1)
+def _inverse(count: Tensor) -> Tensor:
+    return 1 / count.double().clamp(min=1)
 
 
 def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
@@ -58,6 +58,11 @@ def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
 
 
 def _longest(batch: TrajectoryBatch) -> int:
+    if batch.max_length is None and batch.is_shared:
+        raise UpgeError(
+            "max_length: is missing, and a fixed-length normaliser can't take the batch's width "
+            "for it, which may differ between processes"
+        )
     return batch.max_length or max(batch.mask.shape[1], 1)
 
 
@@ -68,7 +73,7 @@ class TokenSum(Normalizer):
     latex: ClassVar[str] = r"\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return torch.ones((), dtype=batch.dtype, device=tokens.device)
+        return torch.ones((), dtype=torch.float64, device=tokens.device)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class TokenMean(Normalizer):
     latex: ClassVar[str] = r"\tfrac{1}{\sum|\tau|}\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(batch.all_sum(counted.sum()), batch.dtype)
+        return _inverse(batch.all_sum(counted.sum()))
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class TrajectoryMean(Normalizer):
     latex: ClassVar[str] = r"\tfrac1N\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(_rows(batch, counted), batch.dtype)
+        return _inverse(_rows(batch, counted))
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,8 @@ class SequenceMean(Normalizer):
     latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{|\tau|}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        lengths = _inverse(tokens.sum(1, keepdim=True), batch.dtype)
-        return lengths * _inverse(_rows(batch, counted), batch.dtype)
+        lengths = _inverse(tokens.sum(1, keepdim=True))
+        return lengths * _inverse(_rows(batch, counted))
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class FixedLength(Normalizer):
     latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{L_{max}}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(_rows(batch, counted), batch.dtype) / _longest(batch)
+        return _inverse(_rows(batch, counted)) / _longest(batch)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class LengthSum(Normalizer):
     latex: ClassVar[str] = r"\tfrac1{L_{max}}\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return torch.ones((), dtype=batch.dtype, device=tokens.device) / _longest(batch)
+        return torch.ones((), dtype=torch.float64, device=tokens.device) / _longest(batch)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class QuestionSum(Normalizer):
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         questions = batch.all_sum((batch.per_question(counted.any(1).long()) > 0).sum())
         own = batch.per_question(tokens.any(1).long())[batch.question]
-        return _inverse(own, batch.dtype)[:, None] * _inverse(questions, batch.dtype)
+        return _inverse(own)[:, None] * _inverse(questions)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class QuestionMean(QuestionSum):
     latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\tfrac1{|\tau|}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        lengths = _inverse(tokens.sum(1, keepdim=True), batch.dtype)
+        lengths = _inverse(tokens.sum(1, keepdim=True))
         return lengths * super().__call__(batch, tokens, counted)
 
 

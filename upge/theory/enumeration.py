@@ -51,7 +51,7 @@ class Tree:
         if not 0 <= self.eos < self.vocab:
             raise UpgeError(f"eos: got {self.eos}, wanted a token from 0 to {self.vocab - 1}")
         size = f"vocab {self.vocab} and horizon {self.horizon}"
-        if self._magnitude > 18:
+        if self._magnitude >= 18:
             raise UpgeError(
                 f"{size} make at least 10^{self._magnitude} trajectories, more than the "
                 f"{MAX_TRAJECTORIES:,} that can be enumerated"
@@ -87,7 +87,10 @@ class Tree:
     @property
     def trajectories(self) -> int:
         """M."""
-        return self.levels[-1]
+        branching = self.vocab - 1
+        if branching == 1:
+            return self.horizon + 1
+        return int((branching ** (self.horizon + 1) - 1) // (branching - 1))
 
     @cached_property
     def continuing(self) -> Tensor:
