@@ -6,6 +6,7 @@ taken from hidden states in chunks, so that logits (tokens × vocabulary) are ne
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -49,7 +50,7 @@ def token_likelihood(
         tokens: (...), integer ids below V.
         bias: (V,) or None.
         temperature: what the logits are divided by, > 0 (the sampling temperature).
-        chunk: positions at a time.
+        chunk: positions at a time, at most.
 
     Raises:
         UpgeError: shapes that don't go together, a temperature or chunk that isn't positive.
@@ -73,9 +74,11 @@ def token_likelihood(
             f"{head.shape[0] - 1}; give masked positions a valid id too"
         )
     flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
+    # Even pieces: a last one of few rows goes through a slower and less accurate matrix product.
+    count = max(math.ceil(len(ids) / chunk), 1)
     pieces = [
         checkpoint(_chunk_likelihood, h, head, bias, t, temperature, **_RECOMPUTE)
-        for h, t in zip(flat.split(chunk), ids.split(chunk), strict=True)
+        for h, t in zip(flat.tensor_split(count), ids.tensor_split(count), strict=True)
     ]
     logp, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return Likelihood(logp.view(tokens.shape), entropy.view(tokens.shape))

@@ -68,16 +68,20 @@ class Objective:
         It is −∞ where a weighted divergence is infinite. ``question`` restricts it to one.
 
         Raises:
-            UpgeError: rewards of another number of questions or trajectories than the policy's, or
-                a divergence without its policy.
+            UpgeError: a divergence without its policy, or rewards that don't go with the policy's
+                questions and trajectories.
         """
         if self.missing:
             raise UpgeError(f"J lacks its {self.missing} policy; give one, or weight 0")
+        self.check(policy)
+        chosen = range(policy.questions) if question is None else [question]
+        return torch.stack([self._of(policy, theta, q) for q in chosen]).mean()
+
+    def check(self, policy: Policy) -> None:
+        """Refuse rewards of another number of questions or trajectories than the policy's."""
         wanted = (policy.questions, policy.tree.trajectories)
         if tuple(self.reward.shape) != wanted:
             raise UpgeError(f"reward: got shape {tuple(self.reward.shape)}, wanted {wanted}")
-        chosen = range(policy.questions) if question is None else [question]
-        return torch.stack([self._of(policy, theta, q) for q in chosen]).mean()
 
     def gradient(self, policy: Policy, question: int | None = None) -> Tensor:
         """(D,) ∇_θ J at the policy's parameters.

@@ -303,10 +303,11 @@ class NetworkPolicy(Policy):
         self._features = _one_hot(tree, width)
 
     def log_probs(self, question: int = 0, theta: Tensor | None = None) -> Tensor:
-        flat = self.theta if theta is None else theta
-        w, e, u, b = _unflatten(flat, self._shapes)
-        state = (self._features @ w.T + e[question]).tanh()
-        return (state @ u.T + b).log_softmax(-1)
+        return self._of(self.theta if theta is None else theta, self._features, question)
+
+    def _of(self, theta: Tensor, features: Tensor, question: int) -> Tensor:
+        w, e, u, b = _unflatten(theta, self._shapes)
+        return ((features @ w.T + e[question]).tanh() @ u.T + b).log_softmax(-1)
 
     def scores(self, question: int = 0) -> Scores:
         entries = self.tree.prefixes * self.tree.vocab * len(self.theta)
@@ -315,7 +316,8 @@ class NetworkPolicy(Policy):
                 f"the gradients of all log-probabilities have {entries:,} entries, more than the "
                 f"{MAX_JACOBIAN:,} that are held; take a smaller network or tree"
             )
-        jacobian = torch.func.jacfwd(lambda theta: self.log_probs(question, theta))(self.theta)
+        of_prefix = torch.func.jacrev(lambda theta, x: self._of(theta, x, question))
+        jacobian = torch.func.vmap(of_prefix, in_dims=(None, 0))(self.theta, self._features)
         return _JacobianScores(self.tree.cell, jacobian.flatten(0, 1))
 
 

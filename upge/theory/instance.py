@@ -7,7 +7,6 @@ trajectories of π_β on the same question, all independent.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +42,8 @@ class Setting:
         critic: what GAE takes for V.
 
     Raises:
-        UpgeError: sizes below what a group needs, or policies on different trees.
+        UpgeError: sizes below what a group needs, a question or rewards that the policy has not,
+            or policies on different trees.
     """
 
     policy: Policy
@@ -61,6 +61,11 @@ class Setting:
         for name, other in (("old", self.old), ("demo", self.objective.demo)):
             if other is not None and other.tree != self.policy.tree:
                 raise UpgeError(f"{name}: got {other.tree}, wanted the policy's {self.policy.tree}")
+        self.objective.check(self.policy)
+        if not 0 <= self.question < self.policy.questions:
+            raise UpgeError(
+                f"question: got {self.question}, wanted one from 0 to {self.policy.questions - 1}"
+            )
 
     @property
     def reward(self) -> Tensor:
@@ -165,6 +170,9 @@ class Instance:
     clip: float | None = None
 
 
+#: Sums and squares of a few such numbers are finite.
+MAX_NUMBER = 1e100
+
 _TREE = ("vocab", "eos", "horizon")
 _NEEDED = (*_TREE, "logits", "reward", "group_size", "mu")
 _FIELDS = (*_NEEDED, "old_logits", "demo_logits", "clip")
@@ -230,7 +238,7 @@ def _whole(name: str, given: Any) -> int:
 def _number(name: str, given: Any) -> float:
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise UpgeError(f"{name}: got {given!r:.60}, wanted a number")
-    if not math.isfinite(given) or abs(given) > 1e300:
+    if not abs(given) <= MAX_NUMBER:
         raise UpgeError(f"{name}: got {given!r:.60}, wanted a finite number")
     return float(given)
 

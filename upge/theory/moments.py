@@ -18,9 +18,10 @@ makes more compositions than a Monte Carlo estimate has samples, they are sample
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, groupby, product
+from itertools import chain, combinations_with_replacement, groupby, product
 from typing import Literal
 
 import torch
@@ -42,8 +43,8 @@ from upge.normalization import (
 from upge.theory.enumeration import Tree
 from upge.theory.instance import TARGETS, Draws, Setting
 
-#: Compositions that are planned one by one at most: a minute or two.
-MAX_COMPOSITIONS = 100_000
+#: Compositions that are planned one by one at most, and rows in all of them: a minute or two.
+MAX_COMPOSITIONS, MAX_ROWS = 100_000, 50_000_000
 
 #: Default number of groups of a Monte Carlo estimate.
 SAMPLES = 10_000
@@ -95,15 +96,14 @@ class Classes:
         sides = (math.comb(len(kind) + size - 1, size) for kind, size in self._kinds)
         return math.prod(sides) * max(map(len, self.fine))
 
-    def compositions(self) -> Iterator[tuple[float, dict[int, int]]]:
+    def compositions(self) -> Iterator[tuple[float, Mapping[int, int]]]:
         """Every composition: its probability, and the number of rows of each class in it."""
+        log_p = [math.log(p) for p in self.probability]
+        orders = sum(math.lgamma(size + 1) for _, size in self._kinds)
         for drawn in product(*(combinations_with_replacement(*kind) for kind in self._kinds)):
-            probability, counts = 1.0, dict[int, int]()
-            for side in drawn:
-                for done, c in enumerate(side, 1):  # the multinomial, one draw at a time
-                    counts[c] = counts.get(c, 0) + 1
-                    probability *= self.probability[c] * done / counts[c]
-            yield probability, counts
+            counts = Counter(chain.from_iterable(drawn))
+            logs = (n * log_p[c] - math.lgamma(n + 1) for c, n in counts.items())
+            yield math.exp(math.fsum((orders, *logs))), counts
 
 
 def _keys(estimator: Estimator, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ class _Piece:
         self._slots = list[tuple[int, int]]()  # composition, number of rows
         self._fine, self._slot, self._static = list[int](), list[int](), list[Tensor]()
 
-    def add(self, probability: float, counts: dict[int, int]) -> None:
+    def add(self, probability: float, counts: Mapping[int, int]) -> None:
         """Plan one composition, once for every fine class of its classes."""
         classes, first = self.classes, len(self._slots)
         self._slots += [(len(self._probability), n) for n in counts.values()]
@@ -277,13 +277,7 @@ def conditional(estimator: Estimator, setting: Setting) -> Iterator[Conditional]
     """
     draws = setting.draws(estimator)
     classes = Classes(estimator, draws)
-    if classes.count > MAX_COMPOSITIONS:
-        raise UpgeError(
-            f"{estimator.name}: groups of {' + '.join(map(str, draws.sizes))} trajectories have "
-            f"{classes.count:,} compositions, more than the {MAX_COMPOSITIONS:,} that can be "
-            "evaluated; take smaller groups, a shorter horizon or fewer distinct rewards, or a "
-            "normalizer that counts no tokens"
-        )
+    _check_count(estimator.name, classes.count, draws.sizes)
     piece = _Piece(estimator, setting, draws, classes)
     for composition in classes.compositions():
         piece.add(*composition)
@@ -292,6 +286,19 @@ def conditional(estimator: Estimator, setting: Setting) -> Iterator[Conditional]
             piece.clear()
     if piece.numbers:
         yield piece.evaluate()
+
+
+def _check_count(name: str, count: int, sizes: tuple[int, ...]) -> None:
+    for number, limit, what in (
+        (count, MAX_COMPOSITIONS, "compositions"),
+        (count * sum(sizes), MAX_ROWS, "rows in all compositions"),
+    ):
+        if number > limit:
+            raise UpgeError(
+                f"{name}: groups of {' + '.join(map(str, sizes))} trajectories have {number:,} "
+                f"{what}, more than the {limit:,} that can be evaluated; take smaller groups, a "
+                "shorter horizon or fewer distinct rewards, or a normalizer that counts no tokens"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,10 +391,20 @@ def exact(estimator: Estimator, setting: Setting) -> Moments:
 def monte_carlo(
     estimator: Estimator, setting: Setting, samples: int = SAMPLES, seed: int = 0
 ) -> Moments:
-    """The moments from groups that are sampled; equal groups are evaluated once."""
+    """The moments from groups that are sampled; equal groups are evaluated once.
+
+    Raises:
+        UpgeError: fewer than 2 samples, or more rows in all than can be drawn.
+    """
     if samples < 2:
         raise UpgeError(f"samples: got {samples}, wanted at least 2")
     draws, tree = setting.draws(estimator), setting.policy.tree
+    if (rows := samples * sum(draws.sizes)) > MAX_ROWS:
+        raise UpgeError(
+            f"{estimator.name}: {samples:,} groups of {' + '.join(map(str, draws.sizes))} "
+            f"trajectories have {rows:,} rows, more than the {MAX_ROWS:,} that can be drawn; take "
+            "fewer samples or smaller groups"
+        )
     generator = torch.Generator().manual_seed(seed)
     columns = []
     for kind, size in enumerate(draws.sizes):

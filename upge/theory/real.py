@@ -29,7 +29,7 @@ from upge.theory.numeric import (
 )
 
 #: The shortest problems are tried until two fit; short rollouts, as every token costs time.
-CANDIDATES, ROLLOUTS, LONGEST = 24, 3, 24
+CANDIDATES, ROLLOUTS, LONGEST = 24, 3, 16
 
 #: The step from π_θold to π_θ, relative to each weight tensor's standard deviation.
 STEP = 0.02

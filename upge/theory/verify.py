@@ -193,10 +193,9 @@ def _run_lanes(
     request: Request, lanes: Sequence[Sequence[str]], progress: Callable[[Finding], None]
 ) -> Iterator[Finding]:
     context = multiprocessing.get_context("spawn")
-    inbox = context.Queue()
-    threads = max((os.cpu_count() or 1) // max(len(lanes), 1), 1)
+    inbox, running = context.Queue(), context.Value("i", len(lanes))
     workers = [
-        context.Process(target=_work, args=(request, lane, threads, inbox), daemon=True)
+        context.Process(target=_work, args=(request, lane, running, inbox), daemon=True)
         for lane in lanes
     ]
     for worker in workers:
@@ -229,16 +228,24 @@ def _next(inbox: Any, workers: Sequence[Any]) -> Finding | str | None:
                 )
 
 
-def _work(request: Request, lane: Sequence[str], threads: int, outbox: Any) -> None:
+def _work(request: Request, lane: Sequence[str], running: Any, outbox: Any) -> None:
     """Run a lane's checks one after another; None says that the lane is done."""
-    torch.set_num_threads(threads)
     try:
         for check in lane:
+            _share_cores(running.value)
             for finding in CHECKS[check](request):
                 outbox.put(finding)
+                _share_cores(running.value)
+        with running.get_lock():
+            running.value -= 1
         outbox.put(None)
     except Exception:
         outbox.put(traceback.format_exc())
+
+
+def _share_cores(lanes: int) -> None:
+    """One thread a core, so that the last lane has all of them."""
+    torch.set_num_threads(max((os.cpu_count() or 1) // max(lanes, 1), 1))
 
 
 def failures(findings: Sequence[Finding]) -> list[Finding]:

@@ -1,0 +1,1 @@
+"""Run records to statistics, tables and figures; no number is typed."""

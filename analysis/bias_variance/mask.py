@@ -1,0 +1,101 @@
+"""Figure of the study ``mask``: variance against bias as each mask's setting varies."""
+
+from __future__ import annotations
+
+from statistics import median
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.bias_variance.series import caption, legend_above, letter, summary
+from analysis.style import CYCLE, PAGE, Look, style
+from upge.theory.studies.common import Rows, chosen
+
+#: Family: how it is named, its look, and the setting it is run with.
+_FAMILIES = {
+    "clip": ("clip, ε 0–1 (0.2)", Look(CYCLE[1], "s"), 0.2),
+    "clip_higher": ("DAPO: ε$_{high}$ 0–5 (0.28)", Look(CYCLE[4], "D"), 0.28),
+    "dual_clip": ("dual clip, 1.2–10 (3)", Look(CYCLE[3], "v"), 3.0),
+    "cispo": ("CISPO, two-sided ε 0–1 (0.2)", Look(CYCLE[2], "^"), 0.2),
+    "tis": ("TIS = CISPO's cap, 0.5–10 (2)", Look(CYCLE[0], "o"), 2.0),
+    "sapo": ("SAPO, τ 0.25–16 (1)", Look(CYCLE[5], "P"), 1.0),
+}
+_POINTS = {
+    "none": ("no mask", Look(CYCLE[6], "*")),
+    "current": ("π$_{ref}$ = π$_θ$", Look("#7F7F7F", "X")),
+}
+_DIRECTIONS = {"random": "π$_θ$ moved at random", "gradient": "π$_θ$ moved up ∇J"}
+
+
+def figure(rows: Rows) -> Figure:
+    """Trade-off curves for both directions and every KL; below, the MSE of means of N groups."""
+    distances = sorted({float(row["kl"]) for row in rows})
+    with style():
+        drawn, panels = plt.subplots(
+            3, len(distances), figsize=(PAGE, 6.6), sharey="row", squeeze=False
+        )
+        for line, (direction, name) in zip(panels, _DIRECTIONS.items(), strict=False):
+            for axes, nats in zip(line, distances, strict=True):
+                _trade_off(axes, chosen(rows, direction=direction, kl=nats))
+                axes.set(title=f"KL {nats:g} nats", xlabel="tr Cov / ‖∇J‖², one group")
+            line[0].set_ylabel(f"{name}\nbias² / ‖∇J‖²")
+        for axes, nats in zip(panels[2], distances, strict=True):
+            _groups(axes, chosen(rows, direction="gradient", kl=nats))
+            axes.set(title=f"KL {nats:g} nats", xlabel="groups N that are averaged")
+        panels[2, 0].set_ylabel("π$_θ$ moved up ∇J\nMSE / ‖∇J‖² at the usual setting")
+        letter(panels.flat)
+        legend_above(drawn, panels[0, 0], 4)
+        replicates = len({row["seed"] for row in rows})
+        caption(
+            drawn,
+            f"Exact numbers, medians of {replicates} random problems. Large marks: the usual "
+            "setting, given in brackets; crosses: range over problems. Grey lines: equal MSE.",
+        )
+    return drawn
+
+
+def _trade_off(axes: Axes, rows: Rows) -> None:
+    for mask, (label, look, usual) in _FAMILIES.items():
+        own = chosen(rows, mask=mask)
+        x, y = (summary(own, "setting", column)[1] for column in ("variance", "bias_sq"))
+        axes.plot(x, y, label=label, markeredgewidth=0, **(look.line | {"markersize": 2.2}))
+        _mark(axes, chosen(own, setting=usual), look)
+    for mask, (label, look) in _POINTS.items():
+        _mark(axes, chosen(rows, mask=mask), look, label)
+    axes.set(xscale="log", yscale="log")
+    axes.autoscale(False)
+    x_line = np.geomspace(*axes.get_xlim(), 200)
+    for level in (0.5, 1, 2, 4, 8, 16):
+        axes.plot(x_line, np.where(x_line < level, level - x_line, np.nan), color="#C8C8C8", lw=0.6)
+
+
+def _mark(axes: Axes, rows: Rows, look: Look, label: str = "") -> None:
+    """A large mark at the medians, with a cross over the range of both."""
+    x, y = ([float(row[column]) for row in rows] for column in ("variance", "bias_sq"))
+    if not x:
+        return
+    at = (median(x), median(y))
+    cross = {"color": look.color, "linewidth": 0.5, "alpha": 0.5}
+    axes.hlines(at[1], min(x), max(x), **cross)
+    axes.vlines(at[0], min(y), max(y), **cross)
+    axes.plot(*at, look.marker, color=look.color, markersize=6, label=label, linestyle="none")
+
+
+def _groups(axes: Axes, rows: Rows) -> None:
+    """Median over problems of bias² + tr Cov/N."""
+    counts = np.geomspace(1, 1000, 25)
+    usual = {mask: (look, chosen(rows, mask=mask, setting=s)) for mask, (_, look, s) in _FAMILIES.items()}
+    points = {mask: (look, chosen(rows, mask=mask)) for mask, (_, look) in _POINTS.items()}
+    for look, own in (usual | points).values():
+        bias, variance = (
+            np.array([float(row[column]) for row in own]) for column in ("bias_sq", "variance")
+        )
+        mse = np.median(bias[:, None] + variance[:, None] / counts, axis=0)
+        axes.plot(counts, mse, color=look.color, marker=look.marker, markevery=8)
+    own = chosen(rows, mask="trajectory")
+    ideal = median(float(row["variance"]) for row in own) / counts
+    axes.plot(counts, ideal, color="#7F7F7F", linestyle=":", label="whole-trajectory ratio (eq. 3)")
+    axes.legend(loc="lower left")
+    axes.set(xscale="log", yscale="log")

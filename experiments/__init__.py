@@ -1,0 +1,1 @@
+"""What to run: recipes and the programs that run them."""

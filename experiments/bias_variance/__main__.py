@@ -1,0 +1,123 @@
+"""``python -m experiments.bias_variance``: run the studies that are missing, draw their figures."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.recipe import load
+from experiments.records import code_version, key_of, read_record, write_record
+from upge.errors import UpgeError, unknown
+from upge.theory.studies import STUDIES
+from upge.theory.studies.common import Row, Rows
+
+RECIPES = Path(__file__).parent
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Studies; all if none is named.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where records, tables and figures go.")] = Path(
+        "figures/bias_variance"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Run again what is there.")] = False,
+) -> None:
+    """Run the studies of bias and variance whose results are missing; draw all their figures."""
+    names = names or [name for name in STUDIES if (RECIPES / f"{name}.yaml").exists()]
+    for name in names:
+        if name not in STUDIES:
+            raise unknown("study", name, STUDIES)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    ran = []
+    with Progress(*columns, console=console) as bars:
+        tasks = {name: bars.add_task(name, total=None) for name in names}
+        for name in names:
+            if _run(name, out, force, bars, tasks[name]):
+                ran.append(name)
+    kept = len(names) - len(ran)
+    print(
+        f"{out}: tables, figures and records of {', '.join(names)}"
+        f" ({len(ran)} run, {kept} already there)"
+    )
+
+
+def _run(name: str, out: Path, force: bool, bars: Progress, task: int) -> bool:
+    """Bring one study's files up to date; whether that took running it."""
+    kind, study, headlines = STUDIES[name]
+    recipe = load(RECIPES / f"{name}.yaml", kind)
+    key = key_of(recipe, code_version(study.__module__))
+    record, table = out / f"{name}.json", out / f"{name}.csv"
+    missing = force or not table.exists() or read_record(record).get("key") != key
+    if missing:
+        started = time.monotonic()
+        rows = study(
+            recipe,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),  # type: ignore[arg-type]
+        )
+        write_table(table, rows)
+        write_record(record, name, key, recipe, headlines(rows), time.monotonic() - started)
+    bars.update(task, total=1, completed=1)  # type: ignore[arg-type]
+    draw(name, out)
+    return missing
+
+
+def draw(name: str, out: Path) -> None:
+    """Draw a study's figure from its table."""
+    from analysis.style import save
+
+    record = read_record(out / f"{name}.json")
+    figure = import_module(f"analysis.bias_variance.{name}").figure(read_table(out / f"{name}.csv"))
+    save(figure, out / name, commit=record["provenance"]["commit"])
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Rows as CSV, numbers with all their digits; ``nan`` where there is none."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path: Path) -> Rows:
+    """Rows as they were written: what looks like a number is one."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UpgeError as error:
+        sys.exit(f"error: {error}")

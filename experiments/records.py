@@ -1,0 +1,91 @@
+"""Records of results: what was asked, by which code, from where, and what came out in short."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from upge.provenance import provenance
+
+
+def code_version(module: str) -> str:
+    """Hash of the code of a module and of all modules of its package that it imports.
+
+    Comments, formatting and docstrings don't count: they change no number.
+    """
+    package, seen, waiting = module.partition(".")[0], dict[str, str](), [module]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in seen or path is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        seen[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+                assert node.module is not None
+                waiting += [node.module, *(f"{node.module}.{part.name}" for part in node.names)]
+    return _digest(sorted(seen.items()))
+
+
+def key_of(recipe: Any, code: str) -> str:
+    """What identifies a result: the recipe's values and the version of the code."""
+    return _digest([asdict(recipe), code])
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    """The record in a file; empty if there is none that can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(
+    path: Path,
+    name: str,
+    key: str,
+    recipe: Any,
+    headlines: Mapping[str, float],
+    seconds: float,
+) -> None:
+    """Write a result's record beside it."""
+    record = {
+        "name": name,
+        "key": key,
+        "recipe": asdict(recipe),
+        "headlines": dict(headlines),
+        "seconds": round(seconds, 1),
+        "provenance": provenance(),
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # a name in a module that is no package
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """The tree without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+    return tree
