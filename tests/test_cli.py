@@ -473,6 +473,16 @@ def test_a_note_is_printed_as_it_stands(run: Run, monkeypatch: pytest.MonkeyPatc
     assert outcome.code == 1 and f"failed: symbolic of sft: {note}" in outcome.out
 
 
+@pytest.mark.usefixtures("here")
+def test_why_the_real_model_was_not_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "no model can be loaded from 'smollm3'"
+    findings = [Finding("real", name, "none", note=reason) for name in ("sft", "grpo")]
+    monkeypatch.setitem(CHECKS, "real", lambda request: iter(findings))
+    asked = ("--check", "real", "--model", "smollm3", "-a", "sft", "-a", "grpo")
+    outcome = run("verify", *asked)
+    assert (outcome.out + outcome.err).count(reason) == 1
+
+
 def test_verify_refuses(run: Run, tmp_path: Path) -> None:
     is_one_sentence(run("verify", "--check", "floot64"), "'floot64'; did you mean 'float64'?")
     is_one_sentence(run("verify", "--check", "zzz"), "unknown check 'zzz'; known: float64, ")

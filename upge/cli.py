@@ -19,6 +19,7 @@ from upge.batch import TrajectoryBatch
 from upge.batch_json import parse_batch
 from upge.errors import UpgeError
 from upge.estimator import Estimate, Term
+from upge.moments_cli import moments
 from upge.normalization import NORMALIZERS
 from upge.policies.pretrained import SMOLLM2
 
@@ -224,6 +225,8 @@ def _colored(weight: float) -> str:
     color = "dim" if weight == 0 else "green" if weight > 0 else "red"
     return f"[{color}]{weight:+.4g}[/]"
 
+
+app.command()(moments)
 
 # -------------------------------------------------------------------------------------- algorithms
 

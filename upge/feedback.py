@@ -6,39 +6,51 @@ RL loss and β = g(P) the SFT loss (eq. 9, 13).
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.component import Component, between, positive
+from upge.component import Component, at_least, between, positive
 from upge.errors import unknown
 
 #: Far above float32's rounding of k/n, far below the distance of two such fractions.
 ROUNDING = 1e-6
+
+#: The paper's group size (section 4.1), for a P that is given without its n.
+ROLLOUTS = 8
 
 
 def performance(batch: TrajectoryBatch) -> Tensor:
     """P (N,) of each row's question: the share of its rollouts with R > 0, 0 if it has none."""
     rollouts = batch.rows_of("online")
     solved = batch.per_question((rollouts & (batch.reward > 0)).double())
-    count = batch.per_question(rollouts.double())
-    return (solved / count.clamp(min=1))[batch.question]
+    return solved[batch.question] / rollout_count(batch).clamp(min=1)
+
+
+def rollout_count(batch: TrajectoryBatch) -> Tensor:
+    """n (N,) of each row's question: how many rollouts its P comes from."""
+    return batch.per_question(batch.rows_of("online").double())[batch.question]
 
 
 @dataclass(frozen=True)
 class Feedback(Component):
-    """A pair f, g of eq. 9, as functions of P (any shape), both non-negative."""
+    """A pair f, g of eq. 9, as functions of P (any shape), both non-negative.
+
+    They are also told how many rollouts n (a number, or one a P) P comes from, for gates that ask
+    how sure P is; the paper's don't.
+    """
 
     @abstractmethod
-    def f(self, p: Tensor) -> Tensor:
+    def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """α, the weight of the RL loss."""
 
     @abstractmethod
-    def g(self, p: Tensor) -> Tensor:
+    def g(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """β, the weight of the SFT loss."""
 
 
@@ -53,11 +65,11 @@ class Switch(Feedback):
     def __post_init__(self) -> None:
         between(self, 0, 1, "gamma")
 
-    def f(self, p: Tensor) -> Tensor:
+    def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """1 where P > gamma; a P within rounding of gamma counts as equal to it."""
         return (p > self.gamma + ROUNDING).to(p.dtype)
 
-    def g(self, p: Tensor) -> Tensor:
+    def g(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """1 − f."""
         return 1 - self.f(p)
 
@@ -69,11 +81,11 @@ class Linear(Feedback):
     text: ClassVar[str] = "P, 1 − P"
     latex: ClassVar[str] = r"\alpha=P,\ \beta=1-P"
 
-    def f(self, p: Tensor) -> Tensor:
+    def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """P."""
         return p
 
-    def g(self, p: Tensor) -> Tensor:
+    def g(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """1 − P."""
         return 1 - p
 
@@ -91,24 +103,103 @@ class Sigmoid(Feedback):
         between(self, 0, 1, "gamma")
         positive(self, "steepness")
 
-    def f(self, p: Tensor) -> Tensor:
+    def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """σ(steepness · (P − gamma))."""
         return (self.steepness * (p - self.gamma)).sigmoid()
 
-    def g(self, p: Tensor) -> Tensor:
+    def g(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """1 − f, without cancellation."""
         return (self.steepness * (self.gamma - p)).sigmoid()
 
 
+@dataclass(frozen=True)
+class Wiener(Feedback):
+    """The weights that estimate ∇J_μ best from a group's rollouts and one demonstration.
+
+    They minimise E‖α Σ_i (R_i − P) s_i + β s* − ∇J_μ‖² (token sums, s = ∇log π_θ of a trajectory)
+    given that k of n rollouts succeed. With p the success rate, u and v the mean of s given success
+    and failure, D = u − v and p u + (1 − p) v = 0, so u = (1 − p) D, on one question
+
+    * ∇E[r] = p (1 − p) D; and given k, exactly, E Σ_i (R_i − P) s_i = w D with w = n P (1 − P),
+    * ∇J_μ = p (1 − p) D + μ E s*.
+
+    Assumed:
+
+    1. p is drawn from Beta(``solved``, ``failed``), so p given k is Beta(solved + k, failed + n − k);
+       q_j = E[(1 − p)^j | k] below.
+    2. Demonstrations succeed. E s* = κ (1 − p) D plus a part orthogonal to D, of square ω ‖D‖²,
+       κ² = 1 − ω: with ω = ``novelty`` = 0 they are like the policy's own successes, with 1
+       imitating them is nothing but a goal in itself.
+    3. A score, of a rollout or a demonstration, varies by V about its mean; λ = ``noise`` = V/‖D‖².
+
+    Then, with h₁ = q₁ − q₂ + μκ q₁, h₂ = κ(q₂ − q₃) + μ(κ² q₂ + ω) and e = κ² q₂ + ω + λ,
+
+        α = λ (h₁ e − h₂ κ q₁) / (1 + μ) / d,   d = (w + λ) e − w κ² q₁²,
+        β = λ ((w + λ) h₂ − w κ q₁ h₁)₊ / (1 + μ) / d.
+
+    The factor λ/(1 + μ) is for all questions the same; it keeps both in [0, 1]. For λ → ∞ they
+    become h₁ and h₂ over 1 + μ; with ω = 0 and p known that is β = (1 − p) α: a demonstration is
+    worth one more success in the group.
+
+    Source: this package, study ``mixing`` (``upge/theory/studies/mixing.py``), where the defaults
+    come from too.
+    """
+
+    mu: float = 0.5
+    noise: float = 3.0
+    novelty: float = 0.1
+    solved: float = 0.5
+    failed: float = 0.5
+    text: ClassVar[str] = "Wiener weights of ∇J_μ given P and n"
+    latex: ClassVar[str] = (
+        r"(\alpha,\beta)=\arg\min\mathbb E[\Vert\alpha g_{RL}+\beta g_{SFT}"
+        r"-\nabla\mathcal J_\mu\Vert^2\mid P,n]"
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "mu")
+        positive(self, "noise", "solved", "failed")
+        between(self, 0, 1, "novelty")
+        between(self, 0, 1e30, "mu", "noise", "solved", "failed")
+
+    def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
+        """α."""
+        return self._solve(p, n)[0]
+
+    def g(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
+        """β."""
+        return self._solve(p, n)[1]
+
+    def _solve(self, p: Tensor, n: Tensor | float) -> tuple[Tensor, Tensor]:
+        failures, total = self.failed + n * (1 - p), self.solved + self.failed + n
+        q1 = failures / total
+        q2 = q1 * (failures + 1) / (total + 1)
+        q3 = q2 * (failures + 2) / (total + 2)
+        kappa, w = math.sqrt(1 - self.novelty), n * p * (1 - p)
+        h1 = (q1 - q2 + self.mu * kappa * q1) / (1 + self.mu)
+        h2 = (kappa * (q2 - q3) + self.mu * (kappa**2 * q2 + self.novelty)) / (1 + self.mu)
+        e = kappa**2 * q2 + self.novelty + self.noise
+        d = (w + self.noise) * e - w * (kappa * q1) ** 2
+        alpha = self.noise * (h1 * e - h2 * kappa * q1) / d
+        beta = self.noise * ((w + self.noise) * h2 - w * kappa * q1 * h1) / d
+        return alpha.clamp(min=0), beta.clamp(min=0)
+
+
 #: Gates by name; each is built from the options it has.
-GATES: dict[str, type[Feedback]] = {"switch": Switch, "linear": Linear, "sigmoid": Sigmoid}
+GATES: dict[str, type[Feedback]] = {
+    "switch": Switch,
+    "linear": Linear,
+    "sigmoid": Sigmoid,
+    "wiener": Wiener,
+}
 
 
-def feedback(name: str, gamma: float) -> Feedback:
-    """The gate called ``name`` (switch, linear, sigmoid) at threshold ``gamma``."""
+def feedback(name: str, gamma: float = 0.0, **options: float | str) -> Feedback:
+    """The gate called ``name`` with those of the options that it has, the threshold among them."""
     if name not in GATES:
         raise unknown("gate", str(name), GATES)
-    return Linear() if GATES[name] is Linear else GATES[name](gamma)  # type: ignore[call-arg]
+    kind, given = GATES[name], {"gamma": gamma} | options
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
 
 
 @dataclass(frozen=True)
@@ -129,8 +220,8 @@ class Gate:
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         """(N, 1) weights of the rows."""
-        p = performance(batch)
+        p, n = performance(batch), rollout_count(batch)
         has_demo = batch.per_question(batch.rows_of("offline").long())[batch.question] > 0
-        weight = self.feedback.f(p) if self.side == "rl" else self.feedback.g(p)
+        weight = self.feedback.f(p, n) if self.side == "rl" else self.feedback.g(p, n)
         weight = torch.where(has_demo, weight, 1.0 if self.side == "rl" else 0.0)
         return weight[:, None]

@@ -26,6 +26,9 @@ _POINTS = {
     "none": ("no mask", Look(CYCLE[6], "*")),
     "current": ("π$_{ref}$ = π$_θ$", Look("#7F7F7F", "X")),
 }
+#: Families whose range over problems is shown.
+_CROSSED = ("none", "clip")
+_VARIANCE, _BIAS = (0.05, 30.0), (5e-4, 30.0)
 _DIRECTIONS = {"random": "π$_θ$ moved at random", "gradient": "π$_θ$ moved up ∇J"}
 
 
@@ -46,12 +49,13 @@ def figure(rows: Rows) -> Figure:
             axes.set(title=f"KL {nats:g} nats", xlabel="groups N that are averaged")
         panels[2, 0].set_ylabel("π$_θ$ moved up ∇J\nMSE / ‖∇J‖² at the usual setting")
         letter(panels.flat)
+        panels[2, 0].legend(loc="lower left")
         legend_above(drawn, panels[0, 0], 4)
         replicates = len({row["seed"] for row in rows})
         caption(
             drawn,
             f"Exact numbers, medians of {replicates} random problems. Large marks: the usual "
-            "setting, given in brackets; crosses: range over problems. Grey lines: equal MSE.",
+            "setting, given in brackets; crosses: range over problems (two). Grey lines: equal MSE.",
         )
     return drawn
 
@@ -60,42 +64,44 @@ def _trade_off(axes: Axes, rows: Rows) -> None:
     for mask, (label, look, usual) in _FAMILIES.items():
         own = chosen(rows, mask=mask)
         x, y = (summary(own, "setting", column)[1] for column in ("variance", "bias_sq"))
-        axes.plot(x, y, label=label, markeredgewidth=0, **(look.line | {"markersize": 2.2}))
-        _mark(axes, chosen(own, setting=usual), look)
+        axes.plot(x, y, markeredgewidth=0, **(look.line | {"markersize": 2.2}))
+        _mark(axes, chosen(own, setting=usual), look, label)
     for mask, (label, look) in _POINTS.items():
         _mark(axes, chosen(rows, mask=mask), look, label)
-    axes.set(xscale="log", yscale="log")
-    axes.autoscale(False)
-    x_line = np.geomspace(*axes.get_xlim(), 200)
-    for level in (0.5, 1, 2, 4, 8, 16):
-        axes.plot(x_line, np.where(x_line < level, level - x_line, np.nan), color="#C8C8C8", lw=0.6)
+    axes.set(xscale="log", yscale="log", xlim=_VARIANCE, ylim=_BIAS)
+    x_line = np.geomspace(*_VARIANCE, 400)
+    for mse in (0.25, 0.5, 1, 2, 4, 8, 16):
+        bias_sq = np.where(x_line < mse, mse - x_line, np.nan)
+        axes.plot(x_line, bias_sq, color="#CFCFCF", linewidth=0.6, zorder=0)
 
 
-def _mark(axes: Axes, rows: Rows, look: Look, label: str = "") -> None:
-    """A large mark at the medians, with a cross over the range of both."""
+def _mark(axes: Axes, rows: Rows, look: Look, label: str) -> None:
+    """A large mark at the medians, for those named with a cross over the range of both."""
     x, y = ([float(row[column]) for row in rows] for column in ("variance", "bias_sq"))
     if not x:
         return
-    at = (median(x), median(y))
-    cross = {"color": look.color, "linewidth": 0.5, "alpha": 0.5}
-    axes.hlines(at[1], min(x), max(x), **cross)
-    axes.vlines(at[0], min(y), max(y), **cross)
-    axes.plot(*at, look.marker, color=look.color, markersize=6, label=label, linestyle="none")
+    if rows[0]["mask"] in _CROSSED:
+        cross = {"color": look.color, "linewidth": 0.7, "alpha": 0.6}
+        axes.hlines(median(y), min(x), max(x), **cross)
+        axes.vlines(median(x), min(y), max(y), **cross)
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4, "linestyle": "none"}
+    options = {"color": look.color, "markersize": 6.5} | edge
+    axes.plot(median(x), median(y), look.marker, label=label, **options)
 
 
 def _groups(axes: Axes, rows: Rows) -> None:
-    """Median over problems of bias² + tr Cov/N."""
+    """Median over problems of bias² + tr Cov/N at the usual settings."""
     counts = np.geomspace(1, 1000, 25)
-    usual = {mask: (look, chosen(rows, mask=mask, setting=s)) for mask, (_, look, s) in _FAMILIES.items()}
-    points = {mask: (look, chosen(rows, mask=mask)) for mask, (_, look) in _POINTS.items()}
-    for look, own in (usual | points).values():
+    lines = {mask: (look, setting) for mask, (_, look, setting) in _FAMILIES.items()}
+    lines |= {mask: (look, 0.0) for mask, (_, look) in _POINTS.items()}
+    lines["trajectory"] = (Look("#7F7F7F", "", ":"), 0.0)
+    for mask, (look, setting) in lines.items():
+        own = chosen(rows, mask=mask, setting=setting)
         bias, variance = (
-            np.array([float(row[column]) for row in own]) for column in ("bias_sq", "variance")
+            np.array([float(row[column]) for row in own])[:, None]
+            for column in ("bias_sq", "variance")
         )
-        mse = np.median(bias[:, None] + variance[:, None] / counts, axis=0)
-        axes.plot(counts, mse, color=look.color, marker=look.marker, markevery=8)
-    own = chosen(rows, mask="trajectory")
-    ideal = median(float(row["variance"]) for row in own) / counts
-    axes.plot(counts, ideal, color="#7F7F7F", linestyle=":", label="whole-trajectory ratio (eq. 3)")
-    axes.legend(loc="lower left")
+        mse = np.median(bias + variance / counts, axis=0)
+        label = "whole-trajectory ratio (eq. 3)" if mask == "trajectory" else ""
+        axes.plot(counts, mse, markevery=8, label=label, **look.line)
     axes.set(xscale="log", yscale="log")

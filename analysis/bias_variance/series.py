@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.style import Look
 from upge.theory.studies.common import Rows
@@ -35,7 +36,7 @@ def draw_series(
     places, line, low, high = summary(rows, x, y)
     axes.plot(places, line, label=label, **look.line)
     if band:
-        axes.fill_between(places, low, high, color=look.color, alpha=0.12, linewidth=0)
+        axes.fill_between(places, low, high, color=look.color, alpha=0.1, linewidth=0)
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int, title: str = "") -> None:
@@ -57,3 +58,13 @@ def letter(axes: Iterable[Axes]) -> None:
     for i, panel in enumerate(axes):
         panel.set_title(f"({chr(ord('a') + i)}) {panel.get_title()}", loc="left")
         panel.set_title("")
+
+
+def logit_axis(axes: Axes) -> None:
+    """x from 0 to 1 with both ends drawn out, in plain numbers."""
+    axes.set_xscale("logit")
+    low, high = axes.get_xlim()
+    ticks = [p for p in (0.01, 0.1, 0.5, 0.9, 0.99) if low <= p <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{p:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())

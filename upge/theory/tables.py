@@ -343,6 +343,31 @@ def parity_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     )
 
 
+def readme_table(rows: Sequence[Row]) -> str:
+    """The paper's rows with their checks, for the first screen of the README."""
+    header = ("algorithm", "π_ref", "Â", "1_stable", "as printed", *_MATRIX.values())
+    lines = [
+        [
+            row.entry.title,
+            _cells(row, lambda t: t.reference.text, " + "),
+            _cells(row, lambda t: t.advantage.text, " + "),
+            _cells(row, lambda t: t.stabilization.text, " + "),
+            {"yes": "exact", "no": "**not exact**"}[row.verdict("printed", _EXACT)],
+            row.verdict("symbolic", _SYMBOLIC),
+            *(_scientific(row.error(check)) for check in list(_MATRIX)[1:]),
+        ]
+        for row in rows
+        if row.entry.printed
+    ]
+    return _markdown_table(header, [[c.replace("|", "\\|") for c in line] for line in lines])
+
+
+def load_findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
+    """The findings and provenance of a record that :func:`write_tables` wrote."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return [Finding(**finding) for finding in record["findings"]], record["provenance"]
+
+
 def write_tables(
     findings: Sequence[Finding], provenance: Mapping[str, str], folder: Path
 ) -> list[Path]:

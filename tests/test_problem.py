@@ -1,0 +1,114 @@
+"""Problems from JSON Lines and from the hub's GSM8K."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from upge import UpgeError
+from upge.tasks.hub import gsm8k_problem, load_gsm8k
+from upge.tasks.problem import DEFAULT_DATA, Problem, data_folder, load_problems
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "problems.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+
+def test_records_are_read(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"problem": "1 + 1?", "answer": "2", "solution": "It is 2."},
+        {"problem": "2 + 2?", "answer": 4, "source": "elsewhere"},
+    ]
+    text = "\n\n".join(map(json.dumps, records)) + "\r\n"
+    assert load_problems(write(tmp_path, text)) == [
+        Problem("1 + 1?", "2", "It is 2."),
+        Problem("2 + 2?", "4", None),
+    ]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
+    record = {"problem": f"one{separator}two", "answer": "3"}
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for _ in range(2))
+    assert len(text.splitlines()) == 4
+    assert [p.prompt for p in load_problems(write(tmp_path, text))] == [f"one{separator}two"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[1]", "TypeError"),
+        ("3", "TypeError"),
+        ('{"problem": "1 + 1?"}', "KeyError('answer')"),
+        ('{"answer": "2"}', "KeyError('problem')"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
+    path = write(tmp_path, '{"problem": "", "answer": ""}\n\n' + line + "\n")
+    with pytest.raises(UpgeError) as error:
+        load_problems(path)
+    wanted = f"{path}, line 3: wanted a JSON record with 'problem' and 'answer' ({reason}"
+    assert str(error.value).startswith(wanted) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UpgeError, match=r"problems\.jsonl: has no problems, wanted one JSON"):
+        load_problems(write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.jsonl", tmp_path):
+        with pytest.raises(UpgeError, match=rf"^{path}: .*; set UPGE_DATA to the folder"):
+            load_problems(path)
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"problem": "é", "answer": "1"}'.encode("latin-1"))
+    with pytest.raises(UpgeError, match=rf"^{path}"):
+        load_problems(path)
+
+
+def test_the_folder_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UPGE_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    monkeypatch.delenv("UPGE_DATA")
+    assert data_folder() == DEFAULT_DATA == Path("../shared/data")
+
+
+def test_a_record_of_the_hub() -> None:
+    worked = "She sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=1072>>1072."
+    assert gsm8k_problem("How many?", f"{worked}\n#### 1,072") == Problem(
+        "How many?", "1072", "She sold 48/2 = 24 clips in May.\nIn all 48+24 = 1072."
+    )
+    with pytest.raises(UpgeError, match="lacks its '####': 'no mark'"):
+        gsm8k_problem("How many?", "no mark")
+
+
+def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*names: str, split: str) -> list[dict[str, str]]:
+        assert (names, split) == (("openai/gsm8k", "main"), "train")
+        return [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert load_gsm8k("train") == [Problem("1 + 1?", "2", "It is 2.")]
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: str, split: str) -> None:
+        raise ConnectionError("a long story\nof many lines")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(UpgeError) as error:
+        load_gsm8k("train")
+    assert "the hub (ConnectionError); set UPGE_DATA" in str(error.value)
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UpgeError, match=r"datasets can't be imported .*; install it with .*upge"):
+        load_gsm8k("train")

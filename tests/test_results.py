@@ -1,0 +1,35 @@
+"""What is committed follows from the committed records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upge.algorithms import REGISTRY
+from upge.theory.tables import load_findings, readme_table, rows_of, write_tables
+
+TABLES = Path("paper_tables")
+
+
+def test_tables_follow_from_their_record(tmp_path: Path) -> None:
+    findings, provenance = load_findings(TABLES / "table1.json")
+    for path in write_tables(findings, provenance, tmp_path):
+        assert path.read_text() == (TABLES / path.name).read_text(), path.name
+
+
+def test_every_registered_algorithm_is_in_the_record() -> None:
+    findings, _ = load_findings(TABLES / "table1.json")
+    assert [row.entry.name for row in rows_of(findings)] == list(REGISTRY)
+
+
+@pytest.mark.parametrize("check", ["symbolic", "float64", "real"])
+def test_nothing_in_the_record_failed(check: str) -> None:
+    findings, _ = load_findings(TABLES / "table1.json")
+    assert {f.verdict for f in findings if f.check == check} == {"pass"}
+
+
+def test_readme_shows_the_record() -> None:
+    findings, _ = load_findings(TABLES / "table1.json")
+    shown = Path("README.md").read_text().split("<!-- table1 -->")[1].split("<!-- /table1 -->")[0]
+    assert shown.strip() == readme_table(rows_of(findings)).strip()

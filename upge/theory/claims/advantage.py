@@ -1,0 +1,210 @@
+"""Equation 5: what centring on a group's mean and dividing by its std do to the gradient.
+
+For one question with R ∈ {0, 1} and success rate p every group rule has E[g] = c(p) ∇E[r], with the
+*gain* c(p) = E[Â | R = 1] − E[Â | R = 0], a sum over the number of successes among the others. It
+is computed by sympy from the twin of the advantage that trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import sympy
+import torch
+
+from upge.advantage import Advantage, GroupCentered, GroupZScore, LeaveOneOut
+from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
+from upge.theory.claims.lab import (
+    SEEDS,
+    at_success,
+    cosine,
+    distance,
+    estimator,
+    moments,
+    random_case,
+)
+from upge.reference import CurrentPolicy
+from upge.theory.maths import Scalar, SymbolicOps
+from upge.theory.published import Sample
+from upge.theory.twins import TWINS, Rows
+
+_SUCCESS = sympy.Symbol("p", positive=True)
+
+#: Group sizes that identities are proved for.
+SIZES = (2, 3, 4, 5, 6, 7, 8)
+
+_EASY_AND_HARD = tuple(sympy.Rational(k, 16) for k in (1, 2, 4, 8, 12, 14, 15))
+
+
+@cache
+def gain(advantage: Advantage, n: int) -> Scalar:
+    """c(p) of groups of n, a polynomial in p."""
+    others = range(n)
+    return sympy.expand(
+        sum(
+            math.comb(n - 1, k)
+            * _SUCCESS**k
+            * (1 - _SUCCESS) ** (n - 1 - k)
+            * (_of(advantage, 1, k, n) - _of(advantage, 0, k, n))
+            for k in others
+        )
+    )
+
+
+def _of(advantage: Advantage, reward: int, solved: int, n: int) -> Scalar:
+    """Â of a rollout with ``reward``, of whose n − 1 companions so many are ``solved``."""
+    rewards = [reward] + [1] * solved + [0] * (n - 1 - solved)
+    samples = [Sample([0], [0], r, 0, False) for r in rewards]
+    return TWINS[type(advantage)](advantage, Rows(samples, 1, SymbolicOps()), 0, 0)
+
+
+def _range(advantage: Advantage, n: int) -> tuple[float, float]:
+    """The smallest and the largest gain at success rates from 1/16 to 15/16."""
+    values = [float(sympy.N(gain(advantage, n).subs(_SUCCESS, p))) for p in _EASY_AND_HARD]
+    return min(values), max(values)
+
+
+def _constant(advantage: Advantage, n: int) -> bool:
+    return bool(sympy.simplify(gain(advantage, n).diff(_SUCCESS)) == 0)
+
+
+@claim(
+    "eq5",
+    "GRPO's advantage (R − mean)/std as Â estimates ∇E[r], up to a factor.",
+    "eq. 5",
+)
+def z_score(advantage: Advantage | None = None, seeds: Sequence[int] = SEEDS[:6]) -> Result:
+    """The angle between E[g] and ∇E[r]: pass/fail rewards, graded ones, and two questions."""
+    rule_, size = advantage or GroupZScore(), 4
+    what = estimator(CurrentPolicy(), rule_)
+    trials, cosines = [], []
+    for seed in seeds:
+        case = random_case(seed)
+        passed = moments(what, case, size, old=False)
+        factor = float(gain(rule_, size).subs(_SUCCESS, case.success))
+        error = distance(passed.mean, factor * case.rl)
+        trials.append(Trial(error < TOLERANCE, f"E g is not {factor:.3g} ∇E[r]: {error:.3g} off"))
+    for seed in seeds:
+        graded = random_case(seed, levels=(0.0, 0.5, 1.0))
+        one = cosine(moments(what, graded, size, old=False).mean, graded.rl)
+        two = _two_questions(rule_, size, seed)
+        cosines += [one, two]
+        for kind, c in (("rewards 0, 1/2, 1", one), ("questions of p = 1/16 and p = 1/2", two)):
+            trials.append(Trial(1 - c < TOLERANCE, f"{kind}: cosine {c:.4f}", inside=False))
+    return rule(
+        trials,
+        min(cosines),
+        "smallest cosine of E g and ∇E[r] with graded rewards or several questions, n = 4",
+        condition="all rollouts answer one question and R ∈ {0, 1}; the factor is c(p)",
+    )
+
+
+def _two_questions(advantage: Advantage, n: int, seed: int) -> float:
+    """Cosine of E[g] and ∇E[r] over two questions with parameters of their own."""
+    case = random_case(seed)
+    means, truths = [], []
+    for p in (1 / 16, 1 / 2):
+        at = at_success(case, p)
+        means.append(moments(estimator(CurrentPolicy(), advantage), at, n, old=False).mean)
+        truths.append(at.rl)
+    return cosine(torch.cat(means), torch.cat(truths))
+
+
+@claim(
+    "eq5-centred",
+    "Centring on the mean of the own group leaves the gradient unbiased.",
+    "eq. 5, §2.3",
+)
+def centred(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
+    """The gain of R − mean, for every p at once, as it is and times n/(n − 1)."""
+    rule_, trials, gains = advantage or GroupCentered(), [], []
+    for n in sizes:
+        found = gain(rule_, n)
+        gains.append(f"{found} at n = {n}")
+        rescaled = sympy.simplify(found * n / (n - 1) - 1) == 0
+        trials.append(Trial(bool(rescaled), f"E g = ({found}) ∇E[r] with groups of {n}"))
+        plain = sympy.simplify(found - 1) == 0
+        trials.append(Trial(bool(plain), f"E g = {found} ∇E[r] with groups of {n}", inside=False))
+    shown = gain(rule_, 8)
+    leave_one_out = {gain(LeaveOneOut(), n) for n in sizes}
+    return rule(
+        trials,
+        float(shown.subs(_SUCCESS, sympy.Rational(1, 2))),
+        "E g over ∇E[r] with groups of 8",
+        symbolic=True,
+        unit="group sizes",
+        condition="it is multiplied by n/(n − 1)",
+        notes=[
+            "(n − 1)/n for any p: " + ", ".join(gains[:2]),
+            f"leaving the rollout out of its own mean gives {sorted(leave_one_out)[0]}"
+            if len(leave_one_out) == 1
+            else "",
+            _against_enumeration(rule_),
+        ],
+    )
+
+
+def _against_enumeration(advantage: Advantage) -> str:
+    """The gain against exact moments of the package's estimator."""
+    case = random_case(0)
+    mean = moments(estimator(CurrentPolicy(), advantage), case, 8, old=False).mean
+    factor = float(gain(advantage, 8).subs(_SUCCESS, case.success))
+    return f"enumeration agrees within {distance(mean, factor * case.rl):.1g}"
+
+
+@claim(
+    "words-std",
+    "Dividing by the group's std brings a difficulty bias: questions weigh by their success rate.",
+    "§2.3",
+)
+def std_bias(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
+    """Whether c(p) of the z-score varies with p, group size by group size."""
+    rule_, sizes = advantage or GroupZScore(), tuple(sizes)
+    trials = [
+        Trial(
+            not _constant(rule_, n),
+            f"groups of {n}: c(p) = {gain(rule_, n)} for every p, no difficulty bias",
+            inside=n >= 4,
+        )
+        for n in sizes
+    ]
+    low, high = _range(rule_, max(sizes))
+    large = 1 / math.sqrt(15 / 16 / 16)
+    return rule(
+        trials,
+        high / low,
+        f"largest over smallest weight of a question, p from 1/16 to 15/16, groups of {max(sizes)}",
+        symbolic=True,
+        unit="group sizes",
+        condition="n ≥ 4 (R ∈ {0, 1})",
+        notes=[
+            f"at n = {n}: {_range(rule_, n)[0]:.3g} to {_range(rule_, n)[1]:.3g}"
+            for n in sizes
+            if n in (4, 8)
+        ]
+        + [f"the limit 1/√(p(1 − p)) of large groups would span 2 to {large:.3g}"],
+    )
+
+
+@claim(
+    "words-centring",
+    "Re-centring alone brings no difficulty bias: all questions keep one weight.",
+    "§2.3",
+)
+def centring_alone(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
+    """Whether c(p) of R − mean is the same for every p."""
+    rule_ = advantage or GroupCentered()
+    trials = [
+        Trial(_constant(rule_, n), f"groups of {n}: c(p) = {gain(rule_, n)}") for n in sizes
+    ]
+    low, high = _range(rule_, 8)
+    return rule(
+        trials,
+        high / low,
+        "largest over smallest weight of a question, p from 1/16 to 15/16, groups of 8",
+        symbolic=True,
+        unit="group sizes",
+    )
