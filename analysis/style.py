@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from upge.errors import unknown
 
@@ -47,7 +48,7 @@ _DASHED, _DOTDASH, _DOTTED = DASHES[1:]
 LOOKS: dict[str, Look] = {
     "base": Look(_GREY, "x", _DOTTED),
     "sft": Look(_BLUE, "o"),
-    "dft": Look(_BLUE, "s", _DASHED),
+    "dft": Look(_SKY, "X", _DASHED),
     "offline_reinforce": Look(_BLUE, "^", _DOTDASH),
     "reinforce": Look(_ORANGE, "^", _DOTDASH),
     "reinforce_plus_plus": Look(_ORANGE, "v", _DOTTED),
@@ -95,6 +96,9 @@ def series(index: int) -> Look:
     return Look(CYCLE[index % len(CYCLE)], MARKERS[index % len(MARKERS)])
 
 
+#: Share of a figure's width that is kept for the footer, upright at the right.
+_FOOTER = 0.015
+
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures don't hang on a machine
     "font.size": 7.5,
@@ -122,14 +126,17 @@ _SETTINGS: dict[str, Any] = {
 
 def style() -> AbstractContextManager[None]:
     """The project's style, within a ``with`` block."""
-    return mpl.rc_context(_SETTINGS)
+    return mpl.rc_context(_SETTINGS)  # type: ignore[arg-type]
 
 
 def save(figure: Figure, path: Path, commit: str) -> list[Path]:
     """Write ``path``.pdf and ``path``.png, the commit in the footer; the same bytes every time."""
     written = []
     with style():
-        figure.text(0.995, 0.002, commit, ha="right", va="bottom", fontsize=4.5, color=_GREY)
+        if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+            engine.set(rect=(0, 0, 1 - _FOOTER, 1))
+        place = {"ha": "right", "va": "bottom", "rotation": 90}
+        figure.text(0.999, 0.005, commit, fontsize=4.5, color=_GREY, **place)  # type: ignore[arg-type]
         for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
             written.append(path.with_name(path.name + suffix))
             figure.savefig(written[-1], dpi=200, metadata=metadata)

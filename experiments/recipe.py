@@ -82,8 +82,6 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
                 return _convert(name, value, option)
             except UpgeError:
                 continue
-    if is_dataclass(wanted) and isinstance(wanted, type) and isinstance(value, Mapping):
-        return build(value, wanted)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted is float and isinstance(value, str) and re.fullmatch(_EXPONENTIAL, value):
@@ -101,4 +99,4 @@ def _wanted(kind: Any) -> str:
         return f"one of {', '.join(map(repr, arguments))}"
     if origin in (Union, types.UnionType):
         return " or ".join(_wanted(option) for option in arguments)
-    return _WORDS.get(kind, f"the fields of {getattr(kind, '__name__', kind)}")
+    return _WORDS[kind]

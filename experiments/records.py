@@ -28,7 +28,10 @@ def code_version(module: str) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         seen[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").partition(".")[0] == package
+            ):
                 assert node.module is not None
                 waiting += [node.module, *(f"{node.module}.{part.name}" for part in node.names)]
     return _digest(sorted(seen.items()))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.component import Component, at_least, between, positive
+from upge.component import Component, between, positive
 from upge.errors import unknown
 
 #: Far above float32's rounding of k/n, far below the distance of two such fractions.
@@ -125,8 +125,8 @@ class Wiener(Feedback):
 
     Assumed:
 
-    1. p is drawn from Beta(``solved``, ``failed``), so p given k is Beta(solved + k, failed + n − k);
-       q_j = E[(1 − p)^j | k] below.
+    1. p ~ Beta(a, b), a = ``prior_solved`` and b = ``prior_failed``, so that p given k is
+       Beta(a + k, b + n − k); below, q_j = E[(1 − p)^j | k].
     2. Demonstrations succeed. E s* = κ (1 − p) D plus a part orthogonal to D, of square ω ‖D‖²,
        κ² = 1 − ω: with ω = ``novelty`` = 0 they are like the policy's own successes, with 1
        imitating them is nothing but a goal in itself.
@@ -148,8 +148,8 @@ class Wiener(Feedback):
     mu: float = 0.5
     noise: float = 3.0
     novelty: float = 0.1
-    solved: float = 0.5
-    failed: float = 0.5
+    prior_solved: float = 0.5
+    prior_failed: float = 0.5
     text: ClassVar[str] = "Wiener weights of ∇J_μ given P and n"
     latex: ClassVar[str] = (
         r"(\alpha,\beta)=\arg\min\mathbb E[\Vert\alpha g_{RL}+\beta g_{SFT}"
@@ -157,10 +157,9 @@ class Wiener(Feedback):
     )
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "mu")
-        positive(self, "noise", "solved", "failed")
         between(self, 0, 1, "novelty")
-        between(self, 0, 1e30, "mu", "noise", "solved", "failed")
+        positive(self, "noise", "prior_solved", "prior_failed")
+        between(self, 0, 1e30, "mu", "noise", "prior_solved", "prior_failed")  # no overflow
 
     def f(self, p: Tensor, n: Tensor | float = ROLLOUTS) -> Tensor:
         """α."""
@@ -171,7 +170,8 @@ class Wiener(Feedback):
         return self._solve(p, n)[1]
 
     def _solve(self, p: Tensor, n: Tensor | float) -> tuple[Tensor, Tensor]:
-        failures, total = self.failed + n * (1 - p), self.solved + self.failed + n
+        failures = self.prior_failed + n * (1 - p)
+        total = self.prior_solved + self.prior_failed + n
         q1 = failures / total
         q2 = q1 * (failures + 1) / (total + 1)
         q3 = q2 * (failures + 2) / (total + 2)

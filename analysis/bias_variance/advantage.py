@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from analysis.bias_variance.series import caption, draw_series, legend_above, letter, logit_axis
+from analysis.bias_variance.series import (
+    caption,
+    draw_series,
+    legend_above,
+    letter,
+    logit_axis,
+    summary,
+)
 from analysis.style import CYCLE, PAGE, Look, series, style
 from upge.theory.studies.common import Rows, chosen
 
@@ -76,7 +84,7 @@ def figure(rows: Rows) -> Figure:
 def _z_weights(axes: Axes, rows: Rows, sizes: list[float]) -> None:
     """The z-score's weight at every n, and its limit 1/√(p(1 − p))."""
     for i, n in enumerate(sizes):
-        shade = plt.get_cmap("viridis")(0.9 * i / max(len(sizes) - 1, 1))
+        shade = to_hex(plt.get_cmap("viridis")(0.9 * i / max(len(sizes) - 1, 1)))
         look = series(i)._replace(color=shade)
         draw_series(axes, chosen(rows, n=n), "p", "weight", look, f"n = {n:g}", band=False)
     rates = 1 / (1 + np.exp(-np.linspace(-3.9, 3.9, 200)))
@@ -98,9 +106,8 @@ def _shrinkage(axes: Axes, rows: Rows) -> None:
         look = _LOOKS[rule][1]
         for p, fill in ((half, "full"), (low, "none")):
             own = chosen(rows, rule=rule, p=p)
-            x = [float(row["n"]) for row in own]
-            y = [float(row["weight"]) for row in own]
-            axes.plot(*zip(*sorted(set(zip(x, y))), strict=True), fillstyle=fill, **look.line)
+            x, y, *_ = summary(own, "n", "weight")
+            axes.plot(x, y, fillstyle=fill, **look.line)
     axes.set(
         title="weight against n",
         ylabel=f"filled: p = {half:g}; open: {low:g}",

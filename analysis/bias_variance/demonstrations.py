@@ -22,7 +22,7 @@ _PANELS = (
     ("weight", "alone", "kl", "weight on ∇(−KL)", (-30, 30), "symlog"),
     ("cosine", "alone", "kl", "cosine with ∇(−KL)", (-1.05, 1.05), "linear"),
     ("cosine", "alone", "reward", "cosine with ∇E[r]", (-1.05, 1.05), "linear"),
-    ("mse", "with_rollouts", "mu", "RL + μ·rule: MSE/‖∇J$_μ$‖²", (0.2, 100), "log"),
+    ("mse", "with_rollouts", "mu", "RL + μ·rule: MSE", (0.2, 20), "log"),
 )
 _SHARE = "teacher's share of π$_β$"
 _COVERAGE = "π$_θ$(teacher's token)"
@@ -65,6 +65,6 @@ def figure(rows: Rows) -> Figure:
         caption(
             drawn,
             f"Exact numbers. Lines: median of {replicates} random problems; bands: their range. "
-            "One demonstration; in the last column beside one group of rollouts.",
+            "One demonstration; last column: beside one group, as MSE/‖∇J$_μ$‖².",
         )
     return drawn

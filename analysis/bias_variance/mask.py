@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -55,7 +56,7 @@ def figure(rows: Rows) -> Figure:
         caption(
             drawn,
             f"Exact numbers, medians of {replicates} random problems. Large marks: the usual "
-            "setting, given in brackets; crosses: range over problems (two). Grey lines: equal MSE.",
+            "setting, in brackets; crosses: range over problems (two). Grey lines: equal MSE.",
         )
     return drawn
 
@@ -81,12 +82,20 @@ def _mark(axes: Axes, rows: Rows, look: Look, label: str) -> None:
     if not x:
         return
     if rows[0]["mask"] in _CROSSED:
-        cross = {"color": look.color, "linewidth": 0.7, "alpha": 0.6}
+        cross: dict[str, Any] = {"color": look.color, "linewidth": 0.7, "alpha": 0.6}
         axes.hlines(median(y), min(x), max(x), **cross)
         axes.vlines(median(x), min(y), max(y), **cross)
-    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4, "linestyle": "none"}
-    options = {"color": look.color, "markersize": 6.5} | edge
-    axes.plot(median(x), median(y), look.marker, label=label, **options)
+    axes.plot(
+        median(x),
+        median(y),
+        look.marker,
+        color=look.color,
+        markersize=6.5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        linestyle="none",
+        label=label,
+    )
 
 
 def _groups(axes: Axes, rows: Rows) -> None:

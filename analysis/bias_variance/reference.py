@@ -28,7 +28,7 @@ _MEASURES = {
     "bias_sq": ("bias² / ‖∇J‖²", (1e-4, 2e1)),
     "variance": ("tr Cov / ‖∇J‖²", (3e-2, 1e3)),
     "mse": ("MSE / ‖∇J‖²", (3e-2, 1e3)),
-    "mse_scaled": ("MSE of the best multiple", (0, 1)),
+    "mse_scaled": ("MSE, best multiple", (0, 1)),
 }
 _KL = "KL(π$_{θ\\,old}$ ‖ π$_θ$) [nats]"
 #: Sweep, direction, column of x, its name, and what the row is called.

@@ -61,7 +61,7 @@ def letter(axes: Iterable[Axes]) -> None:
 
 
 def logit_axis(axes: Axes) -> None:
-    """x from 0 to 1 with both ends drawn out, in plain numbers."""
+    """The x axis from 0 to 1 with both ends drawn out, in plain numbers."""
     axes.set_xscale("logit")
     low, high = axes.get_xlim()
     ticks = [p for p in (0.01, 0.1, 0.5, 0.9, 0.99) if low <= p <= high]

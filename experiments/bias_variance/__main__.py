@@ -55,7 +55,7 @@ def main(
     console = Console(stderr=True)
     ran = []
     with Progress(*columns, console=console) as bars:
-        tasks = {name: bars.add_task(name, total=None) for name in names}
+        tasks = {name: bars.add_task(name, total=None, start=False) for name in names}
         for name in names:
             if _run(name, out, force, bars, tasks[name]):
                 ran.append(name)
@@ -68,6 +68,7 @@ def main(
 
 def _run(name: str, out: Path, force: bool, bars: Progress, task: int) -> bool:
     """Bring one study's files up to date; whether that took running it."""
+    bars.start_task(task)
     kind, study, headlines = STUDIES[name]
     recipe = load(RECIPES / f"{name}.yaml", kind)
     key = key_of(recipe, code_version(study.__module__))
@@ -96,11 +97,16 @@ def draw(name: str, out: Path) -> None:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """Rows as CSV, numbers with all their digits; ``nan`` where there is none."""
+    """Rows as CSV, numbers to 9 digits; ``nan`` where there is none."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({name: _text(value) for name, value in row.items()})
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.9g}"
 
 
 def read_table(path: Path) -> Rows:

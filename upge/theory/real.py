@@ -93,7 +93,8 @@ def _demonstration(tokenizer: Any, problem: Problem, question: int) -> _Trajecto
 def _trajectories(model: Any, tokenizer: Any, problems: list[Problem]) -> list[_Trajectory]:
     """One question whose rollouts earn different rewards, and one whose rollouts all earn none.
 
-    So centred advantages don't vanish, and HPT's gate takes both of its branches.
+    So centred advantages don't vanish, and HPT's gate takes both of its branches. Of the second
+    question one rollout is kept, as every row costs time.
     """
     wanted: dict[str, list[_Trajectory]] = {}
     shortest = sorted(problems, key=lambda p: len(p.prompt) + len(p.demonstration or ""))
@@ -103,7 +104,7 @@ def _trajectories(model: Any, tokenizer: Any, problems: list[Problem]) -> list[_
         kind = "different" if len(rewards) > 1 else "none" if rewards == {0.0} else "other"
         wanted.setdefault(kind, [*rollouts, _demonstration(tokenizer, problem, i)])
         if {"different", "none"} <= wanted.keys():
-            return wanted["different"] + wanted["none"]
+            return wanted["different"] + wanted["none"][-2:]
     raise UpgeError(
         f"no two of {CANDIDATES} problems fit: one with different rewards, one with none; "
         "try another seed or model"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upge.algorithms import Algorithm, algorithm
+from upge.errors import UpgeError
 from upge.estimator import Term
 from upge.theory.verify import Finding
 
@@ -383,6 +384,16 @@ def write_tables(
         "table1.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in contents]
+    return [_replace(folder / name, text) for name, text in contents.items()]
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write whole or not at all: a full disk or a kill leaves the file that was there."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
+    return path

@@ -6,10 +6,13 @@ package fills :data:`CLAIMS`; :mod:`~upge.theory.claims.ledger` runs and writes 
 """
 
 from upge.theory.claims.claim import CLAIMS, VERDICTS, Check, Claim, Verdict
+
 from upge.theory.claims import (  # isort: skip  (the order of the ledger)
     objective as objective,
-    estimator as estimator,
+    measure as measure,
+    unified as unified,
     advantage as advantage,
+    estimator as estimator,
     gate as gate,
     losses as losses,
     appendix as appendix,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 
 import sympy
 import torch
 
 from upge.advantage import Advantage, GroupCentered, GroupZScore, LeaveOneOut
-from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
+from upge.reference import CurrentPolicy
+from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, rule
 from upge.theory.claims.lab import (
     SEEDS,
     at_success,
@@ -26,8 +26,8 @@ from upge.theory.claims.lab import (
     moments,
     random_case,
 )
-from upge.reference import CurrentPolicy
-from upge.theory.maths import Scalar, SymbolicOps
+from upge.theory.claims.toys import smallest, toys
+from upge.theory.maths import Floats, Maths, Scalar, SymbolicOps
 from upge.theory.published import Sample
 from upge.theory.twins import TWINS, Rows
 
@@ -36,34 +36,34 @@ _SUCCESS = sympy.Symbol("p", positive=True)
 #: Group sizes that identities are proved for.
 SIZES = (2, 3, 4, 5, 6, 7, 8)
 
-_EASY_AND_HARD = tuple(sympy.Rational(k, 16) for k in (1, 2, 4, 8, 12, 14, 15))
+_EASY_AND_HARD = (1, 2, 4, 8, 12, 14, 15)  #: success rates, in sixteenths
 
 
 @cache
 def gain(advantage: Advantage, n: int) -> Scalar:
     """c(p) of groups of n, a polynomial in p."""
-    others = range(n)
-    return sympy.expand(
-        sum(
-            math.comb(n - 1, k)
-            * _SUCCESS**k
-            * (1 - _SUCCESS) ** (n - 1 - k)
-            * (_of(advantage, 1, k, n) - _of(advantage, 0, k, n))
-            for k in others
-        )
-    )
+    maths = SymbolicOps()
+    steps = [_of(advantage, 1, k, n, maths) - _of(advantage, 0, k, n, maths) for k in range(n)]
+    chances = [math.comb(n - 1, k) * _SUCCESS**k * (1 - _SUCCESS) ** (n - 1 - k) for k in range(n)]
+    return sympy.expand(sum(c * step for c, step in zip(chances, steps, strict=True)))
 
 
-def _of(advantage: Advantage, reward: int, solved: int, n: int) -> Scalar:
+def _of(advantage: Advantage, reward: int, solved: int, n: int, maths: Maths) -> Scalar:
     """Â of a rollout with ``reward``, of whose n − 1 companions so many are ``solved``."""
     rewards = [reward] + [1] * solved + [0] * (n - 1 - solved)
     samples = [Sample([0], [0], r, 0, False) for r in rewards]
-    return TWINS[type(advantage)](advantage, Rows(samples, 1, SymbolicOps()), 0, 0)
+    return TWINS[type(advantage)](advantage, Rows(samples, 1, maths), 0, 0)
 
 
 def _range(advantage: Advantage, n: int) -> tuple[float, float]:
-    """The smallest and the largest gain at success rates from 1/16 to 15/16."""
-    values = [float(sympy.N(gain(advantage, n).subs(_SUCCESS, p))) for p in _EASY_AND_HARD]
+    """The smallest and the largest gain at success rates from 1/16 to 15/16, in numbers."""
+    steps = [
+        _of(advantage, 1, k, n, Floats()) - _of(advantage, 0, k, n, Floats()) for k in range(n)
+    ]
+    values = [
+        sum(math.comb(n - 1, k) * p**k * (1 - p) ** (n - 1 - k) * x for k, x in enumerate(steps))
+        for p in (x / 16 for x in _EASY_AND_HARD)
+    ]
     return min(values), max(values)
 
 
@@ -78,26 +78,36 @@ def _constant(advantage: Advantage, n: int) -> bool:
 )
 def z_score(advantage: Advantage | None = None, seeds: Sequence[int] = SEEDS[:6]) -> Result:
     """The angle between E[g] and ∇E[r]: pass/fail rewards, graded ones, and two questions."""
-    rule_, size = advantage or GroupZScore(), 4
-    what = estimator(CurrentPolicy(), rule_)
+    kind, size = advantage or GroupZScore(), 4
+    what = estimator(CurrentPolicy(), kind)
     trials, cosines = [], []
     for seed in seeds:
         case = random_case(seed)
         passed = moments(what, case, size, old=False)
-        factor = float(gain(rule_, size).subs(_SUCCESS, case.success))
+        factor = float(gain(kind, size).subs(_SUCCESS, case.success))
         error = distance(passed.mean, factor * case.rl)
         trials.append(Trial(error < TOLERANCE, f"E g is not {factor:.3g} ∇E[r]: {error:.3g} off"))
     for seed in seeds:
         graded = random_case(seed, levels=(0.0, 0.5, 1.0))
         one = cosine(moments(what, graded, size, old=False).mean, graded.rl)
-        two = _two_questions(rule_, size, seed)
+        two = _two_questions(kind, size, seed)
         cosines += [one, two]
-        for kind, c in (("rewards 0, 1/2, 1", one), ("questions of p = 1/16 and p = 1/2", two)):
-            trials.append(Trial(1 - c < TOLERANCE, f"{kind}: cosine {c:.4f}", inside=False))
+        for what_for, c in (("graded rewards", one), ("p = 1/16 and p = 1/2", two)):
+            words = f"{what_for}: cosine {c:.4f}"
+            trials.append(Trial(1 - c < TOLERANCE, words, inside=False))
+    toy = smallest(
+        lambda case: cosine(moments(what, case, size, old=False).mean, case.rl) < 1 - TOLERANCE,
+        toys(3, 1, ("theta",), rewards=(0.0, 0.5, 1.0)),
+    )
+    found = None
+    if toy:
+        c = cosine(moments(what, toy.case(), size, old=False).mean, toy.case().rl)
+        found = f"{toy.words('theta')}: cosine {c:.4f}"
     return rule(
         trials,
         min(cosines),
         "smallest cosine of E g and ∇E[r] with graded rewards or several questions, n = 4",
+        counterexample=found,
         condition="all rollouts answer one question and R ∈ {0, 1}; the factor is c(p)",
     )
 
@@ -120,16 +130,16 @@ def _two_questions(advantage: Advantage, n: int, seed: int) -> float:
 )
 def centred(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
     """The gain of R − mean, for every p at once, as it is and times n/(n − 1)."""
-    rule_, trials, gains = advantage or GroupCentered(), [], []
+    kind, trials, gains = advantage or GroupCentered(), [], []
     for n in sizes:
-        found = gain(rule_, n)
-        gains.append(f"{found} at n = {n}")
+        found = gain(kind, n)
+        gains.append(f"{found} at n = {n}" if n <= 4 else "")
         rescaled = sympy.simplify(found * n / (n - 1) - 1) == 0
         trials.append(Trial(bool(rescaled), f"E g = ({found}) ∇E[r] with groups of {n}"))
         plain = sympy.simplify(found - 1) == 0
         trials.append(Trial(bool(plain), f"E g = {found} ∇E[r] with groups of {n}", inside=False))
-    shown = gain(rule_, 8)
-    leave_one_out = {gain(LeaveOneOut(), n) for n in sizes}
+    shown = gain(kind, 8)
+    left_out = " or ".join(sorted({str(gain(LeaveOneOut(), n)) for n in sizes}))
     return rule(
         trials,
         float(shown.subs(_SUCCESS, sympy.Rational(1, 2))),
@@ -138,11 +148,9 @@ def centred(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) ->
         unit="group sizes",
         condition="it is multiplied by n/(n − 1)",
         notes=[
-            "(n − 1)/n for any p: " + ", ".join(gains[:2]),
-            f"leaving the rollout out of its own mean gives {sorted(leave_one_out)[0]}"
-            if len(leave_one_out) == 1
-            else "",
-            _against_enumeration(rule_),
+            f"E g/∇E[r] is {', '.join(filter(None, gains))}, for any success rate",
+            f"leaving the rollout out of its own mean makes it {left_out}",
+            _against_enumeration(kind),
         ],
     )
 
@@ -162,17 +170,17 @@ def _against_enumeration(advantage: Advantage) -> str:
 )
 def std_bias(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
     """Whether c(p) of the z-score varies with p, group size by group size."""
-    rule_, sizes = advantage or GroupZScore(), tuple(sizes)
+    kind, sizes = advantage or GroupZScore(), tuple(sizes)
     trials = [
         Trial(
-            not _constant(rule_, n),
-            f"groups of {n}: c(p) = {gain(rule_, n)} for every p, no difficulty bias",
+            not _constant(kind, n),
+            f"groups of {n}: c(p) = {gain(kind, n)} for every p, no difficulty bias",
             inside=n >= 4,
         )
         for n in sizes
     ]
-    low, high = _range(rule_, max(sizes))
-    large = 1 / math.sqrt(15 / 16 / 16)
+    low, high = _range(kind, max(sizes))
+    spans = [(n, *_range(kind, n)) for n in (4, 8, 64)]
     return rule(
         trials,
         high / low,
@@ -181,11 +189,10 @@ def std_bias(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -
         unit="group sizes",
         condition="n ≥ 4 (R ∈ {0, 1})",
         notes=[
-            f"at n = {n}: {_range(rule_, n)[0]:.3g} to {_range(rule_, n)[1]:.3g}"
-            for n in sizes
-            if n in (4, 8)
-        ]
-        + [f"the limit 1/√(p(1 − p)) of large groups would span 2 to {large:.3g}"],
+            "weights c(p): " + ", ".join(f"{a:.3g} to {b:.3g} at n = {n}" for n, a, b in spans),
+            "1/√(p(1 − p)), the usual account, would span "
+            + " to ".join(f"{1 / math.sqrt(p * (1 - p)):.3g}" for p in (1 / 2, 1 / 16)),
+        ],
     )
 
 
@@ -196,11 +203,9 @@ def std_bias(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -
 )
 def centring_alone(advantage: Advantage | None = None, sizes: Iterable[int] = SIZES) -> Result:
     """Whether c(p) of R − mean is the same for every p."""
-    rule_ = advantage or GroupCentered()
-    trials = [
-        Trial(_constant(rule_, n), f"groups of {n}: c(p) = {gain(rule_, n)}") for n in sizes
-    ]
-    low, high = _range(rule_, 8)
+    kind = advantage or GroupCentered()
+    trials = [Trial(_constant(kind, n), f"groups of {n}: c(p) = {gain(kind, n)}") for n in sizes]
+    low, high = _range(kind, 8)
     return rule(
         trials,
         high / low,

@@ -60,7 +60,9 @@ def _package_counts(size: int) -> str:
     return f"largest error {worst:.1g}"
 
 
-def _batch(rewards: Tensor, demonstrations: int = 0, group: Tensor | None = None) -> TrajectoryBatch:
+def _batch(
+    rewards: Tensor, demonstrations: int = 0, group: Tensor | None = None
+) -> TrajectoryBatch:
     """One-token rollouts with ``rewards`` and rewarded demonstrations of the same question(s)."""
     count = len(rewards) + demonstrations
     return TrajectoryBatch(
@@ -136,7 +138,9 @@ def exclusive(gate: str = "switch", gammas: Sequence[float] = (0.0, 0.25), size:
         for solved in range(size + 1):
             rewards = (torch.arange(size) < solved).double()
             rl, sft = _masses(estimator, _batch(rewards, 1))
-            words = f"γ = {gamma:g}, {solved} of {size} correct: Σ|w| {rl:.3g} of RL, {sft:.3g} of SFT"
+            words = (
+                f"γ = {gamma:g}, {solved} of {size} correct: Σ|w| {rl:.3g} of RL, {sft:.3g} of SFT"
+            )
             trials.append(Trial(not (rl and sft), words))
             silent |= set() if rl or sft else {solved}
     for gamma in gammas:

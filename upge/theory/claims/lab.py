@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from upge.advantage import Advantage, Reward
+from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator, Term, compose
 from upge.normalization import TrajectoryMean
 from upge.objective import Objective
 from upge.reference import Reference, RolloutPolicy
 from upge.stabilization import NoMask, Stabilization
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
-from upge.theory.instance import Setting
-from upge.theory.moments import Moments, exact
+from upge.theory.instance import Critic, Setting
+from upge.theory.moments import exact
 
 #: Random instances a claim is tried on, unless it says otherwise.
 SEEDS = tuple(range(20))
@@ -31,9 +32,14 @@ class Sampled:
     square: float
 
     @property
+    def signal(self) -> float:
+        """‖E g‖²."""
+        return (self.mean @ self.mean).item()
+
+    @property
     def trace_cov(self) -> float:
         """Trace Cov[g]."""
-        return max(self.square - (self.mean @ self.mean).item(), 0.0)
+        return max(self.square - self.signal, 0.0)
 
     def mse(self, truth: Tensor) -> float:
         """E‖g − truth‖²."""
@@ -87,15 +93,13 @@ class Case:
         """One trajectory of ``source`` with weights w on its tokens."""
         return sampled(self.policy, source, weights)
 
-    def setting(self, group_size: int = 1, *, old: bool = True, critic: bool = True) -> Setting:
+    def setting(
+        self, group_size: int = 1, *, old: bool = True, critic: Critic = "exact"
+    ) -> Setting:
         """Groups of rollouts of π_θold (of π_θ unless ``old``), and one demonstration."""
-        return Setting(
-            self.policy,
-            Objective(self.reward, self.mu, self.demo),
-            group_size,
-            self.old if old else None,
-            critic="exact" if critic else "zero",
-        )
+        objective = Objective(self.reward, self.mu, self.demo)
+        rollouts = self.old if old else None
+        return Setting(self.policy, objective, group_size, rollouts, critic=critic)
 
 
 def random_case(
@@ -180,9 +184,24 @@ def estimator(
     )
 
 
-def moments(what: Estimator, case: Case, group_size: int = 1, *, old: bool = True) -> Moments:
-    """The exact moments on the case."""
-    return exact(what, case.setting(group_size, old=old))
+def moments(what: Estimator, case: Case, group_size: int = 1, *, old: bool = True) -> Sampled:
+    """The exact moments over groups of rollouts of π_θold (of π_θ unless ``old``).
+
+    A group of one needs no counting of compositions: each trajectory is a question of its own.
+    """
+    if group_size > 1:
+        found = exact(what, case.setting(group_size, old=old))
+        return Sampled(found.mean, found.trace_cov + found.norm_mean_sq)
+    source, tree = case.old if old else case.policy, case.policy.tree
+    batch = TrajectoryBatch(
+        mask=tree.mask,
+        reward=case.reward,
+        group=torch.arange(tree.trajectories),
+        offline=torch.zeros(tree.trajectories, dtype=torch.bool),
+        old_logp=source.token_logp(),
+    )
+    share = what.with_normalizer("token_sum")(batch, case.policy.token_logp())
+    return case.sample(source, share.weights)
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from upge.advantage import Advantage, GroupCentered, GroupZScore, One
 from upge.algorithms import Terms, algorithm, get
-from upge.estimator import Term
+from upge.estimator import Term, compose
 from upge.normalization import (
     FixedLength,
     Normalizer,
@@ -21,8 +21,9 @@ from upge.normalization import (
 from upge.reference import CurrentPolicy, RolloutPolicy
 from upge.stabilization import Clip
 from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
-from upge.theory.claims.lab import SEEDS, cosine, distance, estimator, random_case
-from upge.theory.instance import Critic, Setting
+from upge.theory.claims.lab import SEEDS, Case, cosine, distance, random_case
+from upge.theory.claims.toys import Role, smallest, toys
+from upge.theory.instance import Critic
 from upge.theory.maths import Scalar
 from upge.theory.moments import exact
 from upge.theory.published import Ops, Sample
@@ -31,20 +32,19 @@ from upge.theory.symbolic import Loss, SymbolicResult, verify_symbolic
 _CLIP = 0.2
 
 
-def _proof(result: SymbolicResult, meaning: str, notes: Sequence[str] = ()) -> Result:
+def proof(result: SymbolicResult) -> Result:
     """A proof of :mod:`upge.theory.symbolic` as the result of a claim."""
-    compared = f"∂L/∂log π = −w compared in {result.cells} cells of {result.instances} batches"
+    equal = "all equal" if result.proved else "the last of which differs"
     return rule(
         [Trial(result.proved, result.counterexample or "")],
-        0.0 if result.proved else 1.0,
-        meaning,
+        result.cells,
+        f"cells compared by sympy, {equal}",
         symbolic=True,
         unit="proofs",
-        notes=[compared, *notes],
+        notes=[f"∂L/∂log π_θ = −w for every token of {result.instances} small batches"]
+        if result.proved
+        else (),
     )
-
-
-_OFF = "cells in which the loss's gradient is not the row; the first one found ends the search"
 
 
 # ------------------------------------------------------------------------------------- equation 11
@@ -81,7 +81,7 @@ def _clipped(advantage: Advantage, normalizer: Normalizer) -> Terms:
 def rl_loss(advantage: Advantage | None = None) -> Result:
     """Eq. 11 differentiated by sympy against the row, on every cell of its clip."""
     terms = _clipped(advantage or GroupZScore(), QuestionSum())
-    return _proof(verify_symbolic(algorithm("grpo"), terms=terms, loss=eq11), _OFF)
+    return proof(verify_symbolic(algorithm("grpo"), terms=terms, loss=eq11))
 
 
 @claim(
@@ -139,7 +139,7 @@ def _supervised(normalizer: Normalizer) -> Terms:
 def sft_loss(normalizer: Normalizer | None = None) -> Result:
     """Eq. 12 differentiated by sympy against π_ref = π_θ, Â = 1 with that normaliser."""
     terms = _supervised(normalizer or SequenceMean())
-    return _proof(verify_symbolic(algorithm("sft"), terms=terms, loss=eq12), _OFF)
+    return proof(verify_symbolic(algorithm("sft"), terms=terms, loss=eq12))
 
 
 @claim(
@@ -153,9 +153,7 @@ def sft_length(per_token: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
     trials, cosines = [], []
     for horizon in (1, 2, 3, 4):
         for seed in seeds:
-            case = random_case(seed, horizon=horizon)
-            weight = case.policy.tree.length[:, None].double() ** -float(per_token)
-            c = cosine(case.sample(case.demo, weight).mean, case.sft)
+            c = _length_cosine(random_case(seed, horizon=horizon), per_token)
             cosines.append(c)
             words = f"answers of up to {horizon} tokens: cosine {c:.4f}"
             trials.append(Trial(1 - c < TOLERANCE, words, inside=horizon == 1))
@@ -164,7 +162,19 @@ def sft_length(per_token: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
         min(cosines),
         "smallest cosine of the two, answers of up to 4 tokens",
         condition="all demonstrations have one length",
+        counterexample=_found(lambda case: _length_cosine(case, per_token), "demo"),
     )
+
+
+def _length_cosine(case: Case, per_token: bool) -> float:
+    weight = case.policy.tree.length[:, None].double() ** -float(per_token)
+    return cosine(case.sample(case.demo, weight).mean, case.sft)
+
+
+def _found(angle: Callable[[Case], float], role: Role) -> str | None:
+    """The smallest toy of up to two tokens where the cosine is below 1."""
+    toy = smallest(lambda case: angle(case) < 1 - 1e-6, toys(2, 2, (role,), top=3))
+    return toy and f"{toy.words('theta', 'demo')}: cosine {angle(toy.case()):.4f}"
 
 
 @claim(
@@ -174,9 +184,8 @@ def sft_length(per_token: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
 )
 def summed_sft(loss: Loss = eq14) -> Result:
     """Eq. 14 differentiated by sympy against the row of Table 1."""
-    return _proof(
-        verify_symbolic(algorithm("sft"), terms=_supervised(TokenSum()), loss=loss), _OFF
-    )
+    terms = _supervised(TokenSum())
+    return proof(verify_symbolic(algorithm("sft"), terms=terms, loss=loss))
 
 
 # ----------------------------------------------------------------------------------- equations 16–20
@@ -190,7 +199,7 @@ def summed_sft(loss: Loss = eq14) -> Result:
 )
 def ppo_loss(clip: float = _CLIP) -> Result:
     """PPO's published loss at ε = 0.2 against the row, with ``clip`` in the row."""
-    return _proof(verify_symbolic(algorithm("ppo"), terms=get("ppo", clip=clip).terms), _OFF)
+    return proof(verify_symbolic(algorithm("ppo"), terms=get("ppo", clip=clip).terms))
 
 
 @claim(
@@ -202,7 +211,7 @@ def ppo_loss(clip: float = _CLIP) -> Result:
 def grpo_loss(normalizer: str = "question_mean") -> Result:
     """GRPO's published loss against the row."""
     terms = get("grpo", normalizer=normalizer).terms
-    return _proof(verify_symbolic(algorithm("grpo"), terms=terms), _OFF)
+    return proof(verify_symbolic(algorithm("grpo"), terms=terms))
 
 
 @claim(
@@ -212,16 +221,12 @@ def grpo_loss(normalizer: str = "question_mean") -> Result:
 )
 def token_mean(normalizer: Normalizer | None = None, seeds: Sequence[int] = SEEDS[:10]) -> Result:
     """The angle between E[g] and ∇E[r], on policy, Â centred, groups of 4."""
-    trials, cosines = [], []
-    term = estimator(CurrentPolicy(), GroupCentered()).terms[0]
-    what = get("grpo").__class__((_with(term, normalizer or QuestionMean()),), "token means")
-    summed = get("grpo").__class__((_with(term, TrajectoryMean()),), "token sums")
-    worst = 1.0
+    trials, cosines, summed = [], [], []
     for horizon in (1, 2, 3, 4):
         for seed in seeds:
-            setting = random_case(seed, horizon=horizon).setting(4, old=False)
-            c = cosine(exact(what, setting).mean, setting.truth["reward"])
-            worst = min(worst, cosine(exact(summed, setting).mean, setting.truth["reward"]))
+            case = random_case(seed, horizon=horizon)
+            c = _normalized_cosine(case, normalizer or QuestionMean())
+            summed.append(_normalized_cosine(case, TrajectoryMean()))
             cosines.append(c)
             words = f"answers of up to {horizon} tokens: cosine {c:.4f}"
             trials.append(Trial(1 - c < TOLERANCE, words, inside=horizon == 1))
@@ -230,12 +235,13 @@ def token_mean(normalizer: Normalizer | None = None, seeds: Sequence[int] = SEED
         min(cosines),
         "smallest cosine of E g and ∇E[r], answers of up to 4 tokens",
         condition="all trajectories have one length",
-        notes=[f"with token sums the cosine is at least 1 − {max(1 - worst, 0):.1g}"],
+        notes=[f"with token sums the cosine is at least 1 − {max(1 - min(summed), 0):.1g}"],
     )
 
 
-def _with(term: Term, normalizer: Normalizer) -> Term:
-    return Term(term.samples, term.reference, term.advantage, normalizer)
+def _normalized_cosine(case: Case, normalizer: Normalizer) -> float:
+    what = compose(Term("online", CurrentPolicy(), GroupCentered(), normalizer))
+    return cosine(exact(what, case.setting(4, old=False)).mean, case.rl)
 
 
 @claim(
@@ -246,7 +252,7 @@ def _with(term: Term, normalizer: Normalizer) -> Term:
 def srft_loss(reference: str = "srft_offline") -> Result:
     """SRFT's published offline loss against the row of the registry entry ``reference``."""
     terms = algorithm(reference).terms
-    return _proof(verify_symbolic(algorithm("srft_offline"), terms=terms), _OFF)
+    return proof(verify_symbolic(algorithm("srft_offline"), terms=terms))
 
 
 @claim(
@@ -262,8 +268,7 @@ def gae(critics: Sequence[Critic] = ("exact", "zero"), seeds: Sequence[int] = SE
             what = get("ppo", lam=lam, normalizer="trajectory_mean")
             for seed in seeds:
                 case = random_case(seed)
-                base = case.setting(1, old=False)
-                setting = Setting(base.policy, base.objective, 1, critic=critic)
+                setting = case.setting(old=False, critic=critic)
                 bias = distance(exact(what, setting).mean, case.rl)
                 inside = critic == "exact" or lam == 1.0
                 words = f"V {critic}, λ = {lam:g}: bias {bias:.3g} of ‖∇E[r]‖"

@@ -1,4 +1,4 @@
-"""Equations 1, 2 and 4: the common objective, its gradient, and the unified advantage."""
+"""Equations 1 and 2: the common objective and its gradient."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, rule
 from upge.theory.claims.finite import (
     BETA,
     MU,
-    REF,
     SCORE,
-    D,
     P,
     R,
     derivative,
@@ -29,8 +27,8 @@ from upge.theory.maths import Scalar
 
 Divergence = Literal["forward", "reverse"]
 
-#: One trajectory's part of E_{π_θ}[r], differentiated, and of E_{π_β}[log π_θ], likewise.
-_RL, _SFT = R * D, BETA * SCORE
+#: One trajectory's part of E_{π_β}[∇log π_θ].
+_SFT = BETA * SCORE
 
 
 def _divergence(kind: Divergence) -> Scalar:
@@ -54,8 +52,16 @@ def objective(divergence: Divergence = "forward") -> Result:
         "symbolic difference of the two sides, for any number of trajectories",
         symbolic=True,
         unit="identities",
-        notes=["the reverse divergence would not do" if divergence == "forward" else ""],
+        notes=[_other(divergence)],
     )
+
+
+def _other(divergence: Divergence) -> str:
+    """What the other direction of the divergence would give."""
+    other: Divergence = "reverse" if divergence == "forward" else "forward"
+    difference = derivative(-_divergence(other)) - _SFT
+    would = "would too" if vanishes(difference) else f"would not: Σ {shown(difference)} is left"
+    return f"the {other} divergence {would}"
 
 
 @claim("eq1-finite", "J_μ is finite, so that it has a gradient.", "eq. 1")
@@ -99,11 +105,9 @@ def gradient(sign: int = 1, seeds: Sequence[int] = SEEDS) -> Result:
     return rule(
         trials,
         max(errors),
-        "largest relative error on enumerated policies; symbolically no difference"
-        if trials[0].holds
-        else "largest relative error on enumerated policies",
+        "largest relative error against autograd of J_μ on enumerated policies",
         symbolic=True,
-        unit="comparisons (one symbolic, for any finite policy; the others against autograd)",
+        unit="comparisons, one of them symbolic, for any finite policy",
     )
 
 
@@ -125,100 +129,4 @@ def direction(sign: int = 1, seeds: Sequence[int] = SEEDS) -> Result:
         trials,
         max(slopes),
         "largest slope of KL along the term, over that of steepest ascent; −1 is steepest descent",
-    )
-
-
-# ---------------------------------------------------------------- equation 4 and its two versions
-
-
-def _by_reference(indicator: bool, same: bool) -> Scalar:
-    """E_{π_ref}'s part of (1/π_ref) Â ∇π_θ with eq. 4's Â, π_ref being π_β (``same``) or not."""
-    reference = BETA if same else REF
-    kept = 1 if same or not indicator else 0
-    advantage = R + kept * MU * BETA / P
-    return reference * advantage * D / reference
-
-
-def _versions(indicator: bool) -> list[Trial]:
-    trials = []
-    for same in (True, False):
-        difference = _RL + MU * _SFT - _by_reference(indicator, same)
-        words = f"with π_ref {'=' if same else '≠'} π_β Σ {shown(difference)} is missing from ∇J_μ"
-        trials.append(Trial(vanishes(difference), words, inside=same))
-    return trials
-
-
-@claim(
-    "eq4-v2",
-    "Â_uni = r + μ π_β/π_θ, whatever π_ref (as v2 prints it), makes eq. 3 ∇J_μ for every π_ref "
-    "that covers the trajectories.",
-    "eq. 4 (v2)",
-)
-def version2(indicator: bool = False) -> Result:
-    """Both choices of π_ref, symbolically for any finite policy."""
-    trials = [Trial(trial.holds, trial.words) for trial in _versions(indicator)]
-    number = sum(not trial.holds for trial in trials)
-    return rule(
-        trials,
-        number,
-        "choices of π_ref, of π_β and another, with which it is not ∇J_μ",
-        symbolic=True,
-        unit="choices of π_ref",
-    )
-
-
-@claim(
-    "eq4-v1",
-    "Â_uni = r + 1{π_ref = π_β} μ π_β/π_θ (as v1 prints it) makes eq. 3 ∇J_μ.",
-    "eq. 4 (v1)",
-)
-def version1(indicator: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
-    """The same with the indicator; what is lost with π_ref = π_θold, on enumerated policies."""
-    lost = []
-    for case in cases(seeds):
-        old = case.old.logp()
-        kept = torch.zeros(()) if indicator else case.mu * (case.demo.logp() - case.policy.logp()).exp()
-        weight = (case.reward + kept) * (case.policy.logp() - old).exp()
-        lost.append(distance(case.sample(case.old, weight[:, None]).mean, case.truth))
-    number = sorted(lost)[len(lost) // 2]
-    return rule(
-        _versions(indicator),
-        number,
-        "‖E g − ∇J_μ‖/‖∇J_μ‖ with π_ref = π_θold, μ = 1/2, median of enumerated policies",
-        symbolic=True,
-        unit="choices of π_ref",
-        condition="π_ref = π_β",
-        notes=["then it also needs π_β to cover what π_θ is rewarded for (eq3-support)"],
-    )
-
-
-@claim(
-    "eq4-split",
-    "Rollouts that carry r and demonstrations that carry μ π_β/π_θ, each with the policy it was "
-    "drawn from as π_ref, add up to ∇J_μ, without π_β having to cover π_θ.",
-    "eq. 4, as Table 1 uses it",
-)
-def split(reward_on_demonstrations: bool = False) -> Result:
-    """Two expectations, one a source; optionally with r on the demonstrations too (v1, literally)."""
-    trials = []
-    for covered in (True, False):
-        on_rollouts = REF * R * D / REF
-        beta = BETA if covered else 0
-        extra = R if reward_on_demonstrations and covered else 0
-        on_demonstrations = (beta * (extra + MU * beta / P) * D / beta) if covered else 0
-        difference = _RL + MU * beta * SCORE - on_rollouts - on_demonstrations
-        kind = "in" if covered else "outside"
-        words = f"for a trajectory {kind} the support of π_β the sides differ by {shown(difference)}"
-        trials.append(Trial(vanishes(difference), words))
-    twice = _RL + MU * _SFT - (_RL + (R + MU * BETA / P) * D)
-    return rule(
-        trials,
-        sum(not trial.holds for trial in trials),
-        "kinds of trajectories, demonstrated or not, on which the sides differ",
-        symbolic=True,
-        unit="kinds of trajectories",
-        notes=[
-            f"with r on the demonstrations too, as v1's Â reads, Σ {shown(-twice)} over what π_β "
-            "covers is counted twice"
-        ],
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from upge.algorithms import REGISTRY
 from upge.estimator import Estimator
-from upge.theory.claims.claim import CLAIMS, Check, Result, Trial, rule
+from upge.theory.claims.claim import CLAIMS, Check, Result
+from upge.theory.claims.losses import proof
 from upge.theory.counterexample import smallest_counterexample
 from upge.theory.symbolic import verify_symbolic
 from upge.theory.verify import as_printed
@@ -14,31 +17,29 @@ def printed_row(name: str, row: Estimator | None = None) -> Result:
     """The row as printed (or ``row``): sympy's proof, and a search for a counterexample."""
     entry = REGISTRY[name]
     row = row or as_printed(entry)
-    result = verify_symbolic(entry, terms=row.terms)
+    result = proof(verify_symbolic(entry, terms=row.terms))
     smallest = smallest_counterexample(entry, row)
-    return rule(
-        [Trial(result.proved and smallest is None, result.counterexample or "")],
-        0.0 if result.proved else 1.0,
-        "cells in which the row is not the gradient; the first one found ends the search",
-        symbolic=True,
-        unit="rows",
-        counterexample=smallest,
-        notes=[f"{result.cells} cells of {result.instances} batches compared by sympy"],
-    )
+    if smallest is None:
+        return result
+    evidence = f"{result.evidence}; smallest batch (hypothesis): {smallest}"
+    return replace(result, verdict="fails", evidence=evidence)
 
 
 def _register() -> None:
     for name, entry in REGISTRY.items():
-        if (printed := entry.printed) is None:
+        if entry.printed is None:
             continue
 
         def check(name: str = name, row: Estimator | None = None) -> Result:
             return printed_row(name, row)
 
         check.__module__, check.__name__ = __name__, f"printed_row({name!r})"
+        (term,) = as_printed(entry).terms
+        shaped = f" · {term.shaping.text}" if term.shaping.text else ""
         text = (
-            f"{entry.title}: the gradient of its loss is the row printed, π_ref = {printed.reference}, "
-            f"Â = {printed.advantage}, up to the normaliser."
+            f"{entry.title}: the gradient of its loss is ∇π_θ · Â {term.stabilization.text}/π_ref"
+            f"{shaped} with π_ref = {term.reference.text}, Â = {term.advantage.text}, up to the "
+            "normaliser."
         )
         CLAIMS[f"table1-{name}"] = Check(f"table1-{name}", text, f"Table 1, {entry.title}", check)
 

@@ -113,11 +113,9 @@ def study(recipe: Recipe, progress: Progress = silent) -> list[Row]:
             setting = question.setting(recipe, size)
             result = _moments(rule, setting, mean, std)
             truth = setting.truth["reward"]
-            own.append(
-                {"sweep": "question", "seed": seed, "n": size, "p": question.success, "rule": rule}
-                | {"size": (truth @ truth).item()}
-                | errors(result, truth)
-            )
+            which: Row = {"sweep": "question", "seed": seed, "n": size, "p": question.success}
+            which |= {"rule": rule, "size": (truth @ truth).item()}
+            own.append(which | errors(result, truth))
         rows += own + [_mix(chosen(own, rule=rule)) for rule in RULES]
     return rows
 

@@ -105,15 +105,36 @@ def graded(policy: Policy, success: float, seed: int) -> Tensor:
     """(M,) binary rewards that depend on every token, with a success rate close to ``success``.
 
     Each token at each place earns normal points. From the best trajectory down, each succeeds that
-    does not lift the policy's success rate above the one asked for; at least the best does.
+    does not lift the policy's success rate above the one asked for; at least the best does. Points
+    are drawn again where the first token alone would settle every outcome.
+
+    Raises:
+        UpgeError: it does so whatever the points.
     """
     tree, generator = policy.tree, torch.Generator().manual_seed(seed)
-    points = torch.randn(tree.horizon, tree.vocab, generator=generator, dtype=torch.float64)
+    probs = policy.logp().exp().tolist()
+    for _ in range(_DRAWS):
+        points = torch.randn(tree.horizon, tree.vocab, generator=generator, dtype=torch.float64)
+        reward = _best(tree, points, probs, success)
+        chances = ahead(tree, policy.log_probs(), reward)[0]
+        if tree.horizon == 1 or ((chances > 1e-9) & (chances < 1 - 1e-9)).any():
+            return reward
+    raise UpgeError(
+        f"success: got {success}, which the first token of the random policies always settles; "
+        "take another, or a longer horizon"
+    )
+
+
+#: Rewards that are tried at most.
+_DRAWS = 1000
+
+
+def _best(tree: Tree, points: Tensor, probs: list[float], success: float) -> Tensor:
+    """(M,) 1 for the best trajectories by points (H, V), up to a mass of ``success``."""
     earned = points[torch.arange(tree.horizon), tree.tokens]
     score = torch.where(tree.mask, earned, 0.0).sum(1) / tree.length.sqrt()
-    order = score.argsort(descending=True, stable=True).tolist()
-    probs, reward, reached = policy.logp().exp().tolist(), torch.zeros_like(score), 0.0
-    for i in order:
+    reward, reached = torch.zeros_like(score), 0.0
+    for i in score.argsort(descending=True, stable=True).tolist():
         if reached + probs[i] <= success or not reached:
             reward[i], reached = 1.0, reached + probs[i]
     return reward
@@ -289,25 +310,26 @@ class TrajectoryRatio(Reference):
         return logp - total
 
 
-def errors(moments: Moments, truth: Tensor) -> dict[str, float]:
+def errors(moments: Moments, truth: Tensor) -> Row:
     """Bias², variance and MSE relative to ‖truth‖², and what a rescaling leaves of them.
 
-    ``weight`` is the mean's length along the truth, 1 where unbiased; ``cosine`` of their angle;
-    ``mse_scaled`` the MSE of the best multiple of the estimator, 1 − cos²·‖m‖²/(‖m‖² + tr Cov);
-    ``bias_sq_scaled`` that of the mean alone, 1 − cos².
+    ``weight`` is the mean's length along the truth, 1 where unbiased; ``cosine`` of their angle.
+    ``mse_scaled`` is the MSE of the best multiple ≥ 0 of the estimator, which is
+    1 − cos²·‖m‖²/(‖m‖² + tr Cov), or 1 where the cosine is negative; ``bias_sq_scaled`` that of
+    its mean m alone, 1 − cos² or 1.
     """
     size = (truth @ truth).item()
     mean, along = moments.norm_mean_sq, (moments.mean @ truth).item()
     bias_sq = ((moments.mean - truth) ** 2).sum().item()
-    second = mean + moments.trace_cov
+    second, forward = mean + moments.trace_cov, max(along, 0.0)
     return {
         "bias_sq": bias_sq / size,
         "variance": moments.trace_cov / size,
         "mse": (bias_sq + moments.trace_cov) / size,
         "weight": along / size,
         "cosine": along / math.sqrt(mean * size) if mean else math.nan,
-        "bias_sq_scaled": 1 - along**2 / (mean * size) if mean else 1.0,
-        "mse_scaled": 1 - along**2 / (second * size) if second else 1.0,
+        "bias_sq_scaled": 1 - forward**2 / (mean * size) if mean else 1.0,
+        "mse_scaled": 1 - forward**2 / (second * size) if second else 1.0,
     }
 
 

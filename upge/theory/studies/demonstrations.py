@@ -22,7 +22,7 @@ from torch import Tensor
 
 from upge.advantage import GroupZScore, LeaveOneOut, One
 from upge.estimator import Estimator, Term
-from upge.likelihood import Complement, PolicyShaping, Unshaped
+from upge.likelihood import Complement, PolicyShaping
 from upge.normalization import TrajectoryMean
 from upge.objective import Objective
 from upge.reference import ConstantOne, CurrentPolicy
@@ -163,12 +163,14 @@ def _compare(recipe: Recipe, policies: Pair) -> list[Row]:
     rollouts = Term("online", CurrentPolicy(), LeaveOneOut(), TrajectoryMean())
     rows: list[Row] = []
     for rule, term in recipe.terms().items():
-        alone = _with_group(term) if isinstance(term.advantage, GroupZScore) else Estimator((term,))
-        result = moments(alone, setting)
+        if isinstance(term.advantage, GroupZScore):
+            result = moments(_with_group(term), setting)
+        else:  # reads no rollouts
+            result = moments(Estimator((term,)), replace(setting, group_size=1))
         both = moments(Estimator((rollouts, replace(term, coefficient=recipe.mu))), setting)
         for part, target in (*(("alone", target) for target in TARGETS), ("with_rollouts", "mu")):
-            measured = errors(result if part == "alone" else both, truth[target])
-            rows.append({"rule": rule, "part": part, "target": target} | measured)
+            which: Row = {"rule": rule, "part": part, "target": target}
+            rows.append(which | errors(result if part == "alone" else both, truth[target]))
     return rows
 
 
@@ -192,7 +194,9 @@ def headlines(rows: Rows) -> dict[str, float]:
                 numbers[f"{column}_{rule}_{target}_{name}"] = middle(
                     own, column, target=target, **where
                 )
-    angles = [float(row["cosine"]) for row in chosen(rows, rule="sft", part="alone", target="reward")]
+    angles = [
+        float(row["cosine"]) for row in chosen(rows, rule="sft", part="alone", target="reward")
+    ]
     numbers["cosine_sft_rl_lowest"] = min(angles)
     numbers["share_sft_rl_obtuse"] = sum(angle < 0 for angle in angles) / len(angles)
     return numbers

@@ -1,9 +1,9 @@
 """What does each stabilization mask buy in variance and cost in bias?
 
 Rollouts come from π_θold, a random network; π_θ has moved from it by a set KL, up the policy
-gradient or in a random direction. All estimators have π_ref = π_θold token by token, a leave-one-out
-baseline and token sums averaged over the group; only the mask and its setting differ. Points of
-comparison: no mask, π_ref = π_θ (no ratio at all), and eq. 3's ratio of whole trajectories.
+gradient or in a random direction. All estimators have π_ref = π_θold token by token, a
+leave-one-out baseline and token sums averaged over the group; only the mask and its setting differ.
+Compared with: no mask, π_ref = π_θ (no ratio at all), and eq. 3's ratio of whole trajectories.
 
 Truncated importance sampling and CISPO without a lower bound (as it is run) clip the weight at a
 cap: one family, ``tis``. ``cispo`` here bounds it from both sides, as its eq. 5 is printed.
@@ -127,27 +127,15 @@ def _estimator(reference: Reference, mask: Stabilization) -> Estimator:
     return Estimator((Term("online", reference, LeaveOneOut(), TrajectoryMean(), mask),))
 
 
-def break_even(masked: Row, unmasked: Row) -> float:
-    """N above which a mask's bias outweighs what it saves of the variance of N groups' mean.
-
-    Infinite if the mask has the smaller bias, 0 if it saves no variance.
-    """
-    saved = float(unmasked["variance"]) - float(masked["variance"])
-    cost = float(masked["bias_sq"]) - float(unmasked["bias_sq"])
-    if saved <= 0:
-        return 0.0
-    return saved / cost if cost > 0 else float("inf")
-
-
 def headlines(rows: Rows) -> dict[str, float]:
-    """Medians of every mask at its usual setting, and the N at which it breaks even."""
+    """Medians of every mask at its usual setting."""
     numbers: dict[str, float] = {}
     places = sorted({(str(row["direction"]), float(row["kl"])) for row in rows})
     for (direction, nats), (mask, value) in product(places, _USUAL.items()):
         where: Row = {"direction": direction, "kl": nats, "mask": mask, "setting": value}
         own = chosen(rows, **where)
         if own:
-            for column in ("bias_sq", "variance", "mse", "mse_scaled"):
+            for column in ("bias_sq", "variance", "cosine", "mse_scaled"):
                 numbers[f"{column}_{mask}_{direction}_{nats:g}"] = middle(own, column)
     return numbers
 

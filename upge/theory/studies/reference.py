@@ -93,11 +93,12 @@ def study(recipe: Recipe, progress: Progress = silent) -> list[Row]:
 def _compare(problem: Problem, new: Policy, group_size: int) -> list[Row]:
     setting = Setting(new, Objective(problem.reward), group_size, problem.policy)
     kl = divergence(problem.policy, new)
-    return [
-        {"kl": kl, "reference": name}
-        | errors(moments(estimator(reference), setting), setting.truth["reward"])
-        for name, reference in REFERENCES.items()
-    ]
+    rows: list[Row] = []
+    for name, reference in REFERENCES.items():
+        which: Row = {"kl": kl, "reference": name}
+        result = moments(estimator(reference), setting)
+        rows.append(which | errors(result, setting.truth["reward"]))
+    return rows
 
 
 def estimator(reference: Reference) -> Estimator:

@@ -1,0 +1,245 @@
+"""§2.2: do SFT and RL optimise one objective without intrinsic conflict?
+
+Three statements hide in that sentence: both gradients are terms of one objective; they never point
+apart; and both goals can be reached at once. The first is an identity, the others depend on what the
+demonstrations show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
+from upge.theory.claims.finite import BETA, MU, SCORE, D, P, R, derivative, kl_term, shown, vanishes
+from upge.theory.claims.finite import size as size_of
+from upge.theory.claims.lab import SEEDS, Case, cosine, random_case, reweighted
+from upge.theory.claims.toys import smallest, toys
+
+#: What the demonstrations are, given a case: π_β and the rewards.
+Demonstrations = Callable[[Case], Case]
+
+
+def _only(case: Case, index: int) -> Tensor:
+    chosen = torch.zeros_like(case.reward)
+    chosen[index] = 1.0
+    return chosen
+
+
+def unique(case: Case) -> Case:
+    """A single trajectory is rewarded, and it is the one demonstrated."""
+    first = _only(case, int(case.reward.nonzero()[0]))
+    return replace(case, demo=reweighted(case.demo, first), reward=first)
+
+
+def own_successes(case: Case) -> Case:
+    """π_β is π_θ given that it succeeds (rejection sampling)."""
+    return replace(case, demo=reweighted(case.policy, case.reward))
+
+
+def correct(case: Case) -> Case:
+    """Another policy given that it succeeds: all demonstrations are rewarded."""
+    return replace(case, demo=reweighted(case.demo, case.reward))
+
+
+def any_policy(case: Case) -> Case:
+    """Another policy, whatever it earns."""
+    return case
+
+
+_AGREEING: tuple[Demonstrations, ...] = (unique, own_successes)
+_OTHERS: tuple[Demonstrations, ...] = (correct, any_policy)
+
+
+def _family(kind: Demonstrations, seeds: Sequence[int]) -> Iterator[Case]:
+    """Tabular policies and networks with shared parameters, up to 3 tokens."""
+    for horizon in (1, 2, 3):
+        for hidden in (0, 4):
+            for seed in seeds:
+                yield kind(random_case(seed, horizon=horizon, hidden=hidden))
+
+
+@claim(
+    "words-one-objective",
+    "SFT and RL optimise one objective: both gradients are terms of ∇J_μ.",
+    "§2.2",
+)
+def one_objective(sign: int = 1) -> Result:
+    """∇J_μ is the RL gradient plus ``sign`` · μ times the SFT gradient, for any finite policy."""
+    difference = derivative(P * R - MU * kl_term(BETA, P)) - (R * D + sign * MU * BETA * SCORE)
+    return rule(
+        [Trial(vanishes(difference), f"the two sides differ by Σ {shown(difference)}")],
+        size_of(difference),
+        "symbolic difference of the two sides, for any number of trajectories",
+        symbolic=True,
+        unit="identities",
+        notes=["a sum of terms says nothing of the angle between them: words-conflict"],
+    )
+
+
+def _earns(case: Case) -> float:
+    return (case.demo.logp().exp() @ case.reward).item()
+
+
+def _opposed(case: Case) -> bool:
+    return cosine(case.rl, case.sft) < -TOLERANCE
+
+
+@claim(
+    "words-conflict",
+    "SFT and RL do not conflict: the angle between their gradients is never obtuse.",
+    "§2.2",
+)
+def angle(
+    agreeing: Sequence[Demonstrations] = _AGREEING,
+    others: Sequence[Demonstrations] = _OTHERS,
+    seeds: Sequence[int] = SEEDS,
+) -> Result:
+    """The exact cosine of ∇E[r] and E_{π_β}[∇log π_θ] over kinds of demonstrations."""
+    trials, notes, lowest = [], [], 1.0
+    for kind in (*agreeing, *others):
+        cosines = [cosine(case.rl, case.sft) for case in _family(kind, seeds)]
+        inside = kind in agreeing
+        trials += [Trial(c > -TOLERANCE, f"cosine {c:.3g}", inside) for c in cosines]
+        share = sum(c < -TOLERANCE for c in cosines) / len(cosines)
+        notes.append(
+            f"{kind.__name__.replace('_', ' ')}: {share:.0%} obtuse, cosine from {min(cosines):.3g}, "
+            f"median {median(cosines):.3g}"
+        )
+        lowest = min(lowest, *cosines)
+    return rule(
+        trials,
+        lowest,
+        "smallest cosine of the SFT and the RL gradient",
+        condition="one trajectory alone is rewarded and it is demonstrated, or π_β is π_θ given "
+        "success",
+        counterexample=_smallest_conflicts(),
+        notes=notes,
+    )
+
+
+def _smallest_conflicts() -> str:
+    """The smallest toys, with any demonstrations and with ones that are all rewarded."""
+    found = [
+        ("", smallest(_opposed, toys(2, 1, ("theta", "demo")))),
+        (
+            "with faultless demonstrations: ",
+            smallest(
+                lambda c: _earns(c) > 1 - 1e-12 and _opposed(c), toys(3, 1, ("theta", "demo"))
+            ),
+        ),
+    ]
+    texts = []
+    for kind, toy in found:
+        if toy:
+            case = toy.case()
+            words = f"{toy.words('theta', 'demo')}: cosine {cosine(case.rl, case.sft):.3g}"
+            texts.append(kind + words)
+    return "; ".join(texts)
+
+
+def natural_inner_product(case: Case) -> float:
+    """⟨∇E[r], E_{π_β}[∇log π_θ]⟩ in the inverse of the Fisher matrix of the trajectories."""
+    scores = torch.func.jacrev(lambda theta: case.policy.logp(theta=theta))(case.policy.theta)
+    fisher = scores.T @ (case.policy.logp().exp()[:, None] * scores)
+    return (case.rl @ torch.linalg.pinv(fisher, rtol=1e-12, hermitian=True) @ case.sft).item()
+
+
+@claim(
+    "words-conflict-natural",
+    "Measured as natural gradients, SFT and RL do not conflict.",
+    "§2.2",
+)
+def natural(
+    kinds: Sequence[Demonstrations] = (correct, any_policy), seeds: Sequence[int] = SEEDS
+) -> Result:
+    """The inner product in the Fisher metric, against E_{π_β}[r] − E_{π_θ}[r]."""
+    trials, errors, opposed = [], [], []
+    for kind in kinds:
+        for horizon in (1, 2, 3):
+            for seed in seeds:
+                case = kind(random_case(seed, horizon=horizon))
+                product, gain = natural_inner_product(case), _earns(case) - case.success
+                errors.append(abs(product - gain))
+                opposed.append(product)
+                words = f"E_π_β[r] − E_π_θ[r] = {gain:.3g}, inner product {product:.3g}"
+                trials.append(Trial(product >= 0, words, inside=gain >= 0))
+    toy = smallest(
+        lambda case: natural_inner_product(case) < -TOLERANCE, toys(2, 1, ("demo",), lowest=1)
+    )
+    return rule(
+        trials,
+        min(opposed),
+        "smallest inner product of the natural gradients",
+        condition="demonstrations earn at least what the policy earns, E_π_β[r] ≥ E_π_θ[r] "
+        "(tabular policies)",
+        counterexample=f"{toy.words('theta', 'demo')}: {natural_inner_product(toy.case()):.3g}"
+        if toy
+        else None,
+        notes=[f"the inner product is E_π_β[r] − E_π_θ[r], within {max(errors):.1g}"],
+    )
+
+
+def optimum(reward: Tensor, beta: Tensor, mu: float) -> Tensor:
+    """(k,) the maximiser of Σ p r + μ Σ β log p over distributions p: p = μ β/(ν − r).
+
+    ν > max r over the support of β makes the sum 1; it is found by bisection. Rewards outside the
+    support must not exceed those inside.
+    """
+    low, high = reward.max(), reward.max() + mu
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (mu * beta / (middle - reward)).sum() > 1 else (low, middle)
+    return mu * beta / (high - reward)
+
+
+@claim(
+    "words-conflict-optimum",
+    "SFT and RL have a common optimum, so neither holds the other back where J_μ is largest.",
+    "§2.2",
+)
+def common_optimum(faultless: bool = True, seeds: Sequence[int] = SEEDS, mu: float = 0.5) -> Result:
+    """Both gradients over the logits at the maximiser of J_μ, for demonstrations with full support.
+
+    Inside the condition every answer is rewarded alike, so that π_β earns the most there is.
+    """
+    trials, cosines, short, left = [], [], [], []
+    for k in (2, 3, 4):
+        for seed in (None, *seeds):
+            beta = _demonstrator(k, seed)
+            graded = (torch.arange(k) == 0).double()
+            for reward, inside in ((torch.ones_like(graded), True), (graded, False)):
+                reward = graded if inside and not faultless else reward
+                p = optimum(reward, beta, mu)
+                rl, sft = p * (reward - p @ reward), beta - p
+                c = cosine(rl, sft) if rl.norm() > TOLERANCE else 0.0
+                left.append((rl + mu * sft).norm().item())
+                words = (
+                    f"{k} answers, r = ({', '.join(f'{x:g}' for x in reward.tolist())}), π_β = "
+                    f"({', '.join(f'{x:.2g}' for x in beta.tolist())}), μ = {mu:g}: cosine {c:.3g}"
+                )
+                trials.append(Trial(c > -TOLERANCE, words, inside))
+                if not inside:
+                    cosines.append(c)
+                    short.append((1 - p @ reward).item())
+    return rule(
+        trials,
+        min(cosines),
+        "cosine of the two gradients at the maximiser of J_μ",
+        condition="π_β itself earns the largest reward there is",
+        notes=[
+            f"∇E[r] + μ E_π_β[∇log π_θ] vanishes there, within {max(left):.1g}",
+            f"E[r] there falls short of the largest reward by {median(short):.2g} (median)",
+        ],
+    )
+
+
+def _demonstrator(k: int, seed: int | None) -> Tensor:
+    """(k,) π_β of one-token answers: even without a seed."""
+    if seed is None:
+        return torch.full((k,), 1 / k, dtype=torch.float64)
+    beta = torch.rand(k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    return beta / beta.sum()

@@ -1,0 +1,106 @@
+"""The ledger: every claim decided, and written as a table for people and one for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from upge.errors import unknown
+from upge.theory.claims import CLAIMS, VERDICTS, Claim
+
+CSV_COLUMNS = tuple(field.name for field in fields(Claim))
+
+_MEANING = {
+    "proved": "sympy finds both sides equal, in general",
+    "exact": "true of every policy enumerated, without sampling",
+    "conditional": "true under the condition stated in the evidence, not without it",
+    "fails": "not true as stated",
+}
+
+
+def decide(
+    names: Sequence[str] = (), progress: Callable[[Claim], None] = lambda claim: None
+) -> list[Claim]:
+    """Decide the claims called ``names``, or all, in the order of the ledger.
+
+    Args:
+        names: ids; none for all.
+        progress: is called with each claim as it is decided.
+
+    Raises:
+        UpgeError: an id that is not in the ledger.
+    """
+    for name in names:
+        if name not in CLAIMS:
+            raise unknown("claim", name, CLAIMS)
+    decided = []
+    for name, check in CLAIMS.items():
+        if not names or name in names:
+            decided.append(check())
+            progress(decided[-1])
+    return decided
+
+
+def equations(source: str) -> set[int]:
+    """The numbers of the equations that a source names: "eq. 9–10" is {9, 10}."""
+    found: set[int] = set()
+    for part in re.findall(r"eq\. ([\d–, ]+)", source):
+        for span in re.findall(r"\d+(?:–\d+)?", part):
+            first, _, last = span.partition("–")
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def claims_csv(claims: Sequence[Claim]) -> str:
+    """One line a claim, :data:`CSV_COLUMNS`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(map(astuple, claims))
+    return out.getvalue()
+
+
+def claims_markdown(claims: Sequence[Claim], provenance: Mapping[str, str]) -> str:
+    """The ledger as a table, with what the verdicts mean, how many there are, and provenance."""
+    counts = Counter(claim.verdict for claim in claims)
+    legend = [f"- **{verdict}** ({counts[verdict]}): {_MEANING[verdict]}" for verdict in VERDICTS]
+    rows = [[c.id, c.claim, c.source, f"**{c.verdict}**", c.value, c.evidence] for c in claims]
+    body = [list(CSV_COLUMNS), ["---"] * len(CSV_COLUMNS), *rows]
+    table = "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in body)
+    footer = "; ".join(f"{key} {value}" for key, value in provenance.items())
+    return "\n".join(
+        [
+            "# The claims of the paper, decided\n",
+            "Every row is computed by the function named in its evidence; `upge claims` decides all "
+            "of them anew. Means and variances are exact sums over all trajectories of small "
+            "autoregressive policies, not samples.\n",
+            *legend,
+            "",
+            table + "\n",
+            f"---\n\n{footer}\n",
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    # A bare | would end the cell of a Markdown table, and a pair of _ set its text in italics.
+    return text.replace("|", r"\|").replace("_", r"\_").replace("*", r"\*").replace(r"\*\*", "**")
+
+
+def write_ledger(
+    claims: Sequence[Claim], provenance: Mapping[str, str], folder: Path
+) -> list[Path]:
+    """Write claims.md and claims.csv."""
+    contents = {
+        "claims.md": claims_markdown(claims, provenance),
+        "claims.csv": claims_csv(claims),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in contents.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in contents]

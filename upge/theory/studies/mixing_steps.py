@@ -1,0 +1,212 @@
+"""What finite steps with gated weights do to E[r]: the study ``mixing`` beyond one small step.
+
+Each of many questions has a table of logits of its own. A step adds η g, g = α g_RL + β g_SFT of
+one sampled group and demonstration a question. Gates are compared at equal length of the step: η
+is set so that the root mean square of ‖η g‖ over the first step's groups is the same for all. The
+factor of β, the only other freedom, is each gate's best of a grid. All gates see the same draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from upge.feedback import Wiener
+from upge.theory.enumeration import TabularPolicy, Tree
+from upge.theory.studies.common import Row, check_numbers, table_problem, tilted
+from upge.theory.studies.mixing_cases import (
+    Shape,
+    check_priors,
+    check_rates,
+    demonstrator,
+    grid,
+    shapes,
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The problems, and how long and how many the steps are.
+
+    Args:
+        vocab: tokens, eos included.
+        horizon: longest trajectory.
+        seeds: one random problem each.
+        group_size: n.
+        prior: (a, b) of the Beta(a, b) that success rates come from.
+        demonstrations: pairs of success rate and distance of π_β, as in ``Cases``.
+        questions: success rates, the prior's quantiles.
+        repeats: groups of every question, and runs of training.
+        mus: μ of the Wiener gates.
+        factors: of β.
+        norms: lengths of a single step.
+        norm: length of the first step in training.
+        training: numbers of steps after which E[r] is taken.
+    """
+
+    vocab: int
+    horizon: int
+    seeds: tuple[int, ...]
+    group_size: int
+    prior: tuple[float, ...]
+    demonstrations: tuple[tuple[float, ...], ...]
+    questions: int
+    repeats: int
+    mus: tuple[float, ...]
+    factors: tuple[float, ...]
+    norms: tuple[float, ...]
+    norm: float
+    training: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_numbers(self, 2, 64, "group_size")
+        check_numbers(self, 1, 10_000, "questions")
+        check_numbers(self, 2, 1000, "repeats")
+        check_numbers(self, 0, 1000, "mus")
+        check_numbers(self, 0, math.inf, "seeds")
+        check_numbers(self, 0, 1000, "factors", "norms", "norm", strict=True)
+        check_numbers(self, 1, 10_000, "training")
+        check_priors((self.prior,))
+
+    @property
+    def gates(self) -> dict[str, Shape]:
+        """f and g by name; the Wiener gates are called by their μ."""
+        wieners = {f"wiener {mu:g}": Wiener(mu) for mu in self.mus}
+        found = shapes(self.group_size, wieners, (0.0, 0.125, 0.25))
+        return {
+            f"{name} {gamma:g}" if name == "switch" else name: shape
+            for (name, gamma), shape in found.items()
+        }
+
+
+class Walk(NamedTuple):
+    """One problem and demonstrator."""
+
+    seed: int
+    success: float
+    distance: float
+
+
+def walks(steps: Steps) -> list[Walk]:
+    """All of a recipe's."""
+    return [Walk(seed, *pair) for seed, pair in product(steps.seeds, steps.demonstrations)]
+
+
+class World:
+    """Questions with tables of their own, of which ``repeats`` copies learn side by side."""
+
+    def __init__(self, steps: Steps, case: Walk) -> None:
+        base = table_problem(steps.vocab, steps.horizon, 0.3, case.seed)
+        self.size, self.repeats, tree = steps.group_size, steps.repeats, base.policy.tree
+        rates = quantiles(steps.questions, steps.prior)
+        start = torch.stack([tilted(base.policy, base.reward, p).log_probs() for p in rates])
+        self.start = start.repeat(steps.repeats, 1, 1)
+        self.solved = base.reward > 0
+        demo = demonstrator(base.policy, base.reward, case.success, case.distance, case.seed)
+        self.demo = demo.logp().exp()
+        self.counts = token_counts(tree)
+        self.visits = self.counts.view(-1, tree.prefixes, tree.vocab).sum(2)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(R, M) of trajectories."""
+        return (logits.log_softmax(-1).flatten(1) @ self.counts.T).exp()
+
+    def success(self, logits: Tensor) -> Tensor:
+        """(R,) E[r]."""
+        return self.probabilities(logits)[:, self.solved].sum(1)
+
+    def gradients(
+        self, logits: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Successes k (R,) of sampled groups, Σ_i (R_i − P) s_i and s*, both (R, P, V)."""
+        chances = self.probabilities(logits)
+        drawn = torch.multinomial(chances, self.size, True, generator=generator)
+        taught = torch.multinomial(self.demo, len(logits), True, generator=generator)
+        reward = self.solved[drawn].double()
+        advantage = reward - reward.mean(1, keepdim=True)
+        rl = torch.zeros_like(chances).scatter_add(1, drawn, advantage)
+        sft = torch.nn.functional.one_hot(taught, chances.shape[1]).double()
+        pi = logits.softmax(-1)
+        return reward.sum(1).long(), self._score(rl, pi), self._score(sft, pi)
+
+    def _score(self, weights: Tensor, pi: Tensor) -> Tensor:
+        """(R, P, V) Σ_τ w(τ) ∇log π(τ): tokens taken, less those expected at the places visited."""
+        return (weights @ self.counts).view_as(pi) - pi * (weights @ self.visits)[:, :, None]
+
+    def mean(self, values: Tensor) -> tuple[float, float]:
+        """Over all questions and repeats, with the standard error, over repeats."""
+        each = values.view(self.repeats, -1).mean(1)
+        return each.mean().item(), (each.std() / math.sqrt(self.repeats)).item()
+
+
+def token_counts(tree: Tree) -> Tensor:
+    """(M, P·V) how often each trajectory takes each token at each prefix."""
+    counts = torch.zeros(tree.trajectories, tree.prefixes * tree.vocab, dtype=torch.float64)
+    return counts.scatter_add(1, tree.cell, tree.mask.double())
+
+
+def quantiles(count: int, prior: tuple[float, ...]) -> list[float]:
+    """``count`` success rates that stand for Beta(a, b)."""
+    rates, weights = grid(1000, prior)
+    reached = torch.tensor(weights, dtype=torch.float64).cumsum(0)
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return [rates[min(i, 999)] for i in torch.searchsorted(reached, places).tolist()]
+
+
+def walk(steps: Steps, case: Walk) -> Iterator[Row]:
+    """The gain in E[r] of one step, by its length, and E[r] after training, for every gate."""
+    world = World(steps, case)
+    shared: Row = {
+        "part": "steps",
+        "seed": case.seed,
+        "n": steps.group_size,
+        "demo_success": case.success,
+        "demo_distance": case.distance,
+    }
+    for gate, shape in steps.gates.items():
+        factors = steps.factors if shape[0].any() and shape[1].any() else (1.0,)
+        runs = [_run(world, steps, shape, factor, case.seed) for factor in factors]
+        for place in runs[0]:
+            best = max(run[place] for run in runs)
+            measure, x = place
+            yield shared | {
+                "measure": measure,
+                "gate": gate,
+                "x": x,
+                "value": best[0],
+                "error": best[1],
+            }
+
+
+#: Measure and x, to value and standard error.
+Run = dict[tuple[str, float], tuple[float, float]]
+
+
+def _run(world: World, steps: Steps, shape: Shape, factor: float, seed: int) -> Run:
+    f, g = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def direction(logits: Tensor) -> Tensor:
+        k, rl, sft = world.gradients(logits, generator)
+        return f[k][:, None, None] * rl + factor * g[k][:, None, None] * sft
+
+    logits = world.start
+    step = direction(logits)
+    size = (step**2).sum((1, 2)).mean().sqrt()
+    before = world.success(logits)
+    found: Run = {
+        ("step", norm): world.mean(world.success(logits + norm / size * step) - before)
+        for norm in steps.norms
+    }
+    for done in range(1, max(steps.training) + 1):
+        logits = logits + steps.norm / size * step
+        if done in steps.training:
+            found["training", done] = world.mean(world.success(logits))
+        step = direction(logits)
+    return found
