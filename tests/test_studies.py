@@ -145,7 +145,7 @@ def test_a_figure_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.parametrize("name", list(STUDIES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_in_the_repository_loads(name: str) -> None:
     path = command.RECIPES / f"{name}.yaml"
     assert isinstance(load(path, STUDIES[name].recipe), STUDIES[name].recipe)

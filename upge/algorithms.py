@@ -23,7 +23,7 @@ from upge.advantage import (
 from upge.batch import Samples
 from upge.errors import UpgeError, unknown
 from upge.estimator import EntropyWeight, Estimator, Term
-from upge.feedback import Gate, Switch, feedback
+from upge.feedback import Feedback, Gate, Switch, Wiener, feedback
 from upge.likelihood import Complement, PolicyShaping
 from upge.normalization import (
     FixedLength,
@@ -82,7 +82,7 @@ class Algorithm:
         """The estimator with ``options`` over the defaults.
 
         Every algorithm also takes ``normalizer``, which replaces that of all its terms, and those
-        with a gate take ``gate`` (``switch``, ``linear`` or ``sigmoid``), at their ``gamma``.
+        with a gate take ``gate`` (a name of :data:`upge.feedback.GATES`), at their ``gamma``.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
@@ -95,8 +95,7 @@ class Algorithm:
         if "normalizer" in common:
             estimator = estimator.with_normalizer(str(common["normalizer"]))
         if "gate" in common:
-            gate = feedback(str(common["gate"]), float(settings.get("gamma", 0.0)))
-            estimator = estimator.with_feedback(gate)
+            estimator = estimator.with_feedback(feedback(str(common["gate"]), **settings))
         return estimator
 
     def _check_option(self, name: str, value: Value) -> None:
@@ -660,16 +659,44 @@ def _hpt_official(gamma: float, sft_coefficient: float, devices: float) -> Terms
     clip=_CLIP,
 )
 def _hpt_global_token(gamma: float, clip: float) -> Terms:
-    switch, joint = Switch(gamma), TokenMean("joint")
+    return _one_token_count(Switch(gamma), clip)
+
+
+def _one_token_count(gate: Feedback, clip: float) -> Terms:
+    joint = TokenMean("joint")
     return (
         _rollouts(
             advantage=GroupCentered(),
             normalizer=joint,
             stabilization=Clip(clip, clip),
-            gate=Gate(switch, "rl"),
+            gate=Gate(gate, "rl"),
         ),
-        _demos(normalizer=joint, gate=Gate(switch, "sft")),
+        _demos(normalizer=joint, gate=Gate(gate, "sft")),
     )
+
+
+_STUDY = "this package, study mixing: "
+
+
+@register(
+    "hpt_wiener",
+    "HPT, Wiener weights",
+    "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
+    note=(
+        "Both losses act on every question with a demonstration, one of which is assumed. α and β "
+        "follow from upge.feedback.Wiener's model of rollouts and demonstrations."
+    ),
+    mu=Option(0.5, _STUDY + "single steps of any length raise E[r] well with it"),
+    noise=Option(3.0, _STUDY + "the best of 0.3 to 30 on the development cases, nearly flat"),
+    novelty=Option(0.25, _STUDY + "between the best for E[r] (0) and for J_μ (0.5)"),
+    prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
+    prior_failed=Option(0.5, "Jeffreys' prior of a success rate"),
+    clip=_CLIP,
+)
+def _hpt_wiener(
+    mu: float, noise: float, novelty: float, prior_solved: float, prior_failed: float, clip: float
+) -> Terms:
+    return _one_token_count(Wiener(mu, noise, novelty, prior_solved, prior_failed), clip)
 
 
 def _gated_off_policy(gamma: float, shaping: float, devices: float) -> Term:

@@ -33,7 +33,7 @@ def performance(batch: TrajectoryBatch) -> Tensor:
 
 
 def rollout_count(batch: TrajectoryBatch) -> Tensor:
-    """n (N,) of each row's question: how many rollouts its P comes from."""
+    """Rollouts n (N,) of each row's question: what its P comes from."""
     return batch.per_question(batch.rows_of("online").double())[batch.question]
 
 
@@ -147,7 +147,7 @@ class Wiener(Feedback):
 
     mu: float = 0.5
     noise: float = 3.0
-    novelty: float = 0.1
+    novelty: float = 0.25
     prior_solved: float = 0.5
     prior_failed: float = 0.5
     text: ClassVar[str] = "Wiener weights of ∇J_μ given P and n"
@@ -194,11 +194,11 @@ GATES: dict[str, type[Feedback]] = {
 }
 
 
-def feedback(name: str, gamma: float = 0.0, **options: float | str) -> Feedback:
-    """The gate called ``name`` with those of the options that it has, the threshold among them."""
+def feedback(name: str, gamma: float | str = 0.0, **options: float | str) -> Feedback:
+    """The gate called ``name`` at threshold ``gamma``, with those of the options that it has."""
     if name not in GATES:
         raise unknown("gate", str(name), GATES)
-    kind, given = GATES[name], {"gamma": gamma} | options
+    kind, given = GATES[name], options | {"gamma": gamma}
     return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
 
 

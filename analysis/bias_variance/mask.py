@@ -13,15 +13,16 @@ from matplotlib.figure import Figure
 from analysis.bias_variance.series import caption, legend_above, letter, summary
 from analysis.style import CYCLE, PAGE, Look, style
 from upge.theory.studies.common import Rows, chosen
+from upge.theory.studies.mask import USUAL
 
-#: Family: how it is named, its look, and the setting it is run with.
+#: Family: its name, what its setting is called, and its look.
 _FAMILIES = {
-    "clip": ("clip, ε 0–1 (0.2)", Look(CYCLE[1], "s"), 0.2),
-    "clip_higher": ("DAPO: ε$_{high}$ 0–5 (0.28)", Look(CYCLE[4], "D"), 0.28),
-    "dual_clip": ("dual clip, 1.2–10 (3)", Look(CYCLE[3], "v"), 3.0),
-    "cispo": ("CISPO, two-sided ε 0–1 (0.2)", Look(CYCLE[2], "^"), 0.2),
-    "tis": ("TIS = CISPO's cap, 0.5–10 (2)", Look(CYCLE[0], "o"), 2.0),
-    "sapo": ("SAPO, τ 0.25–16 (1)", Look(CYCLE[5], "P"), 1.0),
+    "clip": ("clip", "ε", Look(CYCLE[1], "s")),
+    "clip_higher": ("DAPO", "ε$_{high}$", Look(CYCLE[4], "D")),
+    "dual_clip": ("dual clip", "bound", Look(CYCLE[3], "v")),
+    "cispo": ("CISPO, both sides", "ε", Look(CYCLE[2], "^")),
+    "tis": ("TIS = CISPO, capped", "cap", Look(CYCLE[0], "o")),
+    "sapo": ("SAPO", "τ", Look(CYCLE[5], "P")),
 }
 _POINTS = {
     "none": ("no mask", Look(CYCLE[6], "*")),
@@ -62,8 +63,10 @@ def figure(rows: Rows) -> Figure:
 
 
 def _trade_off(axes: Axes, rows: Rows) -> None:
-    for mask, (label, look, usual) in _FAMILIES.items():
-        own = chosen(rows, mask=mask)
+    for mask, (name, symbol, look) in _FAMILIES.items():
+        own, usual = chosen(rows, mask=mask), USUAL[mask]
+        settings = [float(row["setting"]) for row in own]
+        label = f"{name}: {symbol} {min(settings):g}–{max(settings):g} ({usual:g})"
         x, y = (summary(own, "setting", column)[1] for column in ("variance", "bias_sq"))
         axes.plot(x, y, markeredgewidth=0, **(look.line | {"markersize": 2.2}))
         _mark(axes, chosen(own, setting=usual), look, label)
@@ -101,11 +104,10 @@ def _mark(axes: Axes, rows: Rows, look: Look, label: str) -> None:
 def _groups(axes: Axes, rows: Rows) -> None:
     """Median over problems of bias² + tr Cov/N at the usual settings."""
     counts = np.geomspace(1, 1000, 25)
-    lines = {mask: (look, setting) for mask, (_, look, setting) in _FAMILIES.items()}
-    lines |= {mask: (look, 0.0) for mask, (_, look) in _POINTS.items()}
-    lines["trajectory"] = (Look("#7F7F7F", "", ":"), 0.0)
-    for mask, (look, setting) in lines.items():
-        own = chosen(rows, mask=mask, setting=setting)
+    lines = {mask: look for mask, (*_, look) in (_FAMILIES | _POINTS).items()}
+    lines["trajectory"] = Look("#7F7F7F", "", ":")
+    for mask, look in lines.items():
+        own = chosen(rows, mask=mask, setting=USUAL[mask])
         bias, variance = (
             np.array([float(row[column]) for row in own])[:, None]
             for column in ("bias_sq", "variance")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -66,7 +67,7 @@ def main(
     )
 
 
-def _run(name: str, out: Path, force: bool, bars: Progress, task: int) -> bool:
+def _run(name: str, out: Path, force: bool, bars: Progress, task: TaskID) -> bool:
     """Bring one study's files up to date; whether that took running it."""
     bars.start_task(task)
     kind, study, headlines = STUDIES[name]
@@ -78,11 +79,11 @@ def _run(name: str, out: Path, force: bool, bars: Progress, task: int) -> bool:
         started = time.monotonic()
         rows = study(
             recipe,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),  # type: ignore[arg-type]
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
         write_table(table, rows)
         write_record(record, name, key, recipe, headlines(rows), time.monotonic() - started)
-    bars.update(task, total=1, completed=1)  # type: ignore[arg-type]
+    bars.update(task, total=1, completed=1)
     draw(name, out)
     return missing
 

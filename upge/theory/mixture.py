@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from upge.advantage import GroupCentered, One
-from upge.errors import UpgeError
 from upge.estimator import Estimator, Term
 from upge.normalization import TokenSum
 from upge.reference import CurrentPolicy
@@ -130,7 +129,10 @@ class Quadratic:
 
     def tuned(self, f: Tensor, g: Tensor) -> Tuned:
         """The best (x f, y g) with one factor x, y ≥ 0 a term: a gate at its best coefficients."""
-        a, b, c = ((h * s).sum() for h, s in zip((f * f, g * g, f * g), (self.rl, self.sft, self.cross), strict=True))
+        a, b, c = (
+            (h * s).sum()
+            for h, s in zip((f * f, g * g, f * g), (self.rl, self.sft, self.cross), strict=True)
+        )
         u, v = (f * self.rl_target).sum(), (g * self.sft_target).sum()
         zero = torch.zeros(())
         pairs = [(zero, zero)]
@@ -139,9 +141,7 @@ class Quadratic:
         if (d := a * b - c * c) > 1e-12 * a * b:
             pairs.append(((u * b - v * c) / d, (v * a - u * c) / d))
         candidates = (
-            Tuned(self.mse(x * f, y * g), float(x), float(y))
-            for x, y in pairs
-            if x >= 0 and y >= 0
+            Tuned(self.mse(x * f, y * g), float(x), float(y)) for x, y in pairs if x >= 0 and y >= 0
         )
         return min(candidates)
 

@@ -929,6 +929,89 @@ def hpt_global_token(
     return loss
 
 
+def hpt_wiener(
+    samples: Sequence[Sample],
+    ops: Ops,
+    *,
+    mu: float = 0.5,
+    noise: float = 3.0,
+    novelty: float = 0.25,
+    prior_solved: float = 0.5,
+    prior_failed: float = 0.5,
+    clip: float = 0.2,
+) -> Scalar:
+    """HPT with both losses, weighted by what is expected of them; printed in no paper.
+
+    L = -(1/Z) sum over questions of
+        [alpha sum over rollouts, sum_t min(r A_i, clip(r) A_i)
+         + beta sum over demonstrations, sum_t log pi(tau*_t)]
+
+    A_i and Z are those of `hpt_global_token`. (alpha, beta) solve, with w = n P (1 - P),
+
+        (w + noise) alpha + k E[f] beta = E[p f] + mu k E[f]
+        w k E[f] alpha + (k^2 E[f^2] + novelty + noise) beta
+            = k E[p f^2] + mu (k^2 E[f^2] + novelty)
+
+    up to the common factor noise / (1 + mu), where k = sqrt(1 - novelty), and the expectations are
+    over the failure rate f = 1 - p given P, a priori Beta(prior_failed, prior_solved). beta is 0
+    where it would be negative. A question without demonstration has (1, 0).
+    """
+    parts: list[tuple[Scalar, list[Sample], Scalar, list[Sample]]] = []
+    count = 0
+    for group in _questions(samples):
+        rollouts, demonstrations = _rollouts(group), _demonstrations(group)
+        alpha, beta = 1, 0
+        if demonstrations:
+            n, solved = len(rollouts), sum(1 for sample in rollouts if sample.reward > 0)
+            failures = _rising(prior_failed + n - solved, prior_solved + prior_failed + n)
+            alpha, beta = _wiener(n, solved, failures, ops.sqrt(1 - novelty), mu, noise, novelty)
+        count += _tokens(rollouts) * (alpha != 0) + _tokens(demonstrations) * (beta != 0)
+        parts.append((alpha, rollouts, beta, demonstrations))
+    loss: Scalar = 0
+    for alpha, rollouts, beta, demonstrations in parts:
+        for sample in rollouts:
+            advantage = _centred(sample, rollouts)
+            for t in range(len(sample.logp)):
+                ratio = _ratio(sample, t, ops)
+                loss = loss - alpha * _surrogate(ratio, advantage, clip, clip, ops) / count
+        for sample in demonstrations:
+            for logp in sample.logp:
+                loss = loss - beta * logp / count
+    return loss
+
+
+def _rising(a: Scalar, total: Scalar) -> list[Scalar]:
+    """Return E[f^j] for j = 0 to 3, f from a Beta distribution of parameters a and total - a."""
+    powers: list[Scalar] = [1]
+    for j in range(3):
+        powers.append(powers[-1] * (a + j) / (total + j))
+    return powers
+
+
+def _wiener(
+    n: int,
+    solved: int,
+    f: Sequence[Scalar],
+    k: Scalar,
+    mu: Scalar,
+    noise: Scalar,
+    novelty: Scalar,
+) -> tuple[Scalar, Scalar]:
+    """Return (alpha, beta) of `hpt_wiener` by elimination of beta; f[j] is E[f^j].
+
+    The equations are multiplied by n, which spares a division of whole numbers.
+    """
+    heed = k * f[1]
+    second = k**2 * f[2] + novelty + noise
+    rl = f[1] - f[2] + mu * heed
+    sft = k * (f[2] - f[3]) + mu * (k**2 * f[2] + novelty)
+    mass, n = solved * (n - solved), max(n, 1)
+    alpha = (rl - heed * sft / second) * n / (mass + noise * n - mass * heed**2 / second)
+    beta = (sft - mass * heed * alpha / n) / second
+    scale = noise / (1 + mu)
+    return scale * alpha, scale * beta if beta > 0 else 0
+
+
 LOSSES: dict[str, Callable[..., Scalar]] = {
     loss.__name__: loss
     for loss in (
@@ -958,6 +1041,7 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
         hpt,
         hpt_official,
         hpt_global_token,
+        hpt_wiener,
         off_on,
         mix_on,
         sft_rl,

@@ -25,7 +25,7 @@ from upge.algorithms import Terms
 from upge.batch import Samples
 from upge.errors import UpgeError
 from upge.estimator import EntropyWeight, Estimator, Term
-from upge.feedback import Gate, Linear, Sigmoid, Switch
+from upge.feedback import Gate, Linear, Sigmoid, Switch, Wiener
 from upge.likelihood import Complement, PolicyShaping, Unshaped
 from upge.normalization import (
     FixedLength,
@@ -117,7 +117,7 @@ def twin(kind: type) -> Callable[[Twin], Twin]:
     Unlike with ``functools.singledispatch`` a subclass has no twin until it is given its own: it
     exists because its formula differs. A twin takes the component, the :class:`Rows` and, by its
     kind: reference (i, t), log π_ref; stabilization (i, t, Â); advantage and shaping (i, t);
-    normalizer (i, the term's rows, the counted rows), 1/Z; feedback (P), the pair (α, β).
+    normalizer (i, the term's rows, the counted rows), 1/Z; feedback (P, n), the pair (α, β).
     """
 
     def add(formula: Twin) -> Twin:
@@ -353,20 +353,38 @@ def _question_mean(
 
 
 @twin(Switch)
-def _switch(f: Switch, rows: Rows, p: Scalar) -> tuple[Scalar, Scalar]:
+def _switch(f: Switch, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     # A P within 1e-6 of gamma is equal to it, as in the component.
     return (1, 0) if p - rows.maths.number(f.gamma) > 1e-6 else (0, 1)
 
 
 @twin(Linear)
-def _linear(f: Linear, rows: Rows, p: Scalar) -> tuple[Scalar, Scalar]:
+def _linear(f: Linear, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     return p, 1 - p
 
 
 @twin(Sigmoid)
-def _sigmoid(f: Sigmoid, rows: Rows, p: Scalar) -> tuple[Scalar, Scalar]:
+def _sigmoid(f: Sigmoid, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     x = rows.maths.number(f.steepness) * (p - rows.maths.number(f.gamma))
     return 1 / (1 + rows.maths.exp(-x)), 1 / (1 + rows.maths.exp(x))
+
+
+@twin(Wiener)
+def _wiener(f: Wiener, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
+    number = rows.maths.number
+    mu, noise, novelty = number(f.mu), number(f.noise), number(f.novelty)
+    a, b = number(f.prior_solved) + n * p, number(f.prior_failed) + n * (1 - p)
+    q1 = b / (a + b)
+    q2 = q1 * (b + 1) / (a + b + 1)
+    q3 = q2 * (b + 2) / (a + b + 2)
+    kappa, w = rows.maths.sqrt(1 - novelty), n * p * (1 - p)
+    h1 = q1 - q2 + mu * kappa * q1
+    h2 = kappa * (q2 - q3) + mu * (kappa**2 * q2 + novelty)
+    e = kappa**2 * q2 + novelty + noise
+    scale = noise / (1 + mu) / ((w + noise) * e - w * kappa**2 * q1**2)
+    alpha = scale * (h1 * e - h2 * kappa * q1)
+    beta = scale * ((w + noise) * h2 - w * kappa * q1 * h1)
+    return alpha, rows.maths.where(beta, beta, 0)
 
 
 @twin(Gate)
@@ -376,7 +394,7 @@ def _gate(gate: Gate, rows: Rows, i: int) -> Scalar:
     solved = rows.maths.number(sum(1 for reward in rewards if reward > 0))
     pair = (1, 0)
     if rows.question(i, "offline"):
-        pair = _twin(gate.feedback, rows, solved / max(len(rewards), 1))
+        pair = _twin(gate.feedback, rows, solved / max(len(rewards), 1), len(rewards))
     return pair[0] if gate.side == "rl" else pair[1]
 
 

@@ -181,6 +181,7 @@ def verify(
 
     Raises:
         RuntimeError: a check broke; its traceback is in the message.
+        UpgeError: a process was ended from outside.
     """
     lanes = [[c for c in lane if c in checks] for lane in LANES]
     findings = list(_run_lanes(request, [lane for lane in lanes if lane], progress))
@@ -222,10 +223,11 @@ def _next(inbox: Any, workers: Sequence[Any]) -> Finding | str | None:
         except queue.Empty:
             dead = [w for w in workers if w.exitcode not in (None, 0)]
             if dead:
-                return (
-                    f"a verification process ended with exit code {dead[0].exitcode}; "
-                    "it may have run out of memory"
-                )
+                raise UpgeError(
+                    f"a verification process was ended from outside (exit code "
+                    f"{dead[0].exitcode}), perhaps for lack of memory; run the command again, or "
+                    "one --check at a time"
+                ) from None
 
 
 def _work(request: Request, lane: Sequence[str], running: Any, outbox: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 
 import sympy
 import torch
@@ -128,25 +130,23 @@ def trust_region(factor: int = 1, seeds: Sequence[int] = SEEDS) -> Result:
 
 # ------------------------------------------------------------------------------ B.3 and equation 21
 
-_LOW = _HIGH = sympy.Rational(1, 5)
-_RATIO = sympy.Symbol("ratio", positive=True)
+#: Clip ranges, below and above 1.
+_RANGES = (
+    (sympy.Rational(1, 5), sympy.Rational(1, 5)),
+    (sympy.Rational(1, 10), sympy.Rational(3, 10)),
+)
 
-Slope = Callable[[Scalar, int], Scalar]
+#: Makes a mask of a clip range.
+MaskOf = Callable[[float, float], Stabilization]
 
 
-def _surrogate(ratio: Scalar, sign: int) -> Scalar:
-    """min(r Â, clip(r) Â) for Â = ``sign``."""
-    inside = sympy.Min(sympy.Max(ratio, 1 - _LOW), 1 + _HIGH)
+def _surrogate(ratio: Scalar, sign: int, low: Scalar, high: Scalar) -> Scalar:
+    """min(r Â, clip(r, 1 − low, 1 + high) Â) for Â = ``sign``."""
+    inside = sympy.Min(sympy.Max(ratio, 1 - low), 1 + high)
     return sympy.Min(ratio * sign, inside * sign)
 
 
-def _one_sided(ratio: Scalar, sign: int, side: int) -> Scalar:
-    """Its derivative from the left (−1) or right (1): the loss is linear between kinks."""
-    step = side * sympy.Rational(1, 1000)
-    return (_surrogate(ratio + step, sign) - _surrogate(ratio, sign)) / step
-
-
-def _mask(stabilization: Stabilization, ratio: Scalar, sign: int) -> int:
+def _mask(stabilization: Stabilization, ratio: Scalar, sign: int) -> float:
     """1_stable of the package on one token of that ratio."""
     one = torch.ones(1, 1, dtype=torch.float64)
     batch = TrajectoryBatch(
@@ -155,28 +155,34 @@ def _mask(stabilization: Stabilization, ratio: Scalar, sign: int) -> int:
         group=torch.zeros(1, dtype=torch.long),
         offline=torch.zeros(1, dtype=torch.bool),
         old_logp=-5 * one,
-    ).at(-5 * one + float(sympy.log(ratio)))
-    return round(stabilization(batch, sign * one).item())
+    ).at(-5 * one + math.log(ratio))
+    return stabilization(batch, sign * one).item()
 
 
-#: A ratio in each interval that the thresholds 1 ∓ 1/5 and 1 make.
-_INTERVALS = tuple(sympy.Rational(k, 20) for k in (2, 12, 17, 19, 21, 23, 30, 60))
+def _slopes(mask: MaskOf, kinks: bool) -> list[Trial]:
+    """1_stable Â against the surrogate's derivatives from both sides.
 
-
-def _slopes(stabilization: Stabilization, ratios: Sequence[Scalar], inside: bool) -> list[Trial]:
+    It is piecewise linear in the ratio with corners at 1 − low, 1 and 1 + high at most: it is
+    looked at inside each interval between these, or at the two ``kinks``.
+    """
     trials = []
-    for sign in (1, -1):
-        for ratio in ratios:
-            left, right = (_one_sided(ratio, sign, side) for side in (-1, 1))
-            mask = _mask(stabilization, ratio, sign) * sign
-            words = (
-                f"ratio {ratio}, Â = {sign:+d}: derivatives {left} and {right}, mask · Â = {mask}"
+    for low, high in _RANGES:
+        corners = (1 - low, sympy.Integer(1), 1 + high)
+        between = (corners[0] / 2, *((a + b) / 2 for a, b in pairwise(corners)), corners[2] * 2)
+        for ratio, sign in product(corners[::2] if kinks else between, (1, -1)):
+            at = _surrogate(ratio, sign, low, high)
+            left, right = (
+                (_surrogate(ratio + step, sign, low, high) - at) / step
+                for step in (-sympy.Rational(1, 1000), sympy.Rational(1, 1000))
             )
-            trials.append(Trial(left == right == mask, words, inside))
+            masked = _mask(mask(float(low), float(high)), ratio, sign) * sign
+            words = (
+                f"ratio {ratio} of the range {corners[0]} to {corners[2]}, Â = {sign:+d}: "
+                f"derivatives {left} and {right} from left and right, 1_stable Â = {masked:g}"
+            )
+            holds = bool(left == right) and float(left) == masked
+            trials.append(Trial(holds, words, inside=not kinks))
     return trials
-
-
-_DEFAULT_CLIP = Clip(float(_LOW), float(_HIGH))
 
 
 @claim(
@@ -185,9 +191,9 @@ _DEFAULT_CLIP = Clip(float(_LOW), float(_HIGH))
     "and Â elsewhere: that is 1_stable with π_ref = π_θold.",
     "B.3",
 )
-def clip_is_mask(stabilization: Stabilization = _DEFAULT_CLIP) -> Result:
+def clip_is_mask(mask: MaskOf = Clip) -> Result:
     """The surrogate is piecewise linear in the ratio: one exact slope an interval and sign of Â."""
-    trials = _slopes(stabilization, _INTERVALS, inside=True)
+    trials = _slopes(mask, kinks=False)
     return rule(
         trials,
         sum(not trial.holds for trial in trials),
@@ -202,15 +208,14 @@ def clip_is_mask(stabilization: Stabilization = _DEFAULT_CLIP) -> Result:
     "The ≈ of eq. 21, the surrogate's gradient as 1_stable Â ∇π_θ/π_θold, is an equality.",
     "eq. 21",
 )
-def approximately(stabilization: Stabilization = _DEFAULT_CLIP) -> Result:
-    """One-sided derivatives inside the intervals, and at the kinks 1 ∓ ε."""
-    kinks = _slopes(stabilization, (1 - _LOW, 1 + _HIGH), inside=False)
-    trials = _slopes(stabilization, _INTERVALS, inside=True) + kinks
+def approximately(mask: MaskOf = Clip) -> Result:
+    """One-sided derivatives inside the intervals, and at the kinks 1 − ε and 1 + ε."""
+    kinks = _slopes(mask, kinks=True)
     return rule(
-        trials,
+        [*_slopes(mask, kinks=False), *kinks],
         sum(not trial.holds for trial in kinks),
-        "kinks, of 4 pairs of ratio 1 ∓ ε and sign of Â, without a derivative",
+        f"of {len(kinks)} pairs of ratio 1 ∓ ε and sign of Â without a derivative",
         symbolic=True,
         unit="ratios and signs of Â",
-        condition="the ratio is at no threshold",
+        condition="the ratio is neither 1 − ε nor 1 + ε",
     )

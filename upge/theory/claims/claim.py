@@ -112,7 +112,7 @@ def rule(
     symbolic: bool = False,
     unit: str = "instances",
     condition: str = "",
-    counterexample: str | None = None,
+    counterexample: Callable[[], str | None] = lambda: None,
     notes: Sequence[str] = (),
 ) -> Result:
     """The result of trials.
@@ -124,14 +124,15 @@ def rule(
         symbolic: whether holding is ``proved``, not ``exact``.
         unit: what a trial is, in the plural.
         condition: that marks the trials inside, in words after "where".
-        counterexample: the smallest; if not given, the first trial that fails.
+        counterexample: searches the smallest, if a trial fails; if it finds none, that trial is
+            shown.
         notes: more evidence.
     """
     trials = list(trials)
     verdict = judge(trials, "proved" if symbolic else "exact")
     parts = [_tally(trials, unit, condition)]
     failing = next((trial.words for trial in trials if not trial.holds), None)
-    if failing is not None and (shown := counterexample or failing):
+    if failing is not None and (shown := counterexample() or failing):
         parts.append(f"smallest counterexample: {shown}")
     return Result(verdict, number, meaning, "; ".join([*parts, *filter(None, notes)]))
 

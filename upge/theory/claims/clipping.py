@@ -50,7 +50,7 @@ def _search(fails: Callable[[Case], bool], horizon: int, top: int) -> Toy | None
 
 @claim("words-clip-variance", "Clipping lowers the variance.", "§2.2–2.3")
 def variance(mask: Stabilization = _CLIP, seeds: Sequence[int] = SEEDS) -> Result:
-    """Exact tr Cov with and without the mask, for three advantages, tabular and shared parameters."""
+    """Exact tr Cov with and without the mask: three advantages, tabular policies and networks."""
     trials, ratios, notes = [], [], []
     for advantage, size in _KINDS:
         worse = count = 0

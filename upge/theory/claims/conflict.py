@@ -1,7 +1,7 @@
 """§2.2: do SFT and RL optimise one objective without intrinsic conflict?
 
 Three statements hide in that sentence: both gradients are terms of one objective; they never point
-apart; and both goals can be reached at once. The first is an identity, the others depend on what the
+apart; both goals can be reached at once. The first is an identity, the others depend on what the
 demonstrations show.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
+from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule, spread
 from upge.theory.claims.finite import BETA, MU, SCORE, D, P, R, derivative, kl_term, shown, vanishes
 from upge.theory.claims.finite import size as size_of
 from upge.theory.claims.lab import SEEDS, Case, cosine, random_case, reweighted
@@ -100,15 +100,17 @@ def angle(
 ) -> Result:
     """The exact cosine of ∇E[r] and E_{π_β}[∇log π_θ] over kinds of demonstrations."""
     trials, notes, lowest = [], [], 1.0
+    outdone, ahead = list[bool](), list[bool]()  # obtuse, by whether π_θ earns more than π_β
     for kind in (*agreeing, *others):
-        cosines = [cosine(case.rl, case.sft) for case in _family(kind, seeds)]
+        family = list(_family(kind, seeds))
+        cosines = [cosine(case.rl, case.sft) for case in family]
         inside = kind in agreeing
+        for case, c in zip(family, cosines, strict=True):
+            (outdone if _earns(case) < case.success else ahead).append(c < -TOLERANCE)
         trials += [Trial(c > -TOLERANCE, f"cosine {c:.3g}", inside) for c in cosines]
         share = sum(c < -TOLERANCE for c in cosines) / len(cosines)
-        notes.append(
-            f"{kind.__name__.replace('_', ' ')}: {share:.0%} obtuse, cosine from {min(cosines):.3g}, "
-            f"median {median(cosines):.3g}"
-        )
+        name = (kind.__doc__ or kind.__name__).rstrip(".")
+        notes.append(f"“{name}”: {share:.0%} obtuse, cosine {spread(cosines)}")
         lowest = min(lowest, *cosines)
     return rule(
         trials,
@@ -117,8 +119,15 @@ def angle(
         condition="one trajectory alone is rewarded and it is demonstrated, or π_β is π_θ given "
         "success",
         counterexample=_smallest_conflicts(),
-        notes=notes,
+        notes=[
+            *notes,
+            f"{_share(outdone)} where π_θ earns more than π_β, {_share(ahead)} elsewhere",
+        ],
     )
+
+
+def _share(obtuse: Sequence[bool]) -> str:
+    return f"obtuse in {sum(obtuse)} of {len(obtuse)}"
 
 
 def _smallest_conflicts() -> str:
@@ -145,7 +154,7 @@ def natural_inner_product(case: Case) -> float:
     """⟨∇E[r], E_{π_β}[∇log π_θ]⟩ in the inverse of the Fisher matrix of the trajectories."""
     scores = torch.func.jacrev(lambda theta: case.policy.logp(theta=theta))(case.policy.theta)
     fisher = scores.T @ (case.policy.logp().exp()[:, None] * scores)
-    return (case.rl @ torch.linalg.pinv(fisher, rtol=1e-12, hermitian=True) @ case.sft).item()
+    return float(case.rl @ torch.linalg.pinv(fisher, rtol=1e-12, hermitian=True) @ case.sft)
 
 
 @claim(

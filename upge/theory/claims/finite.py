@@ -1,4 +1,4 @@
-"""Symbolic proofs for every policy over finitely many trajectories, one generic trajectory at a time.
+"""Symbolic proofs for all policies over finitely many trajectories, one generic trajectory a time.
 
 Both sides of an identity of section 2 or appendix B are sums over trajectories. Along any curve in
 the parameters trajectory i has probability p_i, its derivative is d_i, and Σ d_i = 0 as Σ p_i = 1.

@@ -30,34 +30,35 @@ _SIZES, _SWITCH = (1, 2, 4, 8), Switch()
     "With v(τ) = R(τ) the mean of v is the share of correct rollouts.",
     "eq. 7",
 )
-def verdicts(size: int = 4) -> Result:
-    """All groups of ``size`` rewards, in {0, 1} and in {−1, 1}."""
+def verdicts(levels: Sequence[tuple[int, int]] = ((0, 1), (-1, 1)), size: int = 4) -> Result:
+    """All groups of ``size`` rewards of the two ``levels``."""
     trials, gaps = [], []
-    for levels in ((0, 1), (-1, 1)):
-        for rewards in product(levels, repeat=size):
+    for pair in levels:
+        for rewards in product(pair, repeat=size):
             mean = Fraction(sum(rewards), size)
             share = Fraction(sum(r > 0 for r in rewards), size)
             words = f"R = {rewards}: mean {mean}, share of correct ones {share}"
-            trials.append(Trial(mean == share, words, inside=levels == (0, 1)))
+            trials.append(Trial(mean == share, words, inside=pair == (0, 1)))
             gaps.append(abs(float(mean - share)))
     return rule(
         trials,
         max(gaps),
-        "largest |mean R − share of correct rollouts| with R ∈ {−1, 1}",
+        "largest |mean R − share of correct rollouts|, R ∈ {−1, 1} tried too",
         unit="groups",
         condition="R ∈ {0, 1}",
-        notes=["the package counts R > 0, which is right for both: " + _package_counts(size)],
+        notes=[_package_counts(levels, size)],
     )
 
 
-def _package_counts(size: int) -> str:
+def _package_counts(levels: Sequence[tuple[int, int]], size: int) -> str:
+    """The error of the package's P, which counts R > 0."""
     worst = 0.0
-    for levels in ((0.0, 1.0), (-1.0, 1.0)):
-        for rewards in product(levels, repeat=size):
+    for pair in levels:
+        for rewards in product(pair, repeat=size):
             batch = _batch(torch.tensor(rewards, dtype=torch.float64))
             share = sum(r > 0 for r in rewards) / size
             worst = max(worst, abs(performance(batch)[0].item() - share))
-    return f"largest error {worst:.1g}"
+    return f"counting R > 0, as the package does, is off by {worst:.1g} at most"
 
 
 def _batch(
@@ -75,13 +76,17 @@ def _batch(
 
 
 @claim("eq8", "P = (1/n) Σ v(τ_i) estimates the policy's success rate p without bias.", "eq. 8")
-def success_rate(sizes: Sequence[int] = _SIZES) -> Result:
-    """E[P] and Var[P] of n independent rollouts as polynomials in p."""
+def success_rate(sizes: Sequence[int] = _SIZES, imagined: int = 0) -> Result:
+    """E[P] and Var[P] of n independent rollouts as polynomials in p.
+
+    P is divided by n plus a number of ``imagined`` failures.
+    """
     p, trials = sympy.Symbol("p"), []
     for n in sizes:
         chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
-        mean = sum(sympy.Rational(k, n) * c for k, c in enumerate(chances))
-        square = sum(sympy.Rational(k, n) ** 2 * c for k, c in enumerate(chances))
+        shares = [sympy.Rational(k, n + imagined) for k in range(n + 1)]
+        mean = sum(x * c for x, c in zip(shares, chances, strict=True))
+        square = sum(x**2 * c for x, c in zip(shares, chances, strict=True))
         variance = sympy.expand(square - mean**2)
         holds = sympy.expand(mean - p) == 0 and sympy.expand(variance - p * (1 - p) / n) == 0
         trials.append(Trial(bool(holds), f"n = {n}: E[P] = {sympy.expand(mean)}"))
@@ -166,16 +171,6 @@ def _masses(estimator: Estimator, batch: TrajectoryBatch) -> tuple[float, float]
     return rl, sft
 
 
-def _parts(estimator: Estimator, case: Case, size: int) -> tuple[float, float, float]:
-    """E[g] as a ∇E[r] + b E_{π_β}[∇log π_θ]: a, b, and the relative residual."""
-    setting = case.setting(size)
-    mean = sum(given.probability @ given.mean for given in conditional(estimator, setting))
-    basis = torch.stack([case.rl, case.sft], 1)
-    solution = torch.linalg.lstsq(basis, torch.as_tensor(mean)[:, None]).solution
-    residual = distance((basis @ solution)[:, 0], torch.as_tensor(mean))
-    return solution[0].item(), solution[1].item(), residual
-
-
 @claim(
     "eq13-objective",
     "The gated mixed loss ascends, in expectation, the common objective J_μ with one μ.",
@@ -211,15 +206,11 @@ def one_objective(
 
 def _mixed(gate: Feedback | None, advantage: Advantage | None) -> Estimator:
     """Eq. 13 on one question, both losses as token sums averaged over trajectories."""
+    alpha, beta = (None, None) if gate is None else (Gate(gate, "rl"), Gate(gate, "sft"))
+    own, rule_ = CurrentPolicy(), advantage or GroupZScore()
     return compose(
-        Term(
-            "online",
-            CurrentPolicy(),
-            advantage or GroupZScore(),
-            TrajectoryMean(),
-            gate=gate and Gate(gate, "rl"),
-        ),
-        Term("offline", CurrentPolicy(), One(), TrajectoryMean(), gate=gate and Gate(gate, "sft")),
+        Term("online", own, rule_, TrajectoryMean(), gate=alpha),
+        Term("offline", own, One(), TrajectoryMean(), gate=beta),
     )
 
 

@@ -172,7 +172,7 @@ def estimator(
     advantage: Advantage | None = None,
     stabilization: Stabilization | None = None,
 ) -> Estimator:
-    """One term of rollouts, token sums averaged over the group: eq. 6 as the package computes it."""
+    """One term of rollouts, token sums averaged over the group: eq. 6, the package's own code."""
     return compose(
         Term(
             "online",
@@ -206,10 +206,10 @@ def moments(what: Estimator, case: Case, group_size: int = 1, *, old: bool = Tru
 
 def distance(a: Tensor, b: Tensor) -> float:
     """‖a − b‖/‖b‖."""
-    return ((a - b).norm() / b.norm()).item()
+    return float((a - b).norm() / b.norm())
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
     """Of the angle between a and b; 0 if one of them vanishes."""
-    norms = (a.norm() * b.norm()).item()
-    return (a @ b).item() / norms if norms else 0.0
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms else 0.0

@@ -23,14 +23,8 @@ _MEANING = {
 }
 
 
-def decide(
-    names: Sequence[str] = (), progress: Callable[[Claim], None] = lambda claim: None
-) -> list[Claim]:
-    """Decide the claims called ``names``, or all, in the order of the ledger.
-
-    Args:
-        names: ids; none for all.
-        progress: is called with each claim as it is decided.
+def chosen(names: Sequence[str] = ()) -> list[str]:
+    """The ids of the claims called ``names``, or of all, in the order of the ledger.
 
     Raises:
         UpgeError: an id that is not in the ledger.
@@ -38,11 +32,17 @@ def decide(
     for name in names:
         if name not in CLAIMS:
             raise unknown("claim", name, CLAIMS)
+    return [name for name in CLAIMS if not names or name in names]
+
+
+def decide(
+    names: Sequence[str] = (), progress: Callable[[Claim], None] = lambda claim: None
+) -> list[Claim]:
+    """Decide the claims called ``names``, or all; ``progress`` is called with each as it comes."""
     decided = []
-    for name, check in CLAIMS.items():
-        if not names or name in names:
-            decided.append(check())
-            progress(decided[-1])
+    for name in chosen(names):
+        decided.append(CLAIMS[name]())
+        progress(decided[-1])
     return decided
 
 
@@ -69,15 +69,15 @@ def claims_markdown(claims: Sequence[Claim], provenance: Mapping[str, str]) -> s
     """The ledger as a table, with what the verdicts mean, how many there are, and provenance."""
     counts = Counter(claim.verdict for claim in claims)
     legend = [f"- **{verdict}** ({counts[verdict]}): {_MEANING[verdict]}" for verdict in VERDICTS]
-    rows = [[c.id, c.claim, c.source, f"**{c.verdict}**", c.value, c.evidence] for c in claims]
-    body = [list(CSV_COLUMNS), ["---"] * len(CSV_COLUMNS), *rows]
-    table = "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in body)
+    rows = [map(_cell, astuple(claim)) for claim in claims]
+    body = [CSV_COLUMNS, ["---"] * len(CSV_COLUMNS), *rows]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in body)
     footer = "; ".join(f"{key} {value}" for key, value in provenance.items())
     return "\n".join(
         [
             "# The claims of the paper, decided\n",
-            "Every row is computed by the function named in its evidence; `upge claims` decides all "
-            "of them anew. Means and variances are exact sums over all trajectories of small "
+            "Every row is computed by the function named in its evidence; `upge claims` decides "
+            "them anew. Means and variances are exact sums over all trajectories of small "
             "autoregressive policies, not samples.\n",
             *legend,
             "",
@@ -88,8 +88,8 @@ def claims_markdown(claims: Sequence[Claim], provenance: Mapping[str, str]) -> s
 
 
 def _cell(text: str) -> str:
-    # A bare | would end the cell of a Markdown table, and a pair of _ set its text in italics.
-    return text.replace("|", r"\|").replace("_", r"\_").replace("*", r"\*").replace(r"\*\*", "**")
+    """The text with what Markdown would take for the end of the cell or for emphasis escaped."""
+    return re.sub(r"([|_*])", r"\\\1", text)
 
 
 def write_ledger(

@@ -104,8 +104,8 @@ def dr_grpo(advantage: Advantage | None = None) -> Result:
         symbolic=True,
         unit="comparisons",
         notes=[
-            f"without std it {'is' if bare.proved else 'is not'} Dr. GRPO, up to the constant length"
-            " that Dr. GRPO divides by"
+            f"without std it {'is' if bare.proved else 'is not'} Dr. GRPO, up to the constant "
+            "length that Dr. GRPO divides by"
         ],
     )
 
@@ -144,8 +144,8 @@ def sft_loss(normalizer: Normalizer | None = None) -> Result:
 
 @claim(
     "eq12-length",
-    "L_SFT, divided by |τ*|, is the SFT term of the common objective: its mean gradient over π_β is "
-    "along −∇KL(π_β ‖ π_θ).",
+    "L_SFT, divided by |τ*|, is the SFT term of the common objective: its mean gradient over π_β "
+    "is along −∇KL(π_β ‖ π_θ).",
     "eq. 12 with eq. 1–2",
 )
 def sft_length(per_token: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
@@ -174,7 +174,9 @@ def _length_cosine(case: Case, per_token: bool) -> float:
 def _found(angle: Callable[[Case], float], role: Role) -> str | None:
     """The smallest toy of up to two tokens where the cosine is below 1."""
     toy = smallest(lambda case: angle(case) < 1 - 1e-6, toys(2, 2, (role,), top=3))
-    return toy and f"{toy.words('theta', 'demo')}: cosine {angle(toy.case()):.4f}"
+    if toy is None:
+        return None
+    return f"{toy.words(*dict.fromkeys(('theta', role)))}: cosine {angle(toy.case()):.4f}"
 
 
 @claim(
@@ -188,7 +190,7 @@ def summed_sft(loss: Loss = eq14) -> Result:
     return proof(verify_symbolic(algorithm("sft"), terms=terms, loss=loss))
 
 
-# ----------------------------------------------------------------------------------- equations 16–20
+# ---------------------------------------------------------------------------------- equations 16–20
 
 
 @claim(
@@ -235,6 +237,9 @@ def token_mean(normalizer: Normalizer | None = None, seeds: Sequence[int] = SEED
         min(cosines),
         "smallest cosine of E g and ∇E[r], answers of up to 4 tokens",
         condition="all trajectories have one length",
+        counterexample=_found(
+            lambda case: _normalized_cosine(case, normalizer or QuestionMean()), "theta"
+        ),
         notes=[f"with token sums the cosine is at least 1 − {max(1 - min(summed), 0):.1g}"],
     )
 

@@ -1,8 +1,8 @@
-"""§2.3: a weighted average of estimators can be more accurate than each, and the best one varies."""
+"""§2.3: a weighted average of estimators can be more accurate than each; the best one varies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,9 @@ class Average:
 
     @property
     def gain(self) -> float:
-        """Its error over that of the better one alone."""
-        return self.mixed / min(self.rl, self.sft)
+        """Its error over that of the better one alone; 1 if that is 0."""
+        better = min(self.rl, self.sft)
+        return self.mixed / better if better else 1.0
 
 
 def best_average(case: Case, rl: Sampled, sft: Sampled) -> Average:
@@ -40,28 +41,33 @@ def best_average(case: Case, rl: Sampled, sft: Sampled) -> Average:
     return Average(w, mixed, rl.mse(case.truth), sft.mse(case.truth))
 
 
-def _average(case: Case, size: int) -> Average:
-    """Leave-one-out REINFORCE on ``size`` rollouts, and one demonstration's log-likelihood."""
-    rl = moments(prepared("rloo"), case, size, old=False)
-    return best_average(case, rl, case.sample(case.demo, torch.ones(1, 1, dtype=torch.float64)))
+Partner = Callable[[Case], Sampled]
+
+
+def one_demonstration(case: Case) -> Sampled:
+    """∇log π_θ of one demonstration."""
+    return case.sample(case.demo, torch.ones(1, 1, dtype=torch.float64))
+
+
+def _average(case: Case, size: int, partner: Partner = one_demonstration) -> Average:
+    """Leave-one-out REINFORCE on ``size`` rollouts, and its partner."""
+    return best_average(case, moments(prepared("rloo"), case, size, old=False), partner(case))
 
 
 @claim(
     "words-average",
-    "A weighted average of several estimators can be more accurate than each, as in a complementary "
-    "filter.",
+    "A weighted average of several estimators can be more accurate than each, as in a "
+    "complementary filter.",
     "§2.3",
 )
-def average(same: bool = False, size: int = 8, seeds: Sequence[int] = SEEDS) -> Result:
-    """Mean squared errors against ∇J_μ of RL, of SFT, and of their best average.
-
-    With ``same`` the two are one and the same draw, so nothing can be gained.
-    """
+def average(
+    partner: Partner = one_demonstration, size: int = 8, seeds: Sequence[int] = SEEDS
+) -> Result:
+    """Mean squared errors against ∇J_μ of RL, of its ``partner``, and of their best average."""
     gains, weights = [], []
     for seed in seeds:
-        case = random_case(seed)
-        found = _average(case, size)
-        gains.append(1.0 if same else found.gain)
+        found = _average(random_case(seed), size, partner)
+        gains.append(found.gain)
         weights.append(found.weight)
     better = sum(gain < 1 - 1e-9 for gain in gains)
     return rule(

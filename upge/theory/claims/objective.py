@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -65,23 +66,23 @@ def _other(divergence: Divergence) -> str:
 
 
 @claim("eq1-finite", "J_μ is finite, so that it has a gradient.", "eq. 1")
-def finite(seeds: Sequence[int] = SEEDS) -> Result:
-    """J_μ of policies that cover π_β, and of policies that lack one answer of its."""
+def finite(logit: float = -math.inf, seeds: Sequence[int] = SEEDS) -> Result:
+    """J_μ of policies that cover π_β, and of one whose second answer has the ``logit``."""
     trials = []
     for seed in seeds:
         case = random_case(seed, horizon=1)
         value = Objective(case.reward, case.mu, case.demo)(case.policy).item()
-        trials.append(Trial(abs(value) < float("inf"), f"seed {seed}"))
+        trials.append(Trial(math.isfinite(value), f"seed {seed}: J_μ = {value:g}"))
     toy = next(toys(2, 1, ()))
     case = toy.case()
-    lacking = torch.tensor([0.0, -torch.inf], dtype=torch.float64)
+    lacking = torch.tensor([0.0, logit], dtype=torch.float64)
     value = Objective(case.reward, 1.0, case.demo)(case.policy, lacking).item()
-    words = f"{toy.words('demo')}, π_θ = (1, 0), μ = 1: J_μ = {value:g}"
-    trials.append(Trial(value > -float("inf"), words, inside=False))
+    words = f"{toy.words('demo')}, logits of π_θ (0, {logit:g}), μ = 1: J_μ = {value:g}"
+    trials.append(Trial(math.isfinite(value), words, inside=math.isfinite(logit)))
     return rule(
         trials,
         value,
-        "J_μ where π_θ rules out a demonstrated answer",
+        f"J_μ where π_θ gives a demonstrated answer the logit {logit:g}",
         condition="π_θ gives every trajectory of π_β positive probability, as a softmax of finite "
         "logits does",
     )

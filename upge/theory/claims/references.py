@@ -83,7 +83,7 @@ def reinforce_variance(
         condition="the success rate p is below 1/2",
         notes=[
             f"medians: {', '.join(medians)}",
-            f"at least {min(above):.3g} (1 − p)/p, the bound by Cauchy and Schwarz being (1 − p)/p",
+            f"at least {min(above):.3g} times (1 − p)/p, which is Cauchy and Schwarz's bound",
             f"tr Cov exceeds that of π_ref ≡ 1 on the same rollouts in {louder} of {len(trials)}",
         ],
     )
@@ -132,13 +132,14 @@ def ratio_variance(odds: Sequence[float] = (2.0, 0.5), seeds: Sequence[int] = SE
     return rule(
         trials,
         median(worse) if worse else 1.0,
-        "E‖g‖² with the ratio over that without, when π_θ has twice π_θold's odds of success; median",
+        "E‖g‖² with the ratio over that without, π_θ having twice π_θold's odds of success; median",
         condition="π_θold is likelier than π_θ to draw each rewarded trajectory",
         counterexample=f"{toy.words('theta', 'old')}: tr Cov {_variances(toy.case())}"
         if toy
         else None,
         notes=[
-            f"E‖g‖² is multiplied by π_θ/π_θold of the rewarded trajectories, within {max(off_by):.1g}",
+            "E‖g‖² is multiplied by π_θ/π_θold of the rewarded trajectories, within "
+            f"{max(off_by):.1g}",
             _random_old(seeds),
         ],
     )
@@ -258,10 +259,9 @@ def one_stability() -> Result:
     ]
     return rule(
         trials,
-        1.0,
+        float(sympy.limit(weights["1"], pi, 1)),
         "largest weight on ∇log π_θ with π_ref ≡ 1; π_θ/π_ref has none",
         symbolic=True,
         unit="rivals",
-        condition="the rival divides by a sampling policy's probability; (1/π_θ) ∇π_θ = ∇log π_θ is "
-        "bounded itself",
+        condition="the rival is a sampling policy of its own, not π_θ: (1/π_θ) ∇π_θ = ∇log π_θ",
     )

@@ -8,7 +8,7 @@ from upge.algorithms import REGISTRY
 from upge.estimator import Estimator
 from upge.theory.claims.claim import CLAIMS, Check, Result
 from upge.theory.claims.losses import proof
-from upge.theory.counterexample import smallest_counterexample
+from upge.theory.counterexample import EXAMPLES, smallest_counterexample
 from upge.theory.symbolic import verify_symbolic
 from upge.theory.verify import as_printed
 
@@ -20,7 +20,8 @@ def printed_row(name: str, row: Estimator | None = None) -> Result:
     result = proof(verify_symbolic(entry, terms=row.terms))
     smallest = smallest_counterexample(entry, row)
     if smallest is None:
-        return result
+        searched = f"no counterexample among {EXAMPLES} batches (hypothesis)"
+        return replace(result, evidence=f"{result.evidence}; {searched}")
     evidence = f"{result.evidence}; smallest batch (hypothesis): {smallest}"
     return replace(result, verdict="fails", evidence=evidence)
 

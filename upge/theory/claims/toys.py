@@ -1,4 +1,4 @@
-"""The smallest counterexample: every policy with small whole-number odds, tried in order of size."""
+"""The smallest counterexample: all policies with small whole-number odds, tried by their size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Role = Literal["theta", "old", "demo"]
 _NAMES: dict[Role, str] = {"theta": "π_θ", "old": "π_θold", "demo": "π_β"}
 
 #: Toys that are tried at most.
-TRIED = 3_000
+TRIED = 1_000
 
 
 @dataclass(frozen=True)

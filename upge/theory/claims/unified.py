@@ -76,7 +76,7 @@ def version1(indicator: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
         symbolic=True,
         unit="choices of π_ref",
         condition="π_ref = π_β, which then has to cover what π_θ is rewarded for (eq3-support)",
-        counterexample=toy and trials[-1].words,
+        counterexample=trials[-1].words if toy else None,
         notes=[trials[1].words if indicator else ""],
     )
 
@@ -96,7 +96,7 @@ def _lost(case: Case, indicator: bool) -> float:
     "eq. 4, as Table 1 uses it",
 )
 def split(reward_on_demonstrations: bool = False) -> Result:
-    """Two expectations, one a source; optionally with r on the demonstrations too (v1, literally)."""
+    """Two expectations, one a source; with r on the demonstrations too, if so asked (v1)."""
     trials = []
     for covered in (True, False):
         on_rollouts = REF * R * D / REF

@@ -193,7 +193,7 @@ def headlines(rows: Rows) -> dict[str, float]:
     for rule in RULES:
         for name, p in (("low", rates[0]), ("middle", half)):
             numbers[f"weight_{rule}_{name}"] = middle(own, "weight", rule=rule, n=n, p=p)
-        for size in (sizes[0], n, sizes[-1]):
+        for size in (n, sizes[-1]):
             where: Row = {"sweep": "mix", "rule": rule, "n": size}
             for column in ("bias_sq_scaled", "mse_scaled"):
                 numbers[f"mix_{column}_{rule}_n{size:g}"] = middle(rows, column, **where)

@@ -106,27 +106,17 @@ def graded(policy: Policy, success: float, seed: int) -> Tensor:
 
     Each token at each place earns normal points. From the best trajectory down, each succeeds that
     does not lift the policy's success rate above the one asked for; at least the best does. Points
-    are drawn again where the first token alone would settle every outcome.
-
-    Raises:
-        UpgeError: it does so whatever the points.
+    are drawn again, some times, while the first token alone settles every outcome.
     """
     tree, generator = policy.tree, torch.Generator().manual_seed(seed)
     probs = policy.logp().exp().tolist()
-    for _ in range(_DRAWS):
+    for _ in range(20):
         points = torch.randn(tree.horizon, tree.vocab, generator=generator, dtype=torch.float64)
         reward = _best(tree, points, probs, success)
         chances = ahead(tree, policy.log_probs(), reward)[0]
-        if tree.horizon == 1 or ((chances > 1e-9) & (chances < 1 - 1e-9)).any():
-            return reward
-    raise UpgeError(
-        f"success: got {success}, which the first token of the random policies always settles; "
-        "take another, or a longer horizon"
-    )
-
-
-#: Rewards that are tried at most.
-_DRAWS = 1000
+        if ((chances > 1e-9) & (chances < 1 - 1e-9)).any():
+            break
+    return reward
 
 
 def _best(tree: Tree, points: Tensor, probs: list[float], success: float) -> Tensor:
@@ -351,3 +341,9 @@ def middle(rows: Rows, column: str, **where: float | str) -> float:
     if not values:
         raise UpgeError(f"no row has {where}, so it has no median {column}")
     return median(values)
+
+
+def paired(over: Rows, under: Rows, column: str) -> float:
+    """The median over problems of a column's ratio between two series, matched by ``seed``."""
+    base = {row["seed"]: float(row[column]) for row in under}
+    return median(float(row[column]) / base[row["seed"]] for row in over)

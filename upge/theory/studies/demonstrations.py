@@ -181,22 +181,19 @@ def _with_group(term: Term) -> Estimator:
 
 
 def headlines(rows: Rows) -> dict[str, float]:
-    """Medians at the sharpest π_β, with the best and the worst coverage."""
-    numbers: dict[str, float] = {}
-    own = chosen(rows, sweep="share")
-    share = max(float(row["share"]) for row in own)
-    coverages = [float(row["coverage"]) for row in own]
-    for name, coverage in (("covered", max(coverages)), ("uncovered", min(coverages))):
-        numbers[f"coverage_{name}"] = coverage
-        for rule, target in product(RULES, TARGETS):
-            where: Row = {"share": share, "coverage": coverage, "rule": rule, "part": "alone"}
-            for column in ("cosine", "mse_scaled", "weight"):
-                numbers[f"{column}_{rule}_{target}_{name}"] = middle(
-                    own, column, target=target, **where
-                )
-    angles = [
-        float(row["cosine"]) for row in chosen(rows, rule="sft", part="alone", target="reward")
-    ]
+    """Medians with best and worst coverage, π_β near π_θ and sharp; the angle of SFT and RL."""
+    own, numbers = chosen(rows, sweep="share", part="alone"), dict[str, float]()
+    shares, coverages = ({float(row[key]) for row in own} for key in ("share", "coverage"))
+    for sharpness, share in (("near", min(shares)), ("sharp", max(shares))):
+        numbers[f"share_{sharpness}"] = share
+        for cover, coverage in (("covered", max(coverages)), ("uncovered", min(coverages))):
+            numbers[f"coverage_{cover}"] = coverage
+            here = chosen(own, share=share, coverage=coverage)
+            for rule in RULES:
+                for column, target in (("weight", "kl"), ("cosine", "kl"), ("cosine", "reward")):
+                    value = middle(here, column, rule=rule, target=target)
+                    numbers[f"{column}_{rule}_{target}_{sharpness}_{cover}"] = value
+    angles = [float(row["cosine"]) for row in chosen(rows, rule="sft", target="reward")]
     numbers["cosine_sft_rl_lowest"] = min(angles)
-    numbers["share_sft_rl_obtuse"] = sum(angle < 0 for angle in angles) / len(angles)
+    numbers["fraction_sft_rl_obtuse"] = sum(angle < 0 for angle in angles) / len(angles)
     return numbers

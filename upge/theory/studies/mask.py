@@ -36,6 +36,7 @@ from upge.theory.studies.common import (
     drifted,
     errors,
     middle,
+    paired,
     silent,
     watched,
 )
@@ -127,21 +128,8 @@ def _estimator(reference: Reference, mask: Stabilization) -> Estimator:
     return Estimator((Term("online", reference, LeaveOneOut(), TrajectoryMean(), mask),))
 
 
-def headlines(rows: Rows) -> dict[str, float]:
-    """Medians of every mask at its usual setting."""
-    numbers: dict[str, float] = {}
-    places = sorted({(str(row["direction"]), float(row["kl"])) for row in rows})
-    for (direction, nats), (mask, value) in product(places, _USUAL.items()):
-        where: Row = {"direction": direction, "kl": nats, "mask": mask, "setting": value}
-        own = chosen(rows, **where)
-        if own:
-            for column in ("bias_sq", "variance", "cosine", "mse_scaled"):
-                numbers[f"{column}_{mask}_{direction}_{nats:g}"] = middle(own, column)
-    return numbers
-
-
 #: The setting each mask is published or run with.
-_USUAL = {
+USUAL = {
     "none": 0.0,
     "current": 0.0,
     "trajectory": 0.0,
@@ -152,3 +140,20 @@ _USUAL = {
     "tis": 2.0,
     "sapo": 1.0,
 }
+
+
+def headlines(rows: Rows) -> dict[str, float]:
+    """Of every mask at its usual setting and the middle KL: medians, and variance against none."""
+    distances = sorted({float(row["kl"]) for row in rows})
+    nats = distances[len(distances) // 2]
+    numbers = {"kl": nats}
+    for direction in sorted({str(row["direction"]) for row in rows}):
+        own = chosen(rows, direction=direction, kl=nats)
+        for mask, value in USUAL.items():
+            series = chosen(own, mask=mask, setting=value)
+            if series:
+                for column in ("bias_sq", "cosine", "mse_scaled"):
+                    numbers[f"{column}_{mask}_{direction}"] = middle(series, column)
+                ratio = paired(series, chosen(own, mask="none"), "variance")
+                numbers[f"variance_ratio_{mask}_{direction}"] = ratio
+    return numbers

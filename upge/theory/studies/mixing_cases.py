@@ -10,10 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
-from upge.feedback import Feedback, Linear, Sigmoid, Switch, Wiener
+from upge.feedback import Feedback, Linear, Sigmoid, Switch
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
-from upge.theory.studies.common import check_numbers, graded, table_problem, tilted
+from upge.theory.studies.common import graded, table_problem, tilted
 
 #: f and g at P = 0, 1/n … 1.
 Shape = tuple[Tensor, Tensor]
@@ -45,26 +44,6 @@ class Cases:
     demo_success: tuple[float, ...]
     demo_distance: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        check_numbers(self, 2, 10, "vocab")
-        check_numbers(self, 1, 10, "horizon")
-        check_numbers(self, 0, math.inf, "seeds")
-        check_numbers(self, 2, 64, "group_sizes")
-        check_rates(self, "demo_success")
-        check_numbers(self, 0, 1, "demo_distance")
-        check_priors(self.priors)
-
-
-def check_rates(recipe: object, name: str) -> None:
-    """Refuse success rates that are not between 0 and 1; at the ends a policy can't be tilted."""
-    check_numbers(recipe, 1e-9, 1 - 1e-9, name)
-
-
-def check_priors(priors: tuple[tuple[float, ...], ...]) -> None:
-    """Refuse what is no pair of parameters of a Beta distribution."""
-    if not priors or any(len(prior) != 2 or not 0 < min(prior) < math.inf for prior in priors):
-        raise UpgeError(f"priors: got {priors}, wanted pairs of numbers > 0")
-
 
 class Question(NamedTuple):
     """One question of a problem: its policy, rewards, and weight under the prior."""
@@ -75,7 +54,7 @@ class Question(NamedTuple):
 
     @property
     def success(self) -> float:
-        """p."""
+        """P."""
         return (self.policy.logp().exp() @ self.reward).item()
 
 
@@ -115,7 +94,7 @@ def demonstrator(
 def shapes(
     n: int, gates: Mapping[str, Feedback], gammas: tuple[float, ...] = (0.0,)
 ) -> dict[tuple[str, float], Shape]:
-    """f and g of gates for groups of n, by name and, for the switch, γ.
+    """F and g of gates for groups of n, by name and, for the switch, γ.
 
     Beside the ``gates`` given: pure RL and SFT, a fixed mix, the switch, the linear and a sigmoid
     gate, and one that keeps RL: (1, 1 − P).

@@ -9,7 +9,7 @@ factor of β, the only other freedom, is each gate's best of a grid. All gates s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -18,16 +18,9 @@ import torch
 from torch import Tensor
 
 from upge.feedback import Wiener
-from upge.theory.enumeration import TabularPolicy, Tree
-from upge.theory.studies.common import Row, check_numbers, table_problem, tilted
-from upge.theory.studies.mixing_cases import (
-    Shape,
-    check_priors,
-    check_rates,
-    demonstrator,
-    grid,
-    shapes,
-)
+from upge.theory.enumeration import Tree
+from upge.theory.studies.common import Row, table_problem, tilted
+from upge.theory.studies.mixing_cases import Shape, demonstrator, grid, shapes
 
 
 @dataclass(frozen=True)
@@ -64,19 +57,9 @@ class Steps:
     norm: float
     training: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        check_numbers(self, 2, 64, "group_size")
-        check_numbers(self, 1, 10_000, "questions")
-        check_numbers(self, 2, 1000, "repeats")
-        check_numbers(self, 0, 1000, "mus")
-        check_numbers(self, 0, math.inf, "seeds")
-        check_numbers(self, 0, 1000, "factors", "norms", "norm", strict=True)
-        check_numbers(self, 1, 10_000, "training")
-        check_priors((self.prior,))
-
     @property
     def gates(self) -> dict[str, Shape]:
-        """f and g by name; the Wiener gates are called by their μ."""
+        """F and g by name; the Wiener gates are called by their μ."""
         wieners = {f"wiener {mu:g}": Wiener(mu) for mu in self.mus}
         found = shapes(self.group_size, wieners, (0.0, 0.125, 0.25))
         return {

@@ -29,10 +29,12 @@ from upge.theory.studies.common import (
     Rows,
     TrajectoryRatio,
     check_numbers,
+    chosen,
     divergence,
     drifted,
     errors,
     middle,
+    paired,
     silent,
     watched,
 )
@@ -107,18 +109,21 @@ def estimator(reference: Reference) -> Estimator:
 
 
 def headlines(rows: Rows) -> dict[str, float]:
-    """Medians at the KL nearest 0.1 nats, and at the longest trajectories; ratios beside them."""
-    numbers: dict[str, float] = {}
-    distances = {float(row["kl_wanted"]) for row in rows if row["sweep"] == "kl"}
-    near = min(distances, key=lambda nats: abs(nats - 0.1))
-    numbers["kl"] = near
-    for direction, name in product(DIRECTIONS, REFERENCES):
-        where: Row = {"sweep": "kl", "kl_wanted": near, "direction": direction, "reference": name}
-        for column in ("bias_sq", "variance", "mse", "mse_scaled", "cosine"):
-            numbers[f"{column}_{name}_{direction}"] = middle(rows, column, **where)
-    longest = max((float(row["horizon"]) for row in rows if row["sweep"] == "length"), default=0)
-    for direction, name in product(DIRECTIONS if longest else (), REFERENCES):
-        where = {"sweep": "length", "horizon": longest, "direction": direction, "reference": name}
-        for column in ("bias_sq", "variance", "mse"):
-            numbers[f"{column}_{name}_{direction}_longest"] = middle(rows, column, **where)
+    """Medians at the KL nearest 0.1 nats and for the longest trajectories; π_θold against π_θ."""
+    swept, numbers = chosen(rows, sweep="kl"), dict[str, float]()
+    near = min({float(row["kl_wanted"]) for row in swept}, key=lambda nats: abs(nats - 0.1))
+    longest = max(float(row["horizon"]) for row in chosen(rows, sweep="length"))
+    numbers["kl"], numbers["horizon"] = near, longest
+    for direction in DIRECTIONS:
+        at_kl = chosen(swept, kl_wanted=near, direction=direction)
+        at_length = chosen(rows, sweep="length", horizon=longest, direction=direction)
+        for name in REFERENCES:
+            for column in ("bias_sq", "variance", "cosine", "mse_scaled"):
+                numbers[f"{column}_{name}_{direction}"] = middle(at_kl, column, reference=name)
+            for column in ("bias_sq", "variance"):
+                value = middle(at_length, column, reference=name)
+                numbers[f"{column}_{name}_{direction}_longest"] = value
+        rollout, current = (chosen(at_kl, reference=name) for name in ("rollout", "current"))
+        for column in ("bias_sq", "variance"):
+            numbers[f"{column}_ratio_{direction}"] = paired(rollout, current, column)
     return numbers
