@@ -75,6 +75,7 @@ LOOKS: dict[str, Look] = {
     "hpt": Look(_BLACK, "o"),
     "hpt_official": Look(_BLACK, "s", _DASHED),
     "hpt_global_token": Look(_BLACK, "^", _DOTDASH),
+    "hpt_wiener": Look(_BLACK, "D", _DOTTED),
     "off_on": Look(_GREY, "D", _DASHED),
     "mix_on": Look(_GREY, "P", _DOTDASH),
 }

@@ -64,7 +64,7 @@ def write_record(
         "name": name,
         "key": key,
         "recipe": asdict(recipe),
-        "headlines": dict(headlines),
+        "headlines": {name: float(f"{value:.9g}") for name, value in headlines.items()},
         "seconds": round(seconds, 1),
         "provenance": provenance(),
     }

@@ -240,8 +240,10 @@ class Screen(io.StringIO):
 def test_a_terminal_gets_a_coloured_table(
     run: Run, batch_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terminal = Console(force_terminal=True, color_system="standard", width=200)
-    monkeypatch.setattr(cli, "console", terminal)
+    def terminal() -> Console:
+        return Console(force_terminal=True, color_system="standard", width=200)
+
+    monkeypatch.setattr(cli, "_out", terminal)
     monkeypatch.setattr(sys, "stdout", screen := Screen())
     assert run("weights", batch_file, "-a", "grpo").code == 0
     assert "\x1b[32m+0.08839" in screen.getvalue() and "\x1b[31m-0.1503" in screen.getvalue()

@@ -172,9 +172,13 @@ def test_problems_that_do_not_fit(
 def test_problems_of_the_hub_where_there_are_none_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(real, "load_gsm8k", lambda split: [Problem("from the hub", split)])
     assert len(gsm8k()) == len(PROBLEMS)
     monkeypatch.setenv("UPGE_DATA", str(tmp_path))
-    monkeypatch.setattr(real, "load_gsm8k", lambda split: [Problem("from the hub", split)])
+    with pytest.raises(UpgeError, match="set UPGE_DATA to the folder"):
+        gsm8k()  # a folder that was asked for is not replaced
+    monkeypatch.delenv("UPGE_DATA")
+    monkeypatch.chdir(tmp_path)
     assert gsm8k() == [Problem("from the hub", "train")]
 
 

@@ -198,7 +198,7 @@ def formulas() -> list[tuple[str, str]]:
 def parse(latex: str) -> None:
     """Raises ValueError for what matplotlib, which knows part of LaTeX, can't read."""
     plain = latex.replace(r"\tfrac", r"\frac").replace(r"\text{", r"\mathrm{")
-    plain = re.sub(r"(\\frac|\\mathbf) ?(\w)", r"\1{\2}", plain)
+    plain = re.sub(r"(\\frac|\\mathbf|\\mathbb|\\mathcal) ?(\w)", r"\1{\2}", plain)
     plain = re.sub(r"(\\frac\{\w\})(\w)", r"\1{\2}", plain)
     MathTextParser("path").parse(f"${plain}$")
 

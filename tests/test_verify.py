@@ -209,7 +209,7 @@ def test_a_killed_process_is_reported() -> None:
         for child in multiprocessing.active_children():
             child.kill()
 
-    with pytest.raises(RuntimeError, match=r"process ended with exit code -9; it may .* memory"):
+    with pytest.raises(UpgeError, match=r"from outside \(exit code -9\), perhaps for .* memory"):
         verify(ask(*REGISTRY), ["symbolic"], kill)
     assert not multiprocessing.active_children()
 

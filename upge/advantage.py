@@ -18,6 +18,9 @@ from upge.batch import Samples, TrajectoryBatch
 from upge.component import Component, between
 from upge.errors import unknown
 
+#: Rewards this close, relative to their size, are equal but for rounding.
+_ROUNDING = 1e-13
+
 _EQUAL = "Â = 0 where all rewards of the set are equal or it has one member (0/0 otherwise)"
 _BESSEL = "std divides by n − 1: torch's default, which verl and TRL use"
 _NO_EPSILON = "nothing is added to std: the papers' formulas; codes add 1e-8 to 1e-4"
@@ -62,6 +65,9 @@ class Signed(Advantage):
     choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
     positive: float = 1.0
     negative: float = -1.0
+
+    def __post_init__(self) -> None:
+        between(self, -1e30, 1e30, "positive", "negative")
 
     @property
     def text(self) -> str:  # type: ignore[override]
@@ -147,12 +153,17 @@ def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     count = batch.per_question(rows.double())
     mean = batch.per_question(torch.where(rows, reward, 0.0)) / count.clamp(min=1)
     deviation = reward - spread(mean)
-    squares = batch.per_question(torch.where(rows, deviation**2, 0.0))
-    std = (squares / (count - 1).clamp(min=1)).sqrt()
+    # Squared in units of the largest one, so that very small rewards don't vanish.
+    size = torch.where(rows, deviation.abs(), 0.0)
+    unit = torch.zeros_like(mean).scatter_reduce(0, index, size, "amax")
+    unit = torch.where(unit > 0, unit, 1.0)
+    squares = batch.per_question((size / spread(unit)) ** 2)
+    std = unit * (squares / (count - 1).clamp(min=1)).sqrt()
     nothing = torch.full_like(mean, torch.inf)
     highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
     lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
-    return _Moments(spread(count), rows, deviation, spread(std), spread(highest <= lowest))
+    equal = highest - lowest <= _ROUNDING * torch.maximum(highest.abs(), lowest.abs())
+    return _Moments(spread(count), rows, deviation, spread(std), spread(equal))
 
 
 #: The sets of a question's trajectories that statistics may be taken over, as printed.
@@ -280,6 +291,6 @@ class BatchZScore(Advantage):
         # Rounding of the mean leaves about 1e-16 of the rewards' size where all are equal.
         scale = batch.all_sum((tokens * reward.abs()).sum()) / count.clamp(min=1)
         std = (squares / (count - 1).clamp(min=1)).sqrt()
-        equal = std <= 1e-13 * scale
+        equal = std <= _ROUNDING * scale
         scaled = torch.where(equal, 0.0, deviation / torch.where(equal, 1.0, std))
         return scaled[:, None]

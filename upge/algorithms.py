@@ -78,7 +78,7 @@ class Algorithm:
     printed: Printed | None = None
     note: str = ""
 
-    def __call__(self, **options: Value) -> Estimator:
+    def __call__(self, /, **options: Value) -> Estimator:
         """The estimator with ``options`` over the defaults.
 
         Every algorithm also takes ``normalizer``, which replaces that of all its terms, and those
@@ -135,7 +135,7 @@ def register(
     return add
 
 
-def get(name: str, **options: Value) -> Estimator:
+def get(name: str, /, **options: Value) -> Estimator:
     """The estimator of a registered algorithm: ``get("grpo", clip=0.1)``.
 
     Raises:
@@ -146,7 +146,7 @@ def get(name: str, **options: Value) -> Estimator:
 
 def algorithm(name: str) -> Algorithm:
     """The registry entry called ``name``."""
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise unknown("algorithm", name, REGISTRY)
     return REGISTRY[name]
 

@@ -18,6 +18,12 @@ Samples = Literal["online", "offline", "all"]
 #: ratios apart beyond it.
 MAX_LOG_RATIO = 60.0
 
+#: Beyond it squares of rewards overflow.
+MAX_REWARD = 1e100
+
+#: No model writes a longer response.
+MAX_LENGTH = 2**31
+
 #: Rounding may lift the log-probability of a certain token this far above 0.
 LOGP_SLACK = 1e-3
 
@@ -49,7 +55,8 @@ class TrajectoryBatch:
             T if not given.
         logp: (N, T), log π_θ of the tokens under the current policy, detached; set by :meth:`at`.
         entropy: (N, T), the current policy's entropy at each position in nats, detached; likewise.
-        all_sum: sums a tensor over all processes, so that every normaliser is global.
+        all_sum: sums a tensor over all processes, so that every normaliser is global. A question's
+            trajectories must all be in one process.
 
     Raises:
         UpgeError: a shape, type or value that cannot be meant, naming the argument.
@@ -86,8 +93,10 @@ class TrajectoryBatch:
         if self.group.is_floating_point() or self.group.dtype == torch.bool:
             raise UpgeError(f"group: got {self.group.dtype}, wanted integers (one a question)")
         self._check_finite("reward", self.reward, self.mask.any(1))
-        reward = torch.where(self.mask.any(1), self.reward.detach(), 0.0)
-        self._set("reward", reward.double())
+        reward = torch.where(self.mask.any(1), self.reward.detach().double(), 0.0)
+        if (reward.abs() > MAX_REWARD).any():
+            raise UpgeError(f"reward: got {reward.abs().max().item():g}, wanted at most 1e100")
+        self._set("reward", reward)
         online = self.mask & ~self.offline
         for name, where, is_logp in (
             ("old_logp", online, True),
@@ -139,10 +148,10 @@ class TrajectoryBatch:
         if isinstance(self.max_length, bool) or not isinstance(self.max_length, int):
             raise UpgeError(f"max_length: got {self.max_length!r}, wanted a whole number of tokens")
         longest = int(self.mask.sum(1).max()) if self.mask.numel() else 0
-        if self.max_length < max(longest, 1):
+        if not max(longest, 1) <= self.max_length <= MAX_LENGTH:
             raise UpgeError(
                 f"max_length: got {self.max_length}, wanted at least 1 and the longest response's "
-                f"{longest} tokens"
+                f"{longest} tokens, and at most {MAX_LENGTH}"
             )
 
     @property

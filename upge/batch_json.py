@@ -35,11 +35,11 @@ def parse_batch(text: str) -> TrajectoryBatch:
     for name, needed in (_TOKEN_FIELDS | _ROW_FIELDS).items():
         if needed and record.get(name) is None:
             raise UpgeError(f"{name}: is missing from the batch, wanted {_shape(name)}")
-    rows = _list("logp", record["logp"])
+    rows = _list("mask", record["mask"])
     numbers = {
         name: _matrix(name, record[name]) for name in _TOKEN_FIELDS if record.get(name) is not None
     }
-    offline = record.get("offline") or [False] * len(rows)
+    offline = [False] * len(rows) if record.get("offline") is None else record["offline"]
     return TrajectoryBatch(
         mask=numbers["mask"],
         reward=_vector("reward", record["reward"]),
@@ -56,7 +56,7 @@ def parse_batch(text: str) -> TrajectoryBatch:
 def _load(text: str) -> Mapping[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UpgeError(f"the batch is no JSON: {error}") from error
     if not isinstance(record, dict):
         raise UpgeError(f"the batch is a JSON {type(record).__name__}, wanted an object")
@@ -74,9 +74,13 @@ def _list(name: str, given: Any) -> list[Any]:
 
 
 def _number(name: str, given: Any) -> float:
-    if not isinstance(given, (int, float)):
+    flag = name in ("mask", "offline")
+    if not isinstance(given, (int, float)) or (isinstance(given, bool) and not flag):
         raise UpgeError(f"{name}: got {given!r:.60}, wanted a number")
-    return float(given)
+    try:
+        return float(given)
+    except OverflowError as error:
+        raise UpgeError(f"{name}: got {given!s:.20}…, wanted a finite number") from error
 
 
 def _vector(name: str, given: Any) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -32,7 +35,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Every LLM post-training algorithm as one policy gradient estimator.",
 )
-console = Console()
+
+
+def _out() -> Console:
+    return Console()
+
 
 #: Columns of a terminal that hold Table 1's components beside its checks.
 _WIDE = 150
@@ -64,7 +71,9 @@ def verify(
     model: Annotated[
         str, typer.Option(help="Pretrained model: smollm2, a hub id, a folder, a .gguf file.")
     ] = SMOLLM2,
-    seed: Annotated[int, typer.Option(help="Seed of the real model's rollouts.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the real model's rollouts.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write Table 1 and the parity matrix to this folder.")
     ] = None,
@@ -96,31 +105,51 @@ def verify(
             bar.update(task, advance=1, description=f"{finding.check}: {finding.algorithm}")
 
         findings = run(request, checks, advance)
-    console.print(_summary(findings))
+    _out().print(_summary(findings))
     for finding in findings:
         if finding.check == "printed" and finding.verdict == "fail":
-            console.print(f"Not exact as printed: {finding.algorithm}. {finding.note}.")
+            _out().print(
+                f"Not exact as printed: {finding.algorithm}. {finding.note}.", markup=False
+            )
     if out is not None:
         paths = write_tables(findings, provenance(), out)
-        console.print(f"Written to {out}/: {', '.join(path.name for path in paths)}")
+        _out().print(f"Written to {out}/: {', '.join(path.name for path in paths)}")
+    idle = _idle_checks(findings)
+    for name, why in idle.items():
+        _out().print(f"{name} did not run: {why}", highlight=False, markup=False)
     failed = failures(findings)
     for finding in failed:
-        console.print(f"[red]failed[/]: {finding.check} of {finding.algorithm}: {finding.note}")
-    raise typer.Exit(1 if failed else 0)
+        _out().print(
+            f"[red]failed[/]: {finding.check} of {finding.algorithm}: {escape(finding.note)}"
+        )
+    unmet = idle.keys() & set(check or ()) or ("real" in idle and model != SMOLLM2)
+    raise typer.Exit(1 if failed or unmet else 0)
+
+
+def _idle_checks(findings: Sequence[Finding]) -> dict[str, str]:
+    """Checks that could be made of no algorithm, and why; the paper's rows aside."""
+    notes: dict[str, str] = {}
+    for check in dict.fromkeys(f.check for f in findings if f.check != "printed"):
+        own = [f for f in findings if f.check == check]
+        if all(f.verdict == "none" for f in own):
+            notes[check] = own[0].note
+    return notes
 
 
 def _writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UpgeError(f"--out {folder}: can't be made a folder ({error.strerror})") from error
+        raise UpgeError(f"--out {folder}: can't be written to ({error.strerror})") from error
 
 
 def _summary(findings: Sequence[Finding]) -> Table:
     from upge.theory.tables import rows_of, summary_columns
 
     table = Table(title="Table 1: the unified view, verified", title_justify="left")
-    columns = summary_columns(wide=console.width >= _WIDE)
+    columns = summary_columns(wide=_out().width >= _WIDE)
     for header, _ in columns:
         table.add_column(header, overflow="fold")
     for row in rows_of(findings):
@@ -150,7 +179,8 @@ def weights(
     options = _options(settings or [])
     chosen = [algorithm(name).name for name in names or REGISTRY]
     for name in options:
-        algorithm(name)
+        if algorithm(name).name not in chosen:
+            raise UpgeError(f"--set {name}.…: {name} is not among the chosen algorithms")
     results: dict[str, Estimate | str] = {}
     for name in chosen:
         try:
@@ -159,9 +189,13 @@ def weights(
             if names or name in options:
                 raise
             results[name] = str(error)
-    as_json = form is Format.JSON or (form is Format.AUTO and not console.is_terminal)
+    as_json = form is Format.JSON or (form is Format.AUTO and not sys.stdout.isatty())
     if as_json:
-        print(json.dumps({name: _as_json(result) for name, result in results.items()}))
+        print(
+            json.dumps(
+                {name: _as_json(result) for name, result in results.items()}, allow_nan=False
+            )
+        )
     else:
         for name, result in results.items():
             _print_weights(name, result, record)
@@ -169,7 +203,11 @@ def weights(
 
 def _read(path: str) -> str:
     try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        if path != "-":
+            return Path(path).read_text(encoding="utf-8-sig")
+        if sys.stdin is None:
+            raise UpgeError("-: standard input is closed")
+        return sys.stdin.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UpgeError(f"{path}: can't be read ({error})") from error
 
@@ -182,7 +220,9 @@ def _options(settings: list[str]) -> dict[str, dict[str, Value]]:
         name, dot, option = key.partition(".")
         if not (equals and dot and option):
             raise UpgeError(f"--set {setting}: wanted ALGORITHM.OPTION=VALUE, as grpo.clip=0.1")
-        options.setdefault(name, {})[option] = _value(value)
+        if option in options.setdefault(name, {}):
+            raise UpgeError(f"--set {key}: is given twice, wanted once")
+        options[name][option] = _value(value)
     return options
 
 
@@ -194,7 +234,10 @@ def _value(text: str) -> Value:
 
 
 def _estimate(name: str, batch: TrajectoryBatch, options: dict[str, Value]) -> Estimate:
-    return algorithm(name)(**options)(batch, batch.require("logp", name), batch.entropy)
+    estimate = algorithm(name)(**options)(batch, batch.require("logp", name), batch.entropy)
+    if not estimate.weights.isfinite().all():
+        raise UpgeError(f"{name}: its weights overflow on this batch; look at rewards and options")
+    return estimate
 
 
 def _as_json(result: Estimate | str) -> dict[str, object]:
@@ -209,16 +252,21 @@ def _as_json(result: Estimate | str) -> dict[str, object]:
 
 def _print_weights(name: str, result: Estimate | str, batch: TrajectoryBatch) -> None:
     if isinstance(result, str):
-        console.print(f"[bold]{name}[/]: {result}\n")
+        _out().print(f"[bold]{name}[/]: {escape(result)}\n")
         return
     table = Table(title=f"{name}: loss {result.loss.item():.6g}", title_justify="left")
     for header in ("q", "R", "from", *map(str, range(batch.mask.shape[1]))):
         table.add_column(header, justify="right")
     for i, row in enumerate(result.weights.tolist()):
-        kind = "demo" if batch.offline[i].all() else "rollout"
+        kind = _source(batch, i)
         cells = [_colored(w) if batch.mask[i, t] else "" for t, w in enumerate(row)]
         table.add_row(str(batch.group[i].item()), f"{batch.reward[i].item():g}", kind, *cells)
-    console.print(table)
+    _out().print(table)
+
+
+def _source(batch: TrajectoryBatch, i: int) -> str:
+    online, offline = (bool(batch.rows_of(kind)[i]) for kind in ("online", "offline"))
+    return {(1, 0): "rollout", (0, 1): "demo", (1, 1): "mixed", (0, 0): "padding"}[online, offline]
 
 
 def _colored(weight: float) -> str:
@@ -242,34 +290,35 @@ def algorithms(
     table = Table("name", "title", "source")
     for entry in REGISTRY.values():
         table.add_row(entry.name, entry.title, entry.source)
-    console.print(table)
+    _out().print(table)
 
 
 def _print_algorithm(name: str) -> None:
     entry = algorithm(name)
-    console.print(f"[bold]{entry.title}[/] ({entry.name})\nSource: {entry.source}", highlight=False)
+    _out().print(f"[bold]{entry.title}[/] ({entry.name})", highlight=False)
+    _out().print(f"Source: {entry.source}", highlight=False, markup=False)
     if entry.note:
-        console.print(entry.note, highlight=False)
+        _out().print(entry.note, highlight=False, markup=False)
     for i, term in enumerate(entry.terms, 1):
-        console.print(f"\n[bold]Term {i}[/], over {_SAMPLES[term.samples]}", highlight=False)
-        console.print(_term_table(term))
-    console.print("\n[bold]Options[/]")
+        _out().print(f"\n[bold]Term {i}[/], over {_SAMPLES[term.samples]}", highlight=False)
+        _out().print(_term_table(term))
+    _out().print("\n[bold]Options[/]")
     table = Table("option", "default", "origin")
     for option, value in entry.options.items():
         table.add_row(
             option,
             f"{value.default:g}" if isinstance(value.default, float) else str(value.default),
-            value.origin,
+            escape(value.origin),
         )
     table.add_row("normalizer", "each term's own", f"the source's; or {', '.join(NORMALIZERS)}")
     if any(term.gate for term in entry.terms):
         table.add_row("gate", "switch", "paper, eq. 10; linear and sigmoid are soft alternatives")
-    console.print(table)
+    _out().print(table)
     choices = dict.fromkeys(choice for term in entry.terms for choice in term.choices)
     if choices:
-        console.print("\n[bold]What the formulas leave open[/]")
+        _out().print("\n[bold]What the formulas leave open[/]")
         for choice in choices:
-            console.print(f"  • {choice}", highlight=False)
+            _out().print(f"  • {choice}", highlight=False, markup=False)
 
 
 _SAMPLES = {"online": "rollouts", "offline": "demonstrations", "all": "all samples"}
@@ -297,10 +346,14 @@ def _term_table(term: Term) -> Table:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # formulas, on terminals that lack the letters
     try:
         app()
     except UpgeError as error:
-        Console(stderr=True).print(f"upge: {error}", style="red", highlight=False, markup=False)
+        stderr = Console(stderr=True)
+        stderr.print(f"upge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -13,6 +13,6 @@ class UpgeError(ValueError):
 def unknown(kind: str, name: object, known: Iterable[str]) -> UpgeError:
     """The error for an unknown name, with the nearest known one if it looks like a typo."""
     names = sorted(known)
-    nearest = get_close_matches(str(name), names, n=1)
+    nearest = get_close_matches(str(name).casefold(), names, n=1)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
     return UpgeError(f"unknown {kind} {name!r}; {remedy}")

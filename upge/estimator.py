@@ -24,6 +24,9 @@ from upge.normalization import Normalizer, normalizer
 from upge.reference import Reference
 from upge.stabilization import NoMask, Stabilization
 
+#: No vocabulary has an entropy near it; e^30 keeps weights finite whatever is given.
+_MAX_EXPONENT = 30.0
+
 
 @dataclass(frozen=True)
 class EntropyWeight:
@@ -35,6 +38,13 @@ class EntropyWeight:
 
     sign: Literal[-1, 1]
     level: Literal["sequence", "batch"] = "sequence"
+
+    def __post_init__(self) -> None:
+        if self.sign not in (-1, 1) or self.level not in ("sequence", "batch"):
+            raise UpgeError(
+                f"EntropyWeight: got ({self.sign!r}, {self.level!r}), wanted a sign of -1 or 1 and "
+                "the level 'sequence' or 'batch'"
+            )
 
     @property
     def latex(self) -> str:
@@ -50,10 +60,23 @@ class EntropyWeight:
         """Weights of the rows, (N, 1) or a scalar."""
         entropy = batch.require("entropy", "SRFT's entropy weight")
         if self.level == "sequence":
-            return (self.sign * batch.trajectory_mean(entropy, samples)).exp()
+            return (
+                (self.sign * batch.trajectory_mean(entropy, samples)).clamp(max=_MAX_EXPONENT).exp()
+            )
         tokens = batch.tokens_of(samples)
         total = batch.all_sum(torch.where(tokens, entropy, 0.0).sum())
-        return (self.sign * total / batch.all_sum(tokens.sum()).clamp(min=1)).exp()
+        mean = total / batch.all_sum(tokens.sum()).clamp(min=1)
+        return (self.sign * mean).clamp(max=_MAX_EXPONENT).exp()
+
+
+_KINDS: dict[str, type] = {
+    "reference": Reference,
+    "advantage": Advantage,
+    "normalizer": Normalizer,
+    "stabilization": Stabilization,
+    "shaping": Shaping,
+    "coefficient": (int | float),  # type: ignore[dict-item]
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,9 @@ class Term:
     entropy_weight: EntropyWeight | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(part := getattr(self, name), kind):
+                raise UpgeError(f"{name}: got {part!r:.60}, wanted an instance of {kind.__name__}")
         if self.samples not in ("online", "offline", "all"):
             raise UpgeError(f"samples: got {self.samples!r}, wanted 'online', 'offline' or 'all'")
         if not 0 <= self.coefficient < float("inf"):
@@ -186,7 +212,7 @@ class Estimator:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        if not self.terms:
+        if not self.terms or not all(isinstance(term, Term) for term in self.terms):
             raise UpgeError(f"{self.name}: got no terms, wanted at least one")
 
     def __call__(
@@ -197,7 +223,7 @@ class Estimator:
         Raises:
             UpgeError: the batch lacks what a term reads.
         """
-        return self.plan(batch).estimate(logp, entropy)
+        return self.plan(batch.at(logp, entropy)).estimate(logp, entropy)
 
     def with_normalizer(self, name: str) -> Estimator:
         """The same with another normaliser in every term, each counting what it counted."""
@@ -341,6 +367,7 @@ def _estimate_term(term: Term, part: _Part, batch: TrajectoryBatch) -> TermEstim
         weights = weights * part.batch_weight
     elif term.entropy_weight is not None:
         weights = weights * term.entropy_weight(batch, term.samples)
+    weights = torch.where(static != 0, weights, 0.0)
     return TermEstimate(torch.where(part.tokens, weights, 0.0), ratio, stabilizer, static != 0)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.component import Component, between, positive
-from upge.errors import unknown
+from upge.errors import UpgeError, unknown
 
 #: Far above float32's rounding of k/n, far below the distance of two such fractions.
 ROUNDING = 1e-6
@@ -131,6 +131,7 @@ class Wiener(Feedback):
        κ² = 1 − ω: with ω = ``novelty`` = 0 they are like the policy's own successes, with 1
        imitating them is nothing but a goal in itself.
     3. A score, of a rollout or a demonstration, varies by V about its mean; λ = ``noise`` = V/‖D‖².
+    4. Rollouts are on policy, λ and ω are the same for all questions.
 
     Then, with h₁ = q₁ − q₂ + μκ q₁, h₂ = κ(q₂ − q₃) + μ(κ² q₂ + ω) and e = κ² q₂ + ω + λ,
 
@@ -140,6 +141,9 @@ class Wiener(Feedback):
     The factor λ/(1 + μ) is for all questions the same; it keeps both in [0, 1]. For λ → ∞ they
     become h₁ and h₂ over 1 + μ; with ω = 0 and p known that is β = (1 − p) α: a demonstration is
     worth one more success in the group.
+
+    The weights are the best ones for a step. Over many, α falls where p rises, and with a constant
+    learning rate E[r] ends somewhat below that of the switch.
 
     Source: this package, study ``mixing`` (``upge/theory/studies/mixing.py``), where the defaults
     come from too.
@@ -152,8 +156,8 @@ class Wiener(Feedback):
     prior_failed: float = 0.5
     text: ClassVar[str] = "Wiener weights of ∇J_μ given P and n"
     latex: ClassVar[str] = (
-        r"(\alpha,\beta)=\arg\min\mathbb E[\Vert\alpha g_{RL}+\beta g_{SFT}"
-        r"-\nabla\mathcal J_\mu\Vert^2\mid P,n]"
+        r"(\alpha,\beta)=\arg\min\mathbb{E}[\Vert\alpha g_{RL}+\beta g_{SFT}"
+        r"-\nabla\mathcal{J}_\mu\Vert^2\mid P,n]"
     )
 
     def __post_init__(self) -> None:
@@ -217,6 +221,13 @@ class Gate:
 
     feedback: Feedback
     side: Literal["rl", "sft"]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.feedback, Feedback) or self.side not in ("rl", "sft"):
+            raise UpgeError(
+                f"Gate: got ({self.feedback!r:.40}, {self.side!r}), wanted a Feedback and the side "
+                "'rl' or 'sft'"
+            )
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         """(N, 1) weights of the rows."""

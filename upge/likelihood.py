@@ -91,7 +91,9 @@ def _chunk_likelihood(
     # Half-precision log-softmax loses the ratios' digits.
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     log_pi = (logits / temperature).log_softmax(-1)
-    entropy = -(log_pi.exp() * log_pi).sum(-1)
+    pi = log_pi.exp()
+    # A token that can't be taken has π log π = 0, not 0 · ∞.
+    entropy = -(pi * torch.where(pi > 0, log_pi, 0.0)).sum(-1)
     return log_pi.gather(-1, tokens[:, None]).squeeze(-1), entropy
 
 
@@ -131,7 +133,7 @@ class PolicyShaping(Shaping):
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         pi = batch.require("logp", "policy shaping").exp()
-        return self.gamma / (pi + self.gamma) ** 2
+        return self.gamma / (pi + self.gamma) / (pi + self.gamma)
 
 
 @dataclass(frozen=True)

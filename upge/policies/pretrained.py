@@ -66,8 +66,7 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 location, dtype=dtype, **options
             )
-    except (OSError, ValueError) as error:
-        raise UpgeError(
-            f"no model can be loaded from {name!r}: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UpgeError(f"no model can be loaded from {name!r}: {reason}") from error
     return model.eval(), tokenizer

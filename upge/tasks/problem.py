@@ -36,6 +36,8 @@ def load_problems(path: Path) -> list[Problem]:
     try:
         # Not splitlines: texts may hold other line separators than the newline of JSON Lines.
         lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UpgeError(f"{path}: is not UTF-8 text ({error.reason})") from error
     except OSError as error:
         raise UpgeError(
             f"{path}: {error.strerror}; set UPGE_DATA to the folder of the data sets"
@@ -49,7 +51,10 @@ def load_problems(path: Path) -> list[Problem]:
 def _parse(path: Path, number: int, line: str) -> Problem:
     try:
         record = json.loads(line)
-        return Problem(str(record["problem"]), str(record["answer"]), record.get("solution"))
+        fields = (record["problem"], str(record["answer"]), record.get("solution"))
+        if not isinstance(fields[0], str) or not isinstance(fields[2], str | None):
+            raise TypeError("'problem' and 'solution' are texts")
+        return Problem(*fields)
     except (ValueError, KeyError, TypeError) as error:
         raise UpgeError(
             f"{path}, line {number}: wanted a JSON record with 'problem' and 'answer' ({error!r})"

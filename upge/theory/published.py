@@ -548,9 +548,10 @@ def gmpo(
     loss: Scalar = 0
     for group in groups:
         for sample in group:
-            centred = _centred(sample, group)
-            if centred == 0:
+            rewards = [other.reward for other in group]
+            if max(rewards) == min(rewards) or _centred(sample, group) == 0:
                 continue
+            centred = _centred(sample, group)
             sign = 1 if centred > 0 else -1
             advantage = _group_advantage(sample, group, ops)
             log_product: Scalar = 0

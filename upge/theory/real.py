@@ -7,6 +7,7 @@ numbers that they name. Then the weights move a small random step, so that π_θ
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,8 @@ class _Trajectory:
 def gsm8k() -> list[Problem]:
     """GSM8K's training problems, from the local data folder or else from the hub."""
     local = data_folder() / "gsm8k_train.jsonl"
-    return load_problems(local) if local.exists() else load_gsm8k("train")
+    asked_for = "UPGE_DATA" in os.environ
+    return load_problems(local) if asked_for or local.exists() else load_gsm8k("train")
 
 
 def partial_credit(text: str, problem: Problem) -> float:
@@ -97,7 +99,8 @@ def _trajectories(model: Any, tokenizer: Any, problems: list[Problem]) -> list[_
     question one rollout is kept, as every row costs time.
     """
     wanted: dict[str, list[_Trajectory]] = {}
-    shortest = sorted(problems, key=lambda p: len(p.prompt) + len(p.demonstration or ""))
+    demonstrated = [p for p in problems if p.demonstration]
+    shortest = sorted(demonstrated, key=lambda p: len(p.prompt) + len(p.demonstration or ""))
     for i, problem in enumerate(shortest[:CANDIDATES]):
         rollouts = _sample(model, tokenizer, problem, i)
         rewards = {t.reward for t in rollouts}
@@ -159,9 +162,9 @@ def real_case(name: str = SMOLLM2, seed: int = 0) -> Case:
         old_logp=old_logp,
         values=torch.rand(old_logp.shape, generator=generator),
     )
-    hidden = model.model(tokens, attention_mask=attention.long()).last_hidden_state[:, :-1]
+    hidden = model.base_model(tokens, attention_mask=attention.long()).last_hidden_state[:, :-1]
     parameters = tuple(model.parameters())
-    return Case(batch, hidden, model.lm_head.weight, tokens[:, 1:], parameters)
+    return Case(batch, hidden, model.get_output_embeddings().weight, tokens[:, 1:], parameters)
 
 
 def verify_real(algorithm: Algorithm, case: Case) -> Agreement:

@@ -57,19 +57,19 @@ class Row:
             return ""
         return words[finding.verdict]
 
+    def _is_outside(self, check: str) -> bool:
+        return check == "printed" and self.entry.printed is None
+
     def notes(self) -> str:
         """What qualifies the row: the entry's note, counterexample, and reasons of empty cells."""
         parts = [self.entry.note] if self.entry.note else []
         for check, finding in self.findings.items():
-            if not finding.note or finding.verdict == "pass" or _is_outside(finding):
+            if not finding.note or finding.verdict == "pass" or self._is_outside(check):
                 continue
-            label = "not exact as printed" if check == "printed" else check
+            refuted = check == "printed" and finding.verdict == "fail"
+            label = "not exact as printed" if refuted else check
             parts.append(f"{label}: {finding.note}")
         return " | ".join(parts)
-
-
-def _is_outside(finding: Finding) -> bool:
-    return finding.check == "printed" and finding.verdict == "none"
 
 
 def _is_unknown(entry: Algorithm, finding: Finding) -> bool:

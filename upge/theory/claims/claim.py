@@ -124,15 +124,17 @@ def rule(
         symbolic: whether holding is ``proved``, not ``exact``.
         unit: what a trial is, in the plural.
         condition: that marks the trials inside, in words after "where".
-        counterexample: searches the smallest, if a trial fails; if it finds none, that trial is
-            shown.
+        counterexample: searches the smallest, outside the condition. What it finds counts as one
+            more trial; if it finds none, the first trial that fails is shown.
         notes: more evidence.
     """
-    trials = list(trials)
-    verdict = judge(trials, "proved" if symbolic else "exact")
+    trials, found = list(trials), counterexample()
     parts = [_tally(trials, unit, condition)]
+    if found:
+        trials.append(Trial(False, found, inside=False))
+    verdict = judge(trials, "proved" if symbolic else "exact")
     failing = next((trial.words for trial in trials if not trial.holds), None)
-    if failing is not None and (shown := counterexample() or failing):
+    if shown := found or failing:
         parts.append(f"smallest counterexample: {shown}")
     return Result(verdict, number, meaning, "; ".join([*parts, *filter(None, notes)]))
 
@@ -143,6 +145,11 @@ def _tally(trials: Sequence[Trial], unit: str, condition: str) -> str:
     where = f" where {condition}" if condition else ""
     text = f"holds in {sum(inside)} of {len(inside)} {unit}{where}"
     return f"{text}, and in {sum(others)} of {len(others)} others" if others else text
+
+
+def below(a: float, b: float) -> bool:
+    """Whether a < b by more than rounding."""
+    return a < b - TOLERANCE
 
 
 def spread(numbers: Sequence[float]) -> str:

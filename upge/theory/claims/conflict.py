@@ -17,7 +17,7 @@ from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, ru
 from upge.theory.claims.finite import BETA, MU, SCORE, D, P, R, derivative, kl_term, shown, vanishes
 from upge.theory.claims.finite import size as size_of
 from upge.theory.claims.lab import SEEDS, Case, cosine, random_case, reweighted
-from upge.theory.claims.toys import smallest, toys
+from upge.theory.claims.toys import Role, hunt, toys
 
 #: What the demonstrations are, given a case: π_β and the rewards.
 Demonstrations = Callable[[Case], Case]
@@ -118,7 +118,7 @@ def angle(
         "smallest cosine of the SFT and the RL gradient",
         condition="one trajectory alone is rewarded and it is demonstrated, or π_β is π_θ given "
         "success",
-        counterexample=_smallest_conflicts(),
+        counterexample=_smallest_conflicts,
         notes=[
             *notes,
             f"{_share(outdone)} where π_θ earns more than π_β, {_share(ahead)} elsewhere",
@@ -130,24 +130,18 @@ def _share(obtuse: Sequence[bool]) -> str:
     return f"obtuse in {sum(obtuse)} of {len(obtuse)}"
 
 
-def _smallest_conflicts() -> str:
+def _smallest_conflicts() -> str | None:
     """The smallest toys, with any demonstrations and with ones that are all rewarded."""
+
+    def faultless(case: Case) -> bool:
+        return _earns(case) > 1 - TOLERANCE and _opposed(case)
+
+    roles: tuple[Role, Role] = ("theta", "demo")
     found = [
-        ("", smallest(_opposed, toys(2, 1, ("theta", "demo")))),
-        (
-            "with faultless demonstrations: ",
-            smallest(
-                lambda c: _earns(c) > 1 - 1e-12 and _opposed(c), toys(3, 1, ("theta", "demo"))
-            ),
-        ),
+        hunt(fails, toys(answers, 1, roles), roles, lambda c: f"cosine {cosine(c.rl, c.sft):.3g}")()
+        for fails, answers in ((_opposed, 2), (faultless, 3))
     ]
-    texts = []
-    for kind, toy in found:
-        if toy:
-            case = toy.case()
-            words = f"{toy.words('theta', 'demo')}: cosine {cosine(case.rl, case.sft):.3g}"
-            texts.append(kind + words)
-    return "; ".join(texts)
+    return "; with faultless demonstrations: ".join(filter(None, found)) or None
 
 
 def natural_inner_product(case: Case) -> float:
@@ -163,31 +157,33 @@ def natural_inner_product(case: Case) -> float:
     "§2.2",
 )
 def natural(
-    kinds: Sequence[Demonstrations] = (correct, any_policy), seeds: Sequence[int] = SEEDS
+    metric: Callable[[Case], float] = natural_inner_product,
+    kinds: Sequence[Demonstrations] = (correct, any_policy),
+    seeds: Sequence[int] = SEEDS,
 ) -> Result:
-    """The inner product in the Fisher metric, against E_{π_β}[r] − E_{π_θ}[r]."""
+    """The inner product in the Fisher ``metric``, against E_{π_β}[r] − E_{π_θ}[r]."""
     trials, errors, opposed = [], [], []
     for kind in kinds:
         for horizon in (1, 2, 3):
             for seed in seeds:
                 case = kind(random_case(seed, horizon=horizon))
-                product, gain = natural_inner_product(case), _earns(case) - case.success
+                product, gain = metric(case), _earns(case) - case.success
                 errors.append(abs(product - gain))
                 opposed.append(product)
                 words = f"E_π_β[r] − E_π_θ[r] = {gain:.3g}, inner product {product:.3g}"
                 trials.append(Trial(product >= 0, words, inside=gain >= 0))
-    toy = smallest(
-        lambda case: natural_inner_product(case) < -TOLERANCE, toys(2, 1, ("demo",), lowest=1)
-    )
     return rule(
         trials,
         min(opposed),
         "smallest inner product of the natural gradients",
         condition="demonstrations earn at least what the policy earns, E_π_β[r] ≥ E_π_θ[r] "
         "(tabular policies)",
-        counterexample=f"{toy.words('theta', 'demo')}: {natural_inner_product(toy.case()):.3g}"
-        if toy
-        else None,
+        counterexample=hunt(
+            lambda case: metric(case) < -TOLERANCE,
+            toys(2, 1, ("demo",), lowest=1),
+            ("theta", "demo"),
+            lambda case: f"inner product {metric(case):.3g}",
+        ),
         notes=[f"the inner product is E_π_β[r] − E_π_θ[r], within {max(errors):.1g}"],
     )
 
@@ -211,25 +207,23 @@ def optimum(reward: Tensor, beta: Tensor, mu: float) -> Tensor:
     "§2.2",
 )
 def common_optimum(faultless: bool = True, seeds: Sequence[int] = SEEDS, mu: float = 0.5) -> Result:
-    """Both gradients over the logits at the maximiser of J_μ, for demonstrations with full support.
+    """Both gradients over the logits at the maximiser of J_μ, answers of one token.
 
-    Inside the condition every answer is rewarded alike, so that π_β earns the most there is.
+    All answers but the last are rewarded. π_β gives that one nothing, inside the condition if
+    ``faultless``, or a share.
     """
     trials, cosines, short, left = [], [], [], []
     for k in (2, 3, 4):
+        reward = (torch.arange(k) < k - 1).double()
         for seed in (None, *seeds):
-            beta = _demonstrator(k, seed)
-            graded = (torch.arange(k) == 0).double()
-            for reward, inside in ((torch.ones_like(graded), True), (graded, False)):
-                reward = graded if inside and not faultless else reward
+            for inside in (True, False):
+                beta = _demonstrator(k, seed) * (reward if inside and faultless else 1)
+                beta = beta / beta.sum()
                 p = optimum(reward, beta, mu)
                 rl, sft = p * (reward - p @ reward), beta - p
-                c = cosine(rl, sft) if rl.norm() > TOLERANCE else 0.0
+                c = cosine(rl, sft)
                 left.append((rl + mu * sft).norm().item())
-                words = (
-                    f"{k} answers, r = ({', '.join(f'{x:g}' for x in reward.tolist())}), π_β = "
-                    f"({', '.join(f'{x:.2g}' for x in beta.tolist())}), μ = {mu:g}: cosine {c:.3g}"
-                )
+                words = f"r = {_tuple(reward)}, π_β = {_tuple(beta)}, μ = {mu:g}: cosine {c:.3g}"
                 trials.append(Trial(c > -TOLERANCE, words, inside))
                 if not inside:
                     cosines.append(c)
@@ -238,17 +232,20 @@ def common_optimum(faultless: bool = True, seeds: Sequence[int] = SEEDS, mu: flo
         trials,
         min(cosines),
         "cosine of the two gradients at the maximiser of J_μ",
-        condition="π_β itself earns the largest reward there is",
+        condition="π_β itself earns the largest reward there is; both gradients vanish then",
         notes=[
             f"∇E[r] + μ E_π_β[∇log π_θ] vanishes there, within {max(left):.1g}",
-            f"E[r] there falls short of the largest reward by {median(short):.2g} (median)",
+            f"else E[r] there falls short of the largest reward by {median(short):.2g} (median)",
         ],
     )
 
 
 def _demonstrator(k: int, seed: int | None) -> Tensor:
-    """(k,) π_β of one-token answers: even without a seed."""
+    """(k,) odds of one-token answers: even ones without a seed."""
     if seed is None:
-        return torch.full((k,), 1 / k, dtype=torch.float64)
-    beta = torch.rand(k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
-    return beta / beta.sum()
+        return torch.ones(k, dtype=torch.float64)
+    return torch.rand(k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+
+
+def _tuple(numbers: Tensor) -> str:
+    return f"({', '.join(f'{x:.2g}' for x in numbers.tolist())})"

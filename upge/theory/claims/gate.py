@@ -160,7 +160,7 @@ def exclusive(gate: str = "switch", gammas: Sequence[float] = (0.0, 0.25), size:
         both,
         f"numbers of successes of {size} with which both act on a question",
         unit="groups",
-        condition="all samples answer one question; a batch of several questions has both",
+        condition="all samples answer one question",
         notes=[f"neither acts with {sorted(silent)} of {size} correct (all rewards equal)"],
     )
 

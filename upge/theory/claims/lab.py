@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from upge.stabilization import NoMask, Stabilization
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
 from upge.theory.instance import Critic, Setting
 from upge.theory.moments import exact
+
+#: Norm below which a gradient counts as 0: rounding of float64.
+VANISHING = 1e-13
 
 #: Random instances a claim is tried on, unless it says otherwise.
 SEEDS = tuple(range(20))
@@ -210,6 +214,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Of the angle between a and b; 0 if one of them vanishes."""
-    norms = float(a.norm() * b.norm())
-    return float(a @ b) / norms if norms else 0.0
+    """Of the angle between a and b; 0 if one of them vanishes, 1 if both do."""
+    norms = [float(x.norm()) for x in (a, b)]
+    if min(norms) < VANISHING:
+        return float(max(norms) < VANISHING)
+    return float(a @ b) / math.prod(norms)

@@ -17,7 +17,7 @@ CSV_COLUMNS = tuple(field.name for field in fields(Claim))
 
 _MEANING = {
     "proved": "sympy finds both sides equal, in general",
-    "exact": "true of every policy enumerated, without sampling",
+    "exact": "true of every instance enumerated (of one, where the claim is that something can be)",
     "conditional": "true under the condition stated in the evidence, not without it",
     "fails": "not true as stated",
 }

@@ -22,7 +22,7 @@ from upge.reference import CurrentPolicy, RolloutPolicy
 from upge.stabilization import Clip
 from upge.theory.claims.claim import TOLERANCE, Result, Trial, claim, median, rule
 from upge.theory.claims.lab import SEEDS, Case, cosine, distance, random_case
-from upge.theory.claims.toys import Role, smallest, toys
+from upge.theory.claims.toys import Role, hunt, toys
 from upge.theory.instance import Critic
 from upge.theory.maths import Scalar
 from upge.theory.moments import exact
@@ -162,7 +162,7 @@ def sft_length(per_token: bool = True, seeds: Sequence[int] = SEEDS) -> Result:
         min(cosines),
         "smallest cosine of the two, answers of up to 4 tokens",
         condition="all demonstrations have one length",
-        counterexample=_found(lambda case: _length_cosine(case, per_token), "demo"),
+        counterexample=_bent(lambda case: _length_cosine(case, per_token), "demo"),
     )
 
 
@@ -171,12 +171,14 @@ def _length_cosine(case: Case, per_token: bool) -> float:
     return cosine(case.sample(case.demo, weight).mean, case.sft)
 
 
-def _found(angle: Callable[[Case], float], role: Role) -> str | None:
-    """The smallest toy of up to two tokens where the cosine is below 1."""
-    toy = smallest(lambda case: angle(case) < 1 - 1e-6, toys(2, 2, (role,), top=3))
-    if toy is None:
-        return None
-    return f"{toy.words(*dict.fromkeys(('theta', role)))}: cosine {angle(toy.case()):.4f}"
+def _bent(angle: Callable[[Case], float], role: Role) -> Callable[[], str | None]:
+    """A search for the smallest toy of up to two tokens where the cosine is below 1."""
+    return hunt(
+        lambda case: angle(case) < 1 - 1e-6,
+        toys(2, 2, (role,), top=3),
+        tuple(dict.fromkeys(("theta", role))),
+        lambda case: f"cosine {angle(case):.4f}",
+    )
 
 
 @claim(
@@ -237,7 +239,7 @@ def token_mean(normalizer: Normalizer | None = None, seeds: Sequence[int] = SEED
         min(cosines),
         "smallest cosine of E g and ∇E[r], answers of up to 4 tokens",
         condition="all trajectories have one length",
-        counterexample=_found(
+        counterexample=_bent(
             lambda case: _normalized_cosine(case, normalizer or QuestionMean()), "theta"
         ),
         notes=[f"with token sums the cosine is at least 1 − {max(1 - min(summed), 0):.1g}"],

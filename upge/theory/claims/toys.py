@@ -108,3 +108,25 @@ def smallest(fails: Callable[[Case], bool], candidates: Iterator[Toy]) -> Toy | 
     """The first toy on which ``fails`` is true; None if none of :data:`TRIED` is."""
     tried = islice(candidates, TRIED)
     return next((toy for toy in tried if fails(toy.case())), None)
+
+
+def hunt(
+    fails: Callable[[Case], bool],
+    candidates: Iterator[Toy],
+    roles: Sequence[Role],
+    tell: Callable[[Case], str],
+) -> Callable[[], str | None]:
+    """A search for the :func:`smallest`, put off until it is called; it words what it found.
+
+    Args:
+        fails: of a toy's policies.
+        candidates: small ones first.
+        roles: the policies to be named.
+        tell: what happens there.
+    """
+
+    def search() -> str | None:
+        toy = smallest(fails, candidates)
+        return None if toy is None else f"{toy.words(*roles)}: {tell(toy.case())}"
+
+    return search

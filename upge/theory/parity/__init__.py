@@ -15,6 +15,7 @@ from typing import Literal
 from upge.algorithms import REGISTRY, Algorithm, Value, algorithm
 from upge.errors import UpgeError
 from upge.extras import available, hint
+from upge.theory.numeric import worst_of
 from upge.theory.parity import trl, verl
 from upge.theory.parity.common import Library, relative_error
 from upge.theory.parity.isolation import isolated
@@ -88,7 +89,7 @@ def _error(library: LibraryName, name: str, changed: dict[str, Value]) -> float:
     row = side.rows[name]
     estimator = algorithm(name)(**({**row.ours, **changed}))
     pairs = (side.gradients(row, estimator, seed) for seed in SEEDS)
-    return max(relative_error(ours, theirs) for ours, theirs in pairs)
+    return worst_of(relative_error(ours, theirs) for ours, theirs in pairs)
 
 
 def _missing(library: LibraryName) -> str:

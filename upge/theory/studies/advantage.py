@@ -35,6 +35,7 @@ from upge.theory.enumeration import TabularPolicy
 from upge.theory.instance import Setting
 from upge.theory.moments import Moments, moments
 from upge.theory.studies.common import (
+    ROUNDING,
     Problem,
     Progress,
     Row,
@@ -168,6 +169,7 @@ def _mix(rows: Rows) -> Row:
     size = sum(float(row["size"]) for row in rows)
     square = sum(float(row["weight"]) ** 2 * float(row["size"]) for row in rows)
     along, variance = total("weight"), total("variance")
+    turned = 1 - along**2 / (square * size)
     return dict(rows[0]) | {
         "sweep": "mix",
         "p": math.nan,
@@ -177,7 +179,7 @@ def _mix(rows: Rows) -> Row:
         "mse": total("mse") / size,
         "weight": along / size,
         "cosine": along / math.sqrt(square * size),
-        "bias_sq_scaled": 1 - along**2 / (square * size),
+        "bias_sq_scaled": turned if turned > ROUNDING else 0.0,
         "mse_scaled": 1 - along**2 / ((square + variance) * size),
     }
 

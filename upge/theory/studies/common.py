@@ -300,25 +300,31 @@ class TrajectoryRatio(Reference):
         return logp - total
 
 
+#: Of 1 − cos².
+ROUNDING = 1e-13
+
+
 def errors(moments: Moments, truth: Tensor) -> Row:
     """Bias², variance and MSE relative to ‖truth‖², and what a rescaling leaves of them.
 
     ``weight`` is the mean's length along the truth, 1 where unbiased; ``cosine`` of their angle.
     ``mse_scaled`` is the MSE of the best multiple ≥ 0 of the estimator, which is
     1 − cos²·‖m‖²/(‖m‖² + tr Cov), or 1 where the cosine is negative; ``bias_sq_scaled`` that of
-    its mean m alone, 1 − cos² or 1.
+    its mean m alone, 1 − cos² or 1. Biases that float64's rounding can make count as 0.
     """
     size = (truth @ truth).item()
     mean, along = moments.norm_mean_sq, (moments.mean @ truth).item()
     bias_sq = ((moments.mean - truth) ** 2).sum().item()
     second, forward = mean + moments.trace_cov, max(along, 0.0)
+    bias_sq = bias_sq if bias_sq > 1e-20 * size else 0.0
+    turned = 1 - forward**2 / (mean * size) if mean else 1.0
     return {
         "bias_sq": bias_sq / size,
         "variance": moments.trace_cov / size,
         "mse": (bias_sq + moments.trace_cov) / size,
         "weight": along / size,
         "cosine": along / math.sqrt(mean * size) if mean else math.nan,
-        "bias_sq_scaled": 1 - forward**2 / (mean * size) if mean else 1.0,
+        "bias_sq_scaled": turned if turned > ROUNDING else 0.0,
         "mse_scaled": 1 - forward**2 / (second * size) if second else 1.0,
     }
 

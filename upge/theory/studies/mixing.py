@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from functools import partial
 from itertools import product
+from statistics import mean, median
+from typing import Any
 
 from torch import Tensor
 
-from upge.errors import UpgeError
 from upge.feedback import Wiener
 from upge.objective import Objective
 from upge.theory.instance import Setting
@@ -29,156 +30,21 @@ from upge.theory.studies.common import (
     Progress,
     Row,
     Rows,
-    check_numbers,
     chosen,
     silent,
     watched,
 )
-from upge.theory.studies.mixing_cases import Cases, Question, demonstrator, questions, shapes
-from upge.theory.studies.mixing_steps import Steps, Walk, walk, walks
-
-#: The target ∇log E[r]; the others are called by their μ.
-LOG = "log"
-
-#: The Wiener gate's μ for the target ∇log E[r]: that of ∇J_μ as μ → ∞ where demonstrations are
-#: the policy's own successes.
-LARGE = 1e6
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The cases that the gate was made on, those that it was not, and finite steps.
-
-    Cases are all combinations of problem, group size and demonstrator; a ``demo_distance`` of 0
-    has π_β's successes distributed like π_θ's, 1 like those of another, sharp policy.
-
-    Args:
-        vocab: tokens, eos included. These are the cases, of tables of logits that are tilted to
-            each success rate, on which the Wiener gate's defaults were chosen.
-        horizon: longest trajectory.
-        seeds: one random problem each; the i-th has the i-th prior, round and round.
-        group_sizes: n.
-        priors: (a, b) of the Beta(a, b) that success rates come from.
-        demo_success: success rates of π_β.
-        demo_distance: how far its successes are from π_θ's.
-        held_out_vocab: as above, for cases that had no part in it, of networks (shared parameters)
-            whose rewards are chosen for each success rate; and so on.
-        success_rates: points of the grid over p.
-        mus: μ of the targets ∇J_μ.
-        gammas: thresholds of the switch.
-        weights_at: the group size at which weights are recorded.
-        step_horizon: longest trajectory where steps are taken.
-        step_seeds: one random problem each.
-        step_prior: of the questions' success rates.
-        step_demonstrations: pairs of demo_success and demo_distance.
-        questions: success rates, quantiles of the prior.
-        repeats: groups of every question, and runs of training.
-        step_mus: μ of the Wiener gates.
-        factors: of β.
-        norms: lengths of a single step.
-        training_norm: length of the first step in training.
-        training: numbers of steps after which E[r] is taken.
-    """
-
-    vocab: int
-    horizon: int
-    seeds: tuple[int, ...]
-    group_sizes: tuple[int, ...]
-    priors: tuple[tuple[float, ...], ...]
-    demo_success: tuple[float, ...]
-    demo_distance: tuple[float, ...]
-    held_out_vocab: int
-    held_out_horizon: int
-    held_out_seeds: tuple[int, ...]
-    held_out_group_sizes: tuple[int, ...]
-    held_out_priors: tuple[tuple[float, ...], ...]
-    held_out_demo_success: tuple[float, ...]
-    held_out_demo_distance: tuple[float, ...]
-    success_rates: int
-    mus: tuple[float, ...]
-    gammas: tuple[float, ...]
-    weights_at: int
-    step_horizon: int
-    step_seeds: tuple[int, ...]
-    step_prior: tuple[float, ...]
-    step_demonstrations: tuple[tuple[float, ...], ...]
-    questions: int
-    repeats: int
-    step_mus: tuple[float, ...]
-    factors: tuple[float, ...]
-    norms: tuple[float, ...]
-    training_norm: float
-    training: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        for kind in ("", "held_out_"):
-            check_numbers(self, 2, 10, f"{kind}vocab")
-            check_numbers(self, 1, 10, f"{kind}horizon")
-            check_numbers(self, 0, math.inf, f"{kind}seeds")
-            check_numbers(self, 2, 64, f"{kind}group_sizes")
-            check_numbers(self, 1e-9, 1 - 1e-9, f"{kind}demo_success")
-            check_numbers(self, 0, 1, f"{kind}demo_distance")
-            _check_pairs(f"{kind}priors", getattr(self, f"{kind}priors"))
-        check_numbers(self, 0, math.inf, "step_seeds")
-        check_numbers(self, 1, 10, "step_horizon")
-        check_numbers(self, 2, 1000, "success_rates", "repeats")
-        check_numbers(self, 0, 1000, "mus", "step_mus")
-        check_numbers(self, 0, 1, "gammas")
-        check_numbers(self, 2, 64, "weights_at")
-        check_numbers(self, 1, 10_000, "questions", "training")
-        check_numbers(self, 0, 1000, "factors", "norms", "training_norm", strict=True)
-        _check_pairs("step_prior", (self.step_prior,))
-        _check_pairs("step_demonstrations", self.step_demonstrations, 1.0)
-
-    @property
-    def parts(self) -> dict[str, Cases]:
-        """Both sets of cases by name."""
-        names = [field.name for field in fields(Cases) if field.name != "policy"]
-        held_out = {name: getattr(self, f"held_out_{name}") for name in names}
-        return {
-            "development": Cases("table", **{name: getattr(self, name) for name in names}),
-            "held out": Cases("network", **held_out),
-        }
-
-    @property
-    def steps(self) -> Steps:
-        """What :mod:`mixing_steps` does."""
-        return Steps(
-            vocab=self.vocab,
-            horizon=self.step_horizon,
-            seeds=self.step_seeds,
-            group_size=self.weights_at,
-            prior=self.step_prior,
-            demonstrations=self.step_demonstrations,
-            questions=self.questions,
-            repeats=self.repeats,
-            mus=self.step_mus,
-            factors=self.factors,
-            norms=self.norms,
-            norm=self.training_norm,
-            training=self.training,
-        )
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Their names in the rows."""
-        return (*(f"mu {mu:g}" for mu in self.mus), LOG)
-
-
-def _check_pairs(name: str, pairs: tuple[tuple[float, ...], ...], high: float = math.inf) -> None:
-    if not pairs or any(
-        len(pair) != 2 or not 0 <= min(pair) <= max(pair) <= high for pair in pairs
-    ):
-        raise UpgeError(f"{name}: got {pairs}, wanted pairs of numbers from 0 to {high:g}")
+from upge.theory.studies.mixing_cases import LOG, Question, Recipe, demonstrator, questions, shapes
+from upge.theory.studies.mixing_steps import Walk, walk, walks
 
 
 def study(recipe: Recipe, progress: Progress = silent) -> list[Row]:
     """Optimal weights, what gates realise of their gain, and what steps do to E[r]."""
     problems = [(part, i) for part, cases in recipe.parts.items() for i in range(len(cases.seeds))]
-    jobs: list[tuple[str, int] | Walk] = [*problems, *walks(recipe.steps)]
+    jobs: list[tuple[str, int] | Walk] = [*problems, *walks(recipe)]
     rows: list[Row] = []
     for job in watched(jobs, progress):
-        found = walk(recipe.steps, job) if isinstance(job, Walk) else _problem(recipe, *job)
+        found = walk(recipe, job) if isinstance(job, Walk) else _problem(recipe, *job)
         rows += [_row(row) for row in found]
     return rows
 
@@ -240,6 +106,15 @@ def target_of(name: str, goal: Tensor, success: float, sft: Given) -> Tensor:
     return goal + float(name.removeprefix("mu ")) * (sft.probability @ sft.mean)
 
 
+def wiener(target: str) -> Wiener:
+    """The gate made for a target.
+
+    ∇log E[r] is the direction of ∇J_μ as μ → ∞ where demonstrations are the policy's own successes,
+    so that imitating them is no end in itself: novelty is 0.
+    """
+    return Wiener(1e6, novelty=0.0) if target == LOG else Wiener(float(target.removeprefix("mu ")))
+
+
 def _compare(
     target: str, n: int, quadratic: Quadratic, gammas: tuple[float, ...], by_k: bool
 ) -> Iterator[Row]:
@@ -247,8 +122,7 @@ def _compare(
     none = quadratic.nothing
     best = none - quadratic.mse(alpha, beta)
     yield {"measure": "gain", "gate": "optimum", "value": best / none}
-    mu = LARGE if target == LOG else float(target.removeprefix("mu "))
-    gates = {"wiener": Wiener(mu), "wiener as it comes": Wiener()}
+    gates = {"wiener": wiener(target), "wiener as it comes": Wiener()}
     for (gate, gamma), (f, g) in shapes(n, gates, gammas).items():
         tuned, scaled = quadratic.tuned(f, g), quadratic.scaled(f, g)
         where: Row = {"gate": gate, "x": gamma}
@@ -287,15 +161,78 @@ def _log(gain: float) -> float:
 
 
 def headlines(rows: Rows) -> dict[str, float]:
-    """Mean and range of every gate's share by part and target; and where RL overtakes SFT."""
+    """Shares by part, target and gate, where γ belongs, and what steps achieve."""
+    return _shares(rows) | _thresholds(rows) | _steps(rows)
+
+
+def _shares(rows: Rows) -> dict[str, float]:
+    """Every gate's mean share; of some the lowest, and the part of what a fixed mix leaves.
+
+    ``beyond fixed`` is 0 for the best fixed mix and 1 for the optimum, over all cases together.
+    """
     numbers: dict[str, float] = {}
-    shares = chosen(rows, measure="share")
-    for part, target, gate in sorted({(r["part"], r["target"], r["gate"]) for r in shares}):
-        own = [
-            float(row["value"])
-            for row in chosen(shares, part=part, target=target, gate=gate)
-            if gate != "switch" or row["x"] == 0
-        ]
-        name = f"share {part}, {target}, {gate}"
-        numbers |= {name: sum(own) / len(own), f"{name}, lowest": min(own)}
+    shares = [row for row in chosen(rows, measure="share") if not float(row["x"]) > 0]
+    for part, target in _distinct(shares, "part", "target"):
+        own = {
+            gate: _values(shares, part=part, target=target, gate=gate)
+            for (gate,) in _distinct(shares, "gate")
+        }
+        where = f"{part}, {target}"
+        numbers |= {f"share, {where}, {gate}": mean(values) for gate, values in own.items()}
+        for gate in ("wiener", "switch", "fixed"):
+            numbers[f"lowest share, {where}, {gate}"] = min(own[gate])
+        for gate in ("wiener", "switch"):
+            left, at_first = 1 - mean(own[gate]), 1 - mean(own["fixed"])
+            numbers[f"beyond fixed, {where}, {gate}"] = 1 - left / at_first
+        ahead = [a > b for a, b in zip(own["wiener"], own["switch"], strict=True)]
+        numbers[f"wiener ahead of switch, {where}"] = mean(ahead)
     return numbers
+
+
+def _thresholds(rows: Rows) -> dict[str, float]:
+    """The γ of the highest mean share; and (n + 1) p where RL overtakes the demonstration."""
+    numbers: dict[str, float] = {}
+    switches = chosen(rows, measure="share", gate="switch")
+    for part, target in _distinct(switches, "part", "target"):
+        own = chosen(switches, part=part, target=target)
+        gammas = [float(gamma) for (gamma,) in _distinct(own, "x")]
+        best = max(gammas, key=lambda gamma: mean(_values(own, x=gamma)))
+        numbers[f"best γ, {part}, {target}"] = best
+    found = chosen(rows, measure="crossing", part="development")
+    for target, success, distance in _distinct(found, "target", "demo_success", "demo_distance"):
+        own = chosen(found, target=target, demo_success=success, demo_distance=distance)
+        places = [float(row["value"]) * (float(row["n"]) + 1) for row in own]
+        there = [place for place in places if not math.isnan(place)]
+        name = f"{target}, {success:g} right at {distance:g}"
+        numbers[f"RL overtakes, {name}"] = len(there) / len(places)
+        if there:
+            numbers[f"(n + 1) p, {name}"] = median(there)
+    return numbers
+
+
+def _steps(rows: Rows) -> dict[str, float]:
+    """Every gate's gain over the best gate's, one step of each length; and E[r] after training."""
+    numbers: dict[str, float] = {}
+    for norm, gate in _distinct(chosen(rows, measure="step"), "x", "gate"):
+        parts = []
+        for own in chosen(rows, measure="step", x=norm, gate=gate):
+            rivals = chosen(rows, **{key: own[key] for key in (*_CASE, "measure", "x")})
+            parts.append(float(own["value"]) / max(float(row["value"]) for row in rivals))
+        numbers[f"step of {norm:g}, {gate}"] = mean(parts)
+    for count, gate in _distinct(chosen(rows, measure="training"), "x", "gate"):
+        reached = _values(rows, measure="training", x=count, gate=gate)
+        numbers[f"E[r] after {count:g}, {gate}"] = mean(reached)
+    return numbers
+
+
+#: What tells the cases of one part and target apart.
+_CASE = ("seed", "n", "demo_success", "demo_distance")
+
+
+def _distinct(rows: Rows, *columns: str) -> list[tuple[Any, ...]]:
+    """The combinations of values that occur, in order of appearance."""
+    return list(dict.fromkeys(tuple(row[column] for column in columns) for row in rows))
+
+
+def _values(rows: Rows, **where: float | str) -> list[float]:
+    return [float(row["value"]) for row in chosen(rows, **where)]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from upge.errors import UpgeError
 from upge.feedback import Feedback, Linear, Sigmoid, Switch
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
-from upge.theory.studies.common import graded, table_problem, tilted
+from upge.theory.studies.common import check_numbers, graded, table_problem, tilted
 
 #: f and g at P = 0, 1/n … 1.
 Shape = tuple[Tensor, Tensor]
+
+
+#: The target ∇log E[r]; the others are called by their μ.
+LOG = "log"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,116 @@ class Cases:
     priors: tuple[tuple[float, ...], ...]
     demo_success: tuple[float, ...]
     demo_distance: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The cases that the gate was made on, those that it was not, and finite steps.
+
+    Cases are all combinations of problem, group size and demonstrator; a ``demo_distance`` of 0
+    has π_β's successes distributed like π_θ's, 1 like those of another, sharp policy.
+
+    Args:
+        vocab: tokens, eos included. These are the cases, of tables of logits that are tilted to
+            each success rate, on which the Wiener gate's defaults were chosen.
+        horizon: longest trajectory.
+        seeds: one random problem each; the i-th has the i-th prior, round and round.
+        group_sizes: n.
+        priors: (a, b) of the Beta(a, b) that success rates come from.
+        demo_success: success rates of π_β.
+        demo_distance: how far its successes are from π_θ's.
+        held_out_vocab: as above, for cases that had no part in it, of networks (shared parameters)
+            whose rewards are chosen for each success rate; and so on.
+        success_rates: points of the grid over p.
+        mus: μ of the targets ∇J_μ.
+        gammas: thresholds of the switch.
+        weights_at: the group size at which weights are recorded.
+        step_horizon: longest trajectory where steps are taken.
+        step_seeds: one random problem each.
+        step_prior: of the questions' success rates.
+        step_demonstrations: pairs of demo_success and demo_distance.
+        questions: success rates, quantiles of the prior.
+        repeats: groups of every question, and runs of training.
+        step_mus: μ of the Wiener gates.
+        step_gammas: thresholds of the switch.
+        factors: of β.
+        norms: lengths of a single step.
+        training_norm: length of the first step in training.
+        training: numbers of steps after which E[r] is taken.
+    """
+
+    vocab: int
+    horizon: int
+    seeds: tuple[int, ...]
+    group_sizes: tuple[int, ...]
+    priors: tuple[tuple[float, ...], ...]
+    demo_success: tuple[float, ...]
+    demo_distance: tuple[float, ...]
+    held_out_vocab: int
+    held_out_horizon: int
+    held_out_seeds: tuple[int, ...]
+    held_out_group_sizes: tuple[int, ...]
+    held_out_priors: tuple[tuple[float, ...], ...]
+    held_out_demo_success: tuple[float, ...]
+    held_out_demo_distance: tuple[float, ...]
+    success_rates: int
+    mus: tuple[float, ...]
+    gammas: tuple[float, ...]
+    weights_at: int
+    step_horizon: int
+    step_seeds: tuple[int, ...]
+    step_prior: tuple[float, ...]
+    step_demonstrations: tuple[tuple[float, ...], ...]
+    questions: int
+    repeats: int
+    step_mus: tuple[float, ...]
+    step_gammas: tuple[float, ...]
+    factors: tuple[float, ...]
+    norms: tuple[float, ...]
+    training_norm: float
+    training: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for kind in ("", "held_out_"):
+            check_numbers(self, 2, 10, f"{kind}vocab")
+            check_numbers(self, 1, 10, f"{kind}horizon")
+            check_numbers(self, 0, math.inf, f"{kind}seeds")
+            check_numbers(self, 2, 64, f"{kind}group_sizes")
+            check_numbers(self, 1e-9, 1 - 1e-9, f"{kind}demo_success")
+            check_numbers(self, 0, 1, f"{kind}demo_distance")
+            _check_pairs(f"{kind}priors", getattr(self, f"{kind}priors"))
+        check_numbers(self, 0, math.inf, "step_seeds")
+        check_numbers(self, 1, 10, "step_horizon")
+        check_numbers(self, 2, 1000, "success_rates", "repeats")
+        check_numbers(self, 0, 1000, "mus", "step_mus")
+        check_numbers(self, 0, 1, "gammas", "step_gammas")
+        check_numbers(self, 2, 64, "weights_at")
+        check_numbers(self, 1, 10_000, "questions", "training")
+        check_numbers(self, 0, 1000, "factors", "norms", "training_norm", strict=True)
+        _check_pairs("step_prior", (self.step_prior,))
+        _check_pairs("step_demonstrations", self.step_demonstrations, 1.0)
+
+    @property
+    def parts(self) -> dict[str, Cases]:
+        """Both sets of cases by name."""
+        names = [field.name for field in fields(Cases) if field.name != "policy"]
+        held_out = {name: getattr(self, f"held_out_{name}") for name in names}
+        return {
+            "development": Cases("table", **{name: getattr(self, name) for name in names}),
+            "held out": Cases("network", **held_out),
+        }
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Their names in the rows."""
+        return (*(f"mu {mu:g}" for mu in self.mus), LOG)
+
+
+def _check_pairs(name: str, pairs: tuple[tuple[float, ...], ...], high: float = math.inf) -> None:
+    if not pairs or any(
+        len(pair) != 2 or not 0 <= min(pair) <= max(pair) <= high for pair in pairs
+    ):
+        raise UpgeError(f"{name}: got {pairs}, wanted pairs of numbers from 0 to {high:g}")
 
 
 class Question(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -20,52 +19,7 @@ from torch import Tensor
 from upge.feedback import Wiener
 from upge.theory.enumeration import Tree
 from upge.theory.studies.common import Row, table_problem, tilted
-from upge.theory.studies.mixing_cases import Shape, demonstrator, grid, shapes
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The problems, and how long and how many the steps are.
-
-    Args:
-        vocab: tokens, eos included.
-        horizon: longest trajectory.
-        seeds: one random problem each.
-        group_size: n.
-        prior: (a, b) of the Beta(a, b) that success rates come from.
-        demonstrations: pairs of success rate and distance of π_β, as in ``Cases``.
-        questions: success rates, the prior's quantiles.
-        repeats: groups of every question, and runs of training.
-        mus: μ of the Wiener gates.
-        factors: of β.
-        norms: lengths of a single step.
-        norm: length of the first step in training.
-        training: numbers of steps after which E[r] is taken.
-    """
-
-    vocab: int
-    horizon: int
-    seeds: tuple[int, ...]
-    group_size: int
-    prior: tuple[float, ...]
-    demonstrations: tuple[tuple[float, ...], ...]
-    questions: int
-    repeats: int
-    mus: tuple[float, ...]
-    factors: tuple[float, ...]
-    norms: tuple[float, ...]
-    norm: float
-    training: tuple[int, ...]
-
-    @property
-    def gates(self) -> dict[str, Shape]:
-        """F and g by name; the Wiener gates are called by their μ."""
-        wieners = {f"wiener {mu:g}": Wiener(mu) for mu in self.mus}
-        found = shapes(self.group_size, wieners, (0.0, 0.125, 0.25))
-        return {
-            f"{name} {gamma:g}" if name == "switch" else name: shape
-            for (name, gamma), shape in found.items()
-        }
+from upge.theory.studies.mixing_cases import Recipe, Shape, demonstrator, grid, shapes
 
 
 class Walk(NamedTuple):
@@ -76,20 +30,31 @@ class Walk(NamedTuple):
     distance: float
 
 
-def walks(steps: Steps) -> list[Walk]:
+def walks(recipe: Recipe) -> list[Walk]:
     """All of a recipe's."""
-    return [Walk(seed, *pair) for seed, pair in product(steps.seeds, steps.demonstrations)]
+    pairs = product(recipe.step_seeds, recipe.step_demonstrations)
+    return [Walk(seed, success, distance) for seed, (success, distance) in pairs]
+
+
+def gates(recipe: Recipe) -> dict[str, Shape]:
+    """Every gate's f and g by name; the Wiener gates are called by their μ, the switches by γ."""
+    wieners = {f"wiener {mu:g}": Wiener(mu) for mu in recipe.step_mus}
+    found = shapes(recipe.weights_at, wieners, recipe.step_gammas)
+    return {
+        f"{name} {gamma:g}" if name == "switch" else name: shape
+        for (name, gamma), shape in found.items()
+    }
 
 
 class World:
     """Questions with tables of their own, of which ``repeats`` copies learn side by side."""
 
-    def __init__(self, steps: Steps, case: Walk) -> None:
-        base = table_problem(steps.vocab, steps.horizon, 0.3, case.seed)
-        self.size, self.repeats, tree = steps.group_size, steps.repeats, base.policy.tree
-        rates = quantiles(steps.questions, steps.prior)
+    def __init__(self, recipe: Recipe, case: Walk) -> None:
+        base = table_problem(recipe.vocab, recipe.step_horizon, 0.3, case.seed)
+        self.size, self.repeats, tree = recipe.weights_at, recipe.repeats, base.policy.tree
+        rates = quantiles(recipe.questions, recipe.step_prior)
         start = torch.stack([tilted(base.policy, base.reward, p).log_probs() for p in rates])
-        self.start = start.repeat(steps.repeats, 1, 1)
+        self.start = start.repeat(recipe.repeats, 1, 1)
         self.solved = base.reward > 0
         demo = demonstrator(base.policy, base.reward, case.success, case.distance, case.seed)
         self.demo = demo.logp().exp()
@@ -142,19 +107,19 @@ def quantiles(count: int, prior: tuple[float, ...]) -> list[float]:
     return [rates[min(i, 999)] for i in torch.searchsorted(reached, places).tolist()]
 
 
-def walk(steps: Steps, case: Walk) -> Iterator[Row]:
+def walk(recipe: Recipe, case: Walk) -> Iterator[Row]:
     """The gain in E[r] of one step, by its length, and E[r] after training, for every gate."""
-    world = World(steps, case)
+    world = World(recipe, case)
     shared: Row = {
         "part": "steps",
         "seed": case.seed,
-        "n": steps.group_size,
+        "n": recipe.weights_at,
         "demo_success": case.success,
         "demo_distance": case.distance,
     }
-    for gate, shape in steps.gates.items():
-        factors = steps.factors if shape[0].any() and shape[1].any() else (1.0,)
-        runs = [_run(world, steps, shape, factor, case.seed) for factor in factors]
+    for gate, shape in gates(recipe).items():
+        factors = recipe.factors if shape[0].any() and shape[1].any() else (1.0,)
+        runs = [_run(world, recipe, shape, factor, case.seed) for factor in factors]
         for place in runs[0]:
             best = max(run[place] for run in runs)
             measure, x = place
@@ -171,7 +136,7 @@ def walk(steps: Steps, case: Walk) -> Iterator[Row]:
 Run = dict[tuple[str, float], tuple[float, float]]
 
 
-def _run(world: World, steps: Steps, shape: Shape, factor: float, seed: int) -> Run:
+def _run(world: World, recipe: Recipe, shape: Shape, factor: float, seed: int) -> Run:
     f, g = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -185,11 +150,11 @@ def _run(world: World, steps: Steps, shape: Shape, factor: float, seed: int) -> 
     before = world.success(logits)
     found: Run = {
         ("step", norm): world.mean(world.success(logits + norm / size * step) - before)
-        for norm in steps.norms
+        for norm in recipe.norms
     }
-    for done in range(1, max(steps.training) + 1):
-        logits = logits + steps.norm / size * step
-        if done in steps.training:
+    for done in range(1, max(recipe.training) + 1):
+        logits = logits + recipe.training_norm / size * step
+        if done in recipe.training:
             found["training", done] = world.mean(world.success(logits))
         step = direction(logits)
     return found
