@@ -20,7 +20,7 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 claims bias-variance test test-slow lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; resul
 
 bias-variance: $(VENV)/.stamp ## Run the studies of exact bias and variance; results go to figures/bias_variance/
 	$(one_thread) $(python) -m experiments.bias_variance
+
+claims: $(VENV)/.stamp ## Give a verdict on every claim of the paper's theory; results go to paper_tables/
+	$(one_thread) "$(VENV)/bin/upge" claims --out "$(OUT)"
 
 test: $(VENV)/.stamp ## Run the fast tests
 	$(one_thread) $(python) -m pytest -q -n 2 --timeout 300

@@ -1,4 +1,4 @@
-"""The command line: ``upge verify``, ``upge weights``, ``upge algorithms``."""
+"""The command line: ``upge verify``, ``weights``, ``algorithms``, ``moments``, ``claims``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from upge.algorithms import REGISTRY, Value, algorithm
 from upge.batch import TrajectoryBatch
 from upge.batch_json import parse_batch
+from upge.claims_cli import claims
 from upge.errors import UpgeError
 from upge.estimator import Estimate, Term
 from upge.moments_cli import moments
@@ -275,6 +276,7 @@ def _colored(weight: float) -> str:
 
 
 app.command()(moments)
+app.command()(claims)
 
 # -------------------------------------------------------------------------------------- algorithms
 

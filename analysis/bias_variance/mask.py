@@ -63,6 +63,7 @@ def figure(rows: Rows) -> Figure:
 
 
 def _trade_off(axes: Axes, rows: Rows) -> None:
+    axes.set(xlim=_VARIANCE, ylim=_BIAS, xscale="log", yscale="log")
     for mask, (name, symbol, look) in _FAMILIES.items():
         own, usual = chosen(rows, mask=mask), USUAL[mask]
         settings = [float(row["setting"]) for row in own]
@@ -72,7 +73,6 @@ def _trade_off(axes: Axes, rows: Rows) -> None:
         _mark(axes, chosen(own, setting=usual), look, label)
     for mask, (label, look) in _POINTS.items():
         _mark(axes, chosen(rows, mask=mask), look, label)
-    axes.set(xscale="log", yscale="log", xlim=_VARIANCE, ylim=_BIAS)
     x_line = np.geomspace(*_VARIANCE, 400)
     for mse in (0.25, 0.5, 1, 2, 4, 8, 16):
         bias_sq = np.where(x_line < mse, mse - x_line, np.nan)

@@ -18,7 +18,6 @@ from upge.theory.studies.common import check_numbers, graded, table_problem, til
 #: f and g at P = 0, 1/n … 1.
 Shape = tuple[Tensor, Tensor]
 
-
 #: The target ∇log E[r]; the others are called by their μ.
 LOG = "log"
 
@@ -125,17 +124,18 @@ class Recipe:
             check_numbers(self, 2, 64, f"{kind}group_sizes")
             check_numbers(self, 1e-9, 1 - 1e-9, f"{kind}demo_success")
             check_numbers(self, 0, 1, f"{kind}demo_distance")
-            _check_pairs(f"{kind}priors", getattr(self, f"{kind}priors"))
+            _check_priors(f"{kind}priors", getattr(self, f"{kind}priors"))
         check_numbers(self, 0, math.inf, "step_seeds")
         check_numbers(self, 1, 10, "step_horizon")
-        check_numbers(self, 2, 1000, "success_rates", "repeats")
+        check_numbers(self, 2, 1000, "success_rates")
+        check_numbers(self, 2, 100_000, "repeats")
         check_numbers(self, 0, 1000, "mus", "step_mus")
         check_numbers(self, 0, 1, "gammas", "step_gammas")
         check_numbers(self, 2, 64, "weights_at")
         check_numbers(self, 1, 10_000, "questions", "training")
         check_numbers(self, 0, 1000, "factors", "norms", "training_norm", strict=True)
-        _check_pairs("step_prior", (self.step_prior,))
-        _check_pairs("step_demonstrations", self.step_demonstrations, 1.0)
+        _check_priors("step_prior", (self.step_prior,))
+        _check_demonstrators("step_demonstrations", self.step_demonstrations)
 
     @property
     def parts(self) -> dict[str, Cases]:
@@ -153,11 +153,16 @@ class Recipe:
         return (*(f"mu {mu:g}" for mu in self.mus), LOG)
 
 
-def _check_pairs(name: str, pairs: tuple[tuple[float, ...], ...], high: float = math.inf) -> None:
-    if not pairs or any(
-        len(pair) != 2 or not 0 <= min(pair) <= max(pair) <= high for pair in pairs
-    ):
-        raise UpgeError(f"{name}: got {pairs}, wanted pairs of numbers from 0 to {high:g}")
+def _check_priors(name: str, priors: tuple[tuple[float, ...], ...]) -> None:
+    if not priors or any(len(prior) != 2 or not 0 < min(prior) < math.inf for prior in priors):
+        raise UpgeError(f"{name}: got {priors}, wanted pairs of numbers > 0")
+
+
+def _check_demonstrators(name: str, pairs: tuple[tuple[float, ...], ...]) -> None:
+    """Success rates between 0 and 1, since at the ends no policy can be tilted, and distances."""
+    for pair in pairs:
+        if len(pair) != 2 or not 0 < pair[0] < 1 or not 0 <= pair[1] <= 1:
+            raise UpgeError(f"{name}: got {pair}, wanted a success rate and a distance")
 
 
 class Question(NamedTuple):
