@@ -684,11 +684,14 @@ _STUDY = "this package, study mixing: "
     "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
     note=(
         "Both losses act on every question with a demonstration, one of which is assumed. α and β "
-        "follow from upge.feedback.Wiener's model of rollouts and demonstrations."
+        "follow from upge.feedback.Wiener's model of rollouts and demonstrations. They are made for "
+        "one step; in the study the switch ends ahead after many."
     ),
-    mu=Option(0.5, _STUDY + "single steps of any length raise E[r] well with it"),
-    noise=Option(3.0, _STUDY + "the best of 0.3 to 30 on the development cases, nearly flat"),
-    novelty=Option(0.25, _STUDY + "between the best for E[r] (0) and for J_μ (0.5)"),
+    mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a step"),
+    noise=Option(
+        3.0, _STUDY + "nearly flat: 0.3 to 30 differ by 1 % of the gain on the development cases"
+    ),
+    novelty=Option(0.25, _STUDY + "between what suits E[r] after finite steps (0) and ∇J_μ (0.5)"),
     prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
     prior_failed=Option(0.5, "Jeffreys' prior of a success rate"),
     clip=_CLIP,

@@ -143,7 +143,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Term], str]], ...] = (
 
 
 def _scientific(error: str) -> str:
-    return f"{float(error):.0e}" if error else "–"
+    return "–" if not error else "0" if float(error) == 0 else f"{float(error):.0e}"
 
 
 def _checks(row: Row) -> list[str]:
@@ -164,11 +164,12 @@ def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> st
 
 def _math(latex: str) -> str:
     # A bare | would end the cell of a Markdown table.
-    return f"${latex.replace('|', chr(92) + 'vert ')}$"
+    # Between $` and `$ GitHub leaves formulas as they are.
+    return f"$`{latex.replace('|', chr(92) + 'vert ')}`$"
 
 
 def _markdown_line(row: Row) -> list[str]:
-    math = [_cells(row, render, "$<br>$") for _, render in _COLUMNS]
+    math = [_cells(row, render, "`$<br>$`") for _, render in _COLUMNS]
     return [f"{row.entry.title}<br>`{row.entry.name}`", *map(_math, math), *_checks(row)]
 
 
@@ -194,12 +195,21 @@ def table1_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
             "Errors are relative, over all parameters: the estimator's gradient against autograd "
             "of the published loss on random transformers in float64 (largest of all batches), on "
             "SmolLM2-135M with GSM8K in float32, and against the losses that TRL and verl ship. "
-            "“proved”: sympy derives the gradient of the published loss and finds the row.\n",
+            "“proved”: sympy derives the gradient of the published loss and finds the row, in "
+            "every cell between the kinks that a grid meets, on small batches (up to four rollouts "
+            "a question) with all log-probabilities symbolic.\n",
             "The paper's table leaves out how tokens are averaged (1/Z); a row is exact if it "
             "holds with the algorithm's own 1/Z.\n",
             "## The paper's rows: as printed there (reported), and whether that is exact\n",
             _markdown_table(
-                ("algorithm", "$\\pi_{ref}$", "$\\hat A$", "gradient", "exact as printed"), reported
+                (
+                    "algorithm",
+                    _math(r"\pi_{ref}"),
+                    _math(r"\hat A"),
+                    "gradient",
+                    "exact as printed",
+                ),
+                reported,
             ),
             "## The same rows as this package computes them\n",
             _markdown_table(

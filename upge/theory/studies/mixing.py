@@ -33,7 +33,15 @@ from upge.theory.studies.common import (
     silent,
     watched,
 )
-from upge.theory.studies.mixing_cases import LOG, Question, Recipe, demonstrator, questions, shapes
+from upge.theory.studies.mixing_cases import (
+    LOG,
+    Question,
+    Recipe,
+    Shape,
+    demonstrator,
+    questions,
+    shapes,
+)
 from upge.theory.studies.mixing_steps import Walk, walk, walks
 
 
@@ -83,10 +91,11 @@ def _problem(recipe: Recipe, part: str, index: int) -> Iterator[Row]:
                     "demo_success": success,
                     "demo_distance": distance,
                 }
-                drawn = n == recipe.weights_at and (success, distance) == next(iter(taught))
-                yield from (
-                    shared | row for row in _compare(target, n, pooled(each), recipe.gammas, drawn)
-                )
+                both = pooled(each)
+                yield from (shared | row for row in _compare(target, n, both, recipe.gammas))
+                first, usual = (success, distance) == next(iter(taught)), n == recipe.weights_at
+                if part == "development" and (first or usual):
+                    yield from (shared | row for row in _weights(target, n, both, first and usual))
                 level = crossing([q.success for q in asked], each)
                 yield shared | {"measure": "crossing", "value": level}
 
@@ -114,22 +123,29 @@ def wiener(target: str) -> Wiener:
     return Wiener(1e6, novelty=0.0) if target == LOG else Wiener(float(target.removeprefix("mu ")))
 
 
-def _compare(
-    target: str, n: int, quadratic: Quadratic, gammas: tuple[float, ...], by_k: bool
-) -> Iterator[Row]:
-    alpha, beta = quadratic.optimum()
+def _shapes(target: str, n: int, gammas: tuple[float, ...]) -> dict[tuple[str, float], Shape]:
+    """F and g of all gates; the Wiener gate made for the target, and as it comes."""
+    return shapes(n, {"wiener": wiener(target), "wiener as it comes": Wiener()}, gammas)
+
+
+def _compare(target: str, n: int, quadratic: Quadratic, gammas: tuple[float, ...]) -> Iterator[Row]:
+    """What every gate realises of the optimum's gain, with two factors and with one."""
     none = quadratic.nothing
-    best = none - quadratic.mse(alpha, beta)
+    best = none - quadratic.mse(*quadratic.optimum())
     yield {"measure": "gain", "gate": "optimum", "value": best / none}
-    gates = {"wiener": wiener(target), "wiener as it comes": Wiener()}
-    for (gate, gamma), (f, g) in shapes(n, gates, gammas).items():
+    for (gate, gamma), (f, g) in _shapes(target, n, gammas).items():
         tuned, scaled = quadratic.tuned(f, g), quadratic.scaled(f, g)
         where: Row = {"gate": gate, "x": gamma}
         yield where | {"measure": "share", "value": (none - tuned.mse) / best}
         yield where | {"measure": "share, one factor", "value": (none - scaled) / best}
-        if by_k and not gamma > 0:
-            yield from _by_k(gate, tuned.x * f, tuned.y * g)
-    yield from _by_k("optimum", alpha, beta)
+
+
+def _weights(target: str, n: int, quadratic: Quadratic, gates: bool) -> Iterator[Row]:
+    """The optimal α and β by P, and those of all ``gates`` with their factors."""
+    yield from _by_k("optimum", *quadratic.optimum())
+    for (gate, _), (f, g) in _shapes(target, n, (0.0,)).items() if gates else ():
+        tuned = quadratic.tuned(f, g)
+        yield from _by_k(gate, tuned.x * f, tuned.y * g)
 
 
 def _by_k(gate: str, alpha: Tensor, beta: Tensor) -> Iterator[Row]:
@@ -198,6 +214,7 @@ def _thresholds(rows: Rows) -> dict[str, float]:
         best = max(gammas, key=lambda gamma: mean(_values(own, x=gamma)))
         numbers[f"best γ, {part}, {target}"] = best
     found = chosen(rows, measure="crossing", part="development")
+    found = [row for row in found if row["target"] != LOG]  # on one question, that of μ = 0
     for target, success, distance in _distinct(found, "target", "demo_success", "demo_distance"):
         own = chosen(found, target=target, demo_success=success, demo_distance=distance)
         places = [float(row["value"]) * (float(row["n"]) + 1) for row in own]
@@ -210,7 +227,7 @@ def _thresholds(rows: Rows) -> dict[str, float]:
 
 
 def _steps(rows: Rows) -> dict[str, float]:
-    """Every gate's gain over the best gate's, one step of each length; and E[r] after training."""
+    """Every gate's gain over the best gate's, one step of each length; and E[r] in the end."""
     numbers: dict[str, float] = {}
     for norm, gate in _distinct(chosen(rows, measure="step"), "x", "gate"):
         parts = []
@@ -218,9 +235,10 @@ def _steps(rows: Rows) -> dict[str, float]:
             rivals = chosen(rows, **{key: own[key] for key in (*_CASE, "measure", "x")})
             parts.append(float(own["value"]) / max(float(row["value"]) for row in rivals))
         numbers[f"step of {norm:g}, {gate}"] = mean(parts)
-    for count, gate in _distinct(chosen(rows, measure="training"), "x", "gate"):
-        reached = _values(rows, measure="training", x=count, gate=gate)
-        numbers[f"E[r] after {count:g}, {gate}"] = mean(reached)
+    trained = chosen(rows, measure="training")
+    last = max(float(row["x"]) for row in trained)
+    for (gate,) in _distinct(trained, "gate"):
+        numbers[f"E[r] after {last:g}, {gate}"] = mean(_values(trained, x=last, gate=gate))
     return numbers
 
 
