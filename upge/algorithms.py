@@ -684,8 +684,8 @@ _STUDY = "this package, study mixing: "
     "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
     note=(
         "Both losses act on every question with a demonstration, one of which is assumed. α and β "
-        "follow from upge.feedback.Wiener's model of rollouts and demonstrations. They are made for "
-        "one step; in the study the switch ends ahead after many."
+        "follow from upge.feedback.Wiener's model of rollouts and demonstrations, for one step; in "
+        "the study the switch ends ahead after many."
     ),
     mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a step"),
     noise=Option(
