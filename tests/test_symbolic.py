@@ -273,7 +273,8 @@ def concrete(kind: type) -> Iterator[type]:
         yield from concrete(child)
         members = (getattr(child, name) for name in dir(child))
         abstract = any(getattr(member, "__isabstractmethod__", False) for member in members)
-        if not abstract and child.__module__.startswith("upge."):
+        core = child.__module__.startswith("upge.") and ".theory." not in child.__module__
+        if core and not abstract:
             yield child
 
 
