@@ -314,7 +314,7 @@ def _print_algorithm(name: str) -> None:
         )
     table.add_row("normalizer", "each term's own", f"the source's; or {', '.join(NORMALIZERS)}")
     if any(term.gate for term in entry.terms):
-        table.add_row("gate", "switch", "paper, eq. 10; linear, sigmoid and wiener are soft alternatives")
+        table.add_row("gate", "switch", "paper, eq. 10; linear, sigmoid and wiener are soft ones")
     _out().print(table)
     choices = dict.fromkeys(choice for term in entry.terms for choice in term.choices)
     if choices:
