@@ -156,20 +156,34 @@ class TermEstimate:
     stabilizer: Tensor
     live: Tensor
 
-    def metrics(self) -> dict[str, float]:
-        """Weight mass Σ|w|, share of live tokens the stabilizer changes, effective sample size.
-
-        The effective sample size is (Σ ρ)²/Σ ρ² of the ratios ρ over the live tokens, over their
-        count: 1 where all ratios are equal, 0 without live tokens.
-        """
-        count = max(int(self.live.sum()), 1)
+    def sums(self) -> Tensor:
+        """What :func:`term_metrics` reads, (5,) float64; adds up over micro-batches, processes."""
         rho = torch.where(self.live, self.ratio, 0.0).double()
-        ess = rho.sum() ** 2 / (rho**2).sum().clamp(min=torch.finfo(torch.float64).tiny)
-        return {
-            "mass": self.weights.abs().sum().item(),
-            "clip_fraction": (self.live & (self.stabilizer != 1)).sum().item() / count,
-            "effective_sample_size": ess.item() / count,
-        }
+        changed = self.live & (self.stabilizer != 1)
+        parts = (self.weights.double().abs(), self.live, changed, rho, rho**2)
+        return torch.stack([part.sum().double() for part in parts])
+
+    def metrics(self) -> dict[str, float]:
+        """Weight mass, clip fraction and effective sample size of the term."""
+        return term_metrics(self.sums())
+
+
+def term_metrics(sums: Tensor) -> dict[str, float]:
+    """Weight mass Σ|w|, share of live tokens the stabilizer changes, effective sample size.
+
+    The effective sample size is (Σ ρ)²/Σ ρ² of the ratios ρ over the live tokens, over their
+    count: 1 where all ratios are equal, 0 without live tokens.
+
+    Args:
+        sums: (5,), :meth:`TermEstimate.sums`, added up over the parts of a batch.
+    """
+    mass, live, changed, rho, squared = sums.tolist()
+    count, squared = max(live, 1), max(squared, torch.finfo(torch.float64).tiny)
+    return {
+        "mass": mass,
+        "clip_fraction": changed / count,
+        "effective_sample_size": rho**2 / squared / count,
+    }
 
 
 @dataclass(frozen=True)
@@ -248,9 +262,18 @@ class Estimator:
         """The optional batch fields that some term reads."""
         return frozenset().union(*(term.needs for term in self.terms))
 
-    def plan(self, batch: TrajectoryBatch) -> Plan:
-        """All that is known before the forward pass: advantages, gates, global normalisers."""
-        self._check(batch)
+    def plan(self, batch: TrajectoryBatch, partial: bool = False) -> Plan:
+        """All that is known before the forward pass: advantages, gates, global normalisers.
+
+        Args:
+            batch: the whole batch, or a process's part of it.
+            partial: whether the batch may lack rollouts or demonstrations that a term reads, as a
+                batch of a run whose problems don't all have a demonstration.
+
+        Raises:
+            UpgeError: the batch lacks what a term reads.
+        """
+        self._check(batch, partial)
         opened = [_open_tokens(term, batch) for term in self.terms]
         joint = torch.stack(opened).any(0)
         parts = tuple(
@@ -259,10 +282,10 @@ class Estimator:
         )
         return Plan(self, batch, parts)
 
-    def _check(self, batch: TrajectoryBatch) -> None:
+    def _check(self, batch: TrajectoryBatch, partial: bool) -> None:
         for name in sorted(self.needs & {"old_logp", "values"}):
             batch.require(name, self.name)
-        if not batch.all_sum(batch.mask.sum()):
+        if partial or not batch.all_sum(batch.mask.sum()):
             return
         for kind, remedy in (("offline", "add demonstrations"), ("online", "add rollouts")):
             reads = any(term.samples == kind for term in self.terms)
@@ -325,6 +348,10 @@ class Plan:
         """(N,) bool: rows whose weights don't all vanish whatever the policy says."""
         live = [((part.scale * part.advantage) != 0).any(1) for part in self.parts]
         return torch.stack(live).any(0)
+
+    def open_rows(self) -> Tensor:
+        """(N,) bool: rows that some term reads with an open gate, whatever their advantage."""
+        return torch.stack([(part.scale != 0).any(1) for part in self.parts]).any(0)
 
     def select(self, rows: Tensor) -> Plan:
         """The plan for some rows, with the whole batch's normalisers.

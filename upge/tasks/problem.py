@@ -15,11 +15,23 @@ DEFAULT_DATA = Path("../shared/data")
 
 @dataclass(frozen=True)
 class Problem:
-    """A question q, its answer, and a demonstration τ* if there is one."""
+    """A question q, its answer, a demonstration τ* if there is one, and where it belongs.
+
+    Args:
+        prompt: the question as the policy reads it.
+        answer: what a verifier compares with.
+        demonstration: a worked solution, as the policy would write it.
+        family: the kind of problem; results are reported by it.
+        level: difficulty, from 1; 0 if not known.
+        split: the part of the data set that it was drawn for.
+    """
 
     prompt: str
     answer: str
     demonstration: str | None = None
+    family: str = ""
+    level: int = 0
+    split: str = ""
 
 
 def data_folder() -> Path:

@@ -1,0 +1,157 @@
+"""Typed configurations from YAML, refused at load, in one sentence, when they make no sense."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from upge.errors import UpgeError, unknown
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A configuration: frozen, no key but its own, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML 1.1, but with 1e-3 as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+# The resolver above also takes whole numbers; the one for these has to come first.
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first].sort(
+        key=lambda pair: pair[0] != "tag:yaml.org,2002:int"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UpgeError: a file that can't be read or holds no mapping.
+    """
+    try:
+        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UpgeError(f"{path}: can't be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise UpgeError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(given, dict):
+        raise UpgeError(f"{path}: got {type(given).__name__}, wanted a mapping of keys to values")
+    return given
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML reads it: a number, a word, a list."""
+    return yaml.load(text, _Loader)
+
+
+def build(given: Mapping[str, Any], kind: type[C]) -> C:
+    """The configuration with these values.
+
+    Raises:
+        UpgeError: a key that is unknown (with the nearest known one), missing or of the wrong type,
+            or values that go badly together.
+    """
+    try:
+        # Strict about types, but a list stands for a tuple and a whole number for a real one.
+        return kind.model_validate_json(_json(given))
+    except ValidationError as error:
+        raise _sentence(error, kind) from None
+
+
+def _json(given: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(given)
+    except TypeError as error:
+        raise UpgeError(f"a value is none that a configuration can hold ({error})") from error
+
+
+def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``difference`` laid over it, mappings inside mappings merged likewise."""
+    merged = dict(base)
+    for key, value in difference.items():
+        own = merged.get(key)
+        both = isinstance(own, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(own, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def override(given: dict[str, Any], setting: str) -> None:
+    """Apply ``path.to.key=value`` to a mapping, in place; list items by their number, from 0.
+
+    Raises:
+        UpgeError: a setting that is not of this form, or leads nowhere.
+    """
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise UpgeError(f"--set {setting}: wanted KEY=VALUE, as stages.0.lr=3e-4")
+    *path, last = key.split(".")
+    place: Any = given
+    for part in path:
+        place = _descend(place, part, key)
+    if isinstance(place, list):
+        _descend(place, last, key)
+        place[int(last)] = parse_value(text)
+    else:
+        place[last] = parse_value(text)
+
+
+def _descend(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        if not part.isdigit() or int(part) >= len(place):
+            raise UpgeError(f"--set {key}: there is no item {part!r}; items are numbered from 0")
+        return place[int(part)]
+    inside = place.setdefault(part, {})
+    if not isinstance(inside, dict | list):
+        raise UpgeError(f"--set {key}: {part!r} holds a value, not a mapping")
+    return inside
+
+
+def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
+    """The first fault as one sentence."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _fields(kind, fault["loc"][:-1])
+        return UpgeError(str(unknown("key", place, known)) if known else f"unknown key {place!r}")
+    if fault["type"] == "missing":
+        return UpgeError(f"{place}: is missing")
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "wanted")
+    if fault["type"] == "value_error":
+        return UpgeError(f"{place}: {message}" if place else message)
+    return UpgeError(f"{place}: got {fault['input']!r:.60}, {message}")
+
+
+def _fields(kind: Any, place: Sequence[int | str]) -> list[str]:
+    """The keys of the configuration at a place inside ``kind``."""
+    prefix = ".".join(map(str, place))
+    for part in place:
+        if isinstance(part, int):
+            continue
+        kinds = _models(kind)
+        found = [k.model_fields[part].annotation for k in kinds if part in k.model_fields]
+        kind = found[0] if found else kind
+    names = {name for model in _models(kind) for name in model.model_fields}
+    return sorted(f"{prefix}.{name}" if prefix else name for name in names)
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The configurations inside a type, as ``A | B`` and ``tuple[A, ...]`` have them."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for part in get_args(kind) for model in _models(part)]

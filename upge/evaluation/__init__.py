@@ -1,0 +1,1 @@
+"""Evaluation: sampled responses to whole suites, and what is read off them."""

@@ -1,0 +1,238 @@
+"""What determines a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from upge.advantage import BatchZScore, GroupCentered, GroupZScore, LeaveOneOut
+from upge.algorithms import algorithm
+from upge.config import Config
+from upge.estimator import Estimator
+from upge.rollouts.sampler import Sampling
+from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
+
+#: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
+NUMBERS = 1
+
+Rate = Annotated[float, Field(gt=0, lt=float("inf"))]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
+
+
+class Supply(Config):
+    """Which training problems there are, and which of them carry a demonstration.
+
+    Args:
+        problems: training problems, spread evenly over families and levels.
+        demonstrations: how many of them have a demonstration; None for all.
+        families, levels: those that demonstrations cover.
+        seed: which problems get one.
+    """
+
+    problems: PositiveInt = 900
+    demonstrations: Annotated[int, Field(ge=0)] | None = None
+    families: tuple[str, ...] = tuple(IN_DISTRIBUTION)
+    levels: tuple[int, ...] = LEVELS
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for family in self.families:
+            if family not in FAMILIES:
+                raise ValueError(
+                    f"families: unknown family {family!r}; known: {', '.join(FAMILIES)}"
+                )
+        return self
+
+
+class Synthetic(Config):
+    """The synthetic suites (:mod:`upge.tasks.synthetic`).
+
+    Args:
+        supply: training problems and demonstrations.
+        validation: validation problems a family and level.
+        test: test problems a family and level, in and out of distribution.
+    """
+
+    kind: Literal["synthetic"] = "synthetic"
+    supply: Supply = Supply()
+    validation: PositiveInt = 6
+    test: PositiveInt = 20
+
+
+class JsonLines(Config):
+    """Problems of one's own: JSON Lines with ``problem``, ``answer`` and maybe ``solution``.
+
+    Args:
+        train: the file of training problems.
+        validation: a file of validation problems; None holds out ``held_out`` of the others.
+        test: a file of test problems, if there is one.
+        held_out: validation problems to take from ``train``, where no file is given.
+        prompt: how a problem becomes a prompt.
+        demonstration: how a solution becomes a response; it has to end in marker and answer.
+        marker: what the answer stands behind; the last one counts.
+    """
+
+    kind: Literal["jsonl"]
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    held_out: PositiveInt = 64
+    prompt: str = "{problem}\n"
+    demonstration: str = "{solution}\n#### {answer}"
+    marker: str = "####"
+
+
+class Stage(Config):
+    """One algorithm for some steps; a list of stages is a pipeline, as SFT→GRPO.
+
+    Args:
+        algorithm: its name in the registry.
+        options: its options, over the registry's defaults.
+        steps: batches of questions to train on.
+        questions: questions a step.
+        rollouts: responses sampled for each, n.
+        updates: optimizer steps a batch: it is split into so many parts of whole questions.
+        epochs: passes over those parts.
+        lr: constant learning rate of AdamW, after ``warmup`` optimizer steps.
+        betas, weight_decay: of AdamW.
+        warmup: optimizer steps over which the rate rises linearly.
+        max_grad_norm: gradients are scaled down to this norm; None for no clip.
+        skip_norm: a step whose gradient norm exceeds it is skipped; None for no skip.
+        entropy_bonus: c of c·H, H the mean entropy over tokens that bear weight.
+        temperature: of the rollouts.
+        on_bad_step: what a loss or gradient that is not finite leads to; it is never averaged in.
+    """
+
+    algorithm: str
+    options: dict[str, float | str] = Field(default={})
+    steps: PositiveInt
+    questions: PositiveInt = 16
+    rollouts: PositiveInt = 8
+    updates: PositiveInt = 1
+    epochs: PositiveInt = 1
+    lr: Rate
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 5
+    max_grad_norm: Rate | None = 1.0
+    skip_norm: Rate | None = None
+    entropy_bonus: NonNegative = 0.0
+    temperature: Rate = 1.0
+    on_bad_step: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        estimator = self.estimator
+        if self.updates > self.questions:
+            raise ValueError(
+                f"updates: got {self.updates} parts of {self.questions} questions, wanted at most "
+                "one a question"
+            )
+        compares = (GroupZScore, GroupCentered, LeaveOneOut, BatchZScore)
+        alone = self.rollouts == 1 and all(
+            isinstance(term.advantage, compares) and getattr(term.advantage, "over", "") != "all"
+            for term in estimator.terms
+            if term.samples == "online"
+        )
+        if alone and self.samples_rollouts:
+            raise ValueError(
+                f"rollouts: got 1, but {self.algorithm} compares the rollouts of a question with "
+                "each other; wanted at least 2"
+            )
+        if "values" in estimator.needs:
+            raise ValueError(
+                f"algorithm: {self.algorithm} needs a critic, which the loop doesn't train; take "
+                "one with a group advantage, as grpo"
+            )
+        return self
+
+    @property
+    def estimator(self) -> Estimator:
+        """The algorithm with its options."""
+        return algorithm(self.algorithm)(**self.options)
+
+    @property
+    def samples_rollouts(self) -> bool:
+        """Whether some term reads rollouts."""
+        return any(term.samples != "offline" for term in self.estimator.terms)
+
+    @property
+    def reads_demonstrations(self) -> bool:
+        """Whether some term reads demonstrations."""
+        return any(term.samples != "online" for term in self.estimator.terms)
+
+
+class Evaluation(Config):
+    """When and how the policy is evaluated.
+
+    Args:
+        every: steps between validations; None for none.
+        validation_samples: responses a validation problem.
+        test_samples: responses a test problem, after the last step.
+        temperature, top_p: the paper's sampling (section 4.1).
+    """
+
+    every: PositiveInt | None = 50
+    validation_samples: PositiveInt = 4
+    test_samples: PositiveInt = 8
+    temperature: NonNegative = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """As the rollout backend takes it."""
+        return Sampling(max_tokens, self.temperature, self.top_p)
+
+
+class RunConfig(Config):
+    """A run: model, problems, stages, evaluation, seed.
+
+    Args:
+        name: the method, as tables call it.
+        model: a base model's name, a hub id, or a folder in the Hugging Face format.
+        data: the problems.
+        stages: what is trained, in order.
+        evaluation: when and how it is measured.
+        seed: of the order of questions and of all sampling.
+        max_tokens: the longest response, in tokens.
+        long_demonstrations: what happens to demonstrations beyond it.
+        token_budget: padded tokens a micro-batch, at most.
+        checkpoint_every: steps between checkpoints.
+        norms_every: steps between measurements of each term's gradient norm; None for none.
+    """
+
+    name: str
+    model: str = "tiny"
+    data: Annotated[Synthetic | JsonLines, Field(discriminator="kind")] = Synthetic()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    evaluation: Evaluation = Evaluation()
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt = 64
+    long_demonstrations: Literal["refuse", "drop"] = "refuse"
+    token_budget: PositiveInt = 8192
+    checkpoint_every: PositiveInt = 50
+    norms_every: PositiveInt | None = 25
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.token_budget < self.max_tokens:
+            raise ValueError(
+                f"token_budget: got {self.token_budget}, in which no response of max_tokens "
+                f"{self.max_tokens} fits; wanted more"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the result; the name does not."""
+        given = self.model_dump(mode="json", exclude={"name"}) | {"numbers": NUMBERS}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,219 @@
+"""A step's experience: questions → rollouts → rewards → one batch of trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upge.batch import TrajectoryBatch
+from upge.errors import UpgeError
+from upge.rollouts.sampler import Rollouts, Sampler, Sampling
+from upge.tasks.problem import Problem
+from upge.tasks.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Question:
+    """A training problem as token ids.
+
+    Args:
+        problem: as text.
+        prompt: ids of the prompt.
+        demonstration: ids of the demonstration with its end of sequence; None without one.
+        reward: what the verifier says of the demonstration.
+    """
+
+    problem: Problem
+    prompt: list[int]
+    demonstration: list[int] | None
+    reward: float
+
+
+def encode_questions(
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    verifier: Verifier,
+    *,
+    max_tokens: int,
+    drop_long: bool,
+) -> list[Question]:
+    """The problems as ids; the reward of their demonstrations comes from the verifier.
+
+    Raises:
+        UpgeError: no problems; a character that the tokenizer lacks; a demonstration longer than
+            ``max_tokens`` (its end would be cut and it would fail) unless these are dropped.
+    """
+    if not problems:
+        raise UpgeError("train: there are no problems; name a file that has some")
+    texts = [problem.demonstration or "" for problem in problems]
+    rewards = verifier(texts, problems)
+    questions = []
+    for problem, text, reward in zip(problems, texts, rewards, strict=True):
+        ids = [*encode(tokenizer, text), tokenizer.eos_token_id] if text else None
+        if ids is not None and len(ids) > max_tokens:
+            if not drop_long:
+                raise UpgeError(
+                    f"a demonstration has {len(ids)} tokens, max_tokens is {max_tokens}, so its "
+                    f"end would be cut and it would fail ({problem.prompt[:40]!r}); raise max_tokens, "
+                    "or set long_demonstrations: drop"
+                )
+            ids = None
+        questions.append(Question(problem, encode(tokenizer, problem.prompt), ids, reward))
+    return questions
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids without special tokens.
+
+    Raises:
+        UpgeError: the tokenizer doesn't know a character of the text.
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    unknown = {tokenizer.unk_token_id, tokenizer.pad_token_id} - {None, tokenizer.eos_token_id}
+    if text and (not ids or not unknown.isdisjoint(ids)):
+        raise UpgeError(
+            f"the model's tokenizer can't encode {text[:40]!r}; take a model whose vocabulary has "
+            "these characters"
+        )
+    return ids
+
+
+def question_order(count: int, size: int, step: int, seed: int) -> list[int]:
+    """Indices of the ``size`` questions of a step (from 0); epochs are shuffled one by one."""
+    places = range(step * size, (step + 1) * size)
+    orders: dict[int, list[int]] = {}
+    for epoch in {place // count for place in places}:
+        orders[epoch] = list(range(count))
+        Random(f"{seed} {epoch}").shuffle(orders[epoch])
+    return [orders[place // count][place % count] for place in places]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a step learns from.
+
+    Args:
+        batch: rollouts first, each question's together, then demonstrations.
+        solved: share of solved rollouts, P, of each of the process's questions.
+        finished: (rollouts,) bool, whether a rollout ended by itself.
+        prompt_tokens: tokens of the prompts that were encoded to sample.
+    """
+
+    batch: TrajectoryBatch
+    solved: list[float]
+    finished: Tensor
+    prompt_tokens: int
+
+
+def collect(
+    questions: Sequence[Question],
+    *,
+    sampler: Sampler | None,
+    demonstrations: bool,
+    samples: int,
+    settings: Sampling,
+    seeds: Sequence[int],
+    verifier: Verifier,
+    tokenizer: Any,
+    device: torch.device,
+    all_sum: Callable[[Tensor], Tensor] | None = None,
+) -> Experience:
+    """Sample, grade and gather the trajectories of a step.
+
+    Args:
+        questions: the process's questions; one that comes twice counts as two.
+        sampler: the rollout backend; None where no term reads rollouts.
+        demonstrations: whether some term reads demonstrations.
+        samples: rollouts a question.
+        settings: how they are sampled.
+        seeds: one a question.
+        verifier: grades them.
+        tokenizer: decodes them.
+        device: of the batch.
+        all_sum: sums a tensor over processes, if there are several.
+    """
+    rows: list[_Row] = []
+    finished = torch.zeros(0, dtype=torch.bool)
+    if sampler is not None:
+        rollouts = sampler([q.prompt for q in questions], samples, settings, seeds)
+        rows += _rollout_rows(questions, rollouts, samples, verifier, tokenizer)
+        finished = rollouts.finished.cpu()
+    sampled = len(rows)
+    if demonstrations:
+        rows += [
+            _Row(q.prompt, q.demonstration, q.reward, slot, None)
+            for slot, q in enumerate(questions)
+            if q.demonstration is not None
+        ]
+    rewards = torch.tensor([row.reward for row in rows[:sampled]])
+    solved = (rewards > 0).float().view(len(questions), -1).mean(1).tolist() if sampled else []
+    batch = _gather(rows, settings.max_tokens, device, all_sum)
+    encoded = sum(len(q.prompt) for q in questions) if sampler is not None else 0
+    return Experience(batch, solved, finished, encoded)
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: list[int]
+    response: list[int]
+    reward: float
+    slot: int
+    logp: Tensor | None
+
+
+def _rollout_rows(
+    questions: Sequence[Question],
+    rollouts: Rollouts,
+    samples: int,
+    verifier: Verifier,
+    tokenizer: Any,
+) -> list[_Row]:
+    lengths = rollouts.mask.sum(1).tolist()
+    tokens, logp = rollouts.tokens.tolist(), rollouts.logp.float().cpu()
+    responses = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+    asked = [question for question in questions for _ in range(samples)]
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    rewards = verifier(texts, [question.problem for question in asked])
+    return [
+        _Row(question.prompt, response, reward, i // samples, logp[i, : len(response)])
+        for i, (question, response, reward) in enumerate(
+            zip(asked, responses, rewards, strict=True)
+        )
+    ]
+
+
+def _gather(
+    rows: list[_Row],
+    max_length: int,
+    device: torch.device,
+    all_sum: Callable[[Tensor], Tensor] | None,
+) -> TrajectoryBatch:
+    width = max((len(row.prompt) + len(row.response) for row in rows), default=1)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    attention = torch.zeros_like(mask)
+    old_logp = torch.zeros(len(rows), width)
+    for i, row in enumerate(rows):
+        start, end = len(row.prompt), len(row.prompt) + len(row.response)
+        tokens[i, :end] = torch.tensor(row.prompt + row.response)
+        attention[i, :end] = True
+        mask[i, start:end] = True
+        if row.logp is not None:
+            old_logp[i, start:end] = row.logp.clamp(max=0)
+    shared = {} if all_sum is None else {"all_sum": all_sum}
+    return TrajectoryBatch(
+        mask=mask.to(device),
+        reward=torch.tensor([row.reward for row in rows], dtype=torch.float64, device=device),
+        group=torch.tensor([row.slot for row in rows], dtype=torch.long, device=device),
+        offline=torch.tensor([row.logp is None for row in rows], dtype=torch.bool, device=device),
+        old_logp=old_logp.to(device),
+        tokens=tokens.to(device),
+        attention=attention.to(device),
+        max_length=max_length,
+        **shared,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,193 @@
+"""One gradient of the estimator: micro-batches under global normalisers, zero-weight rows left out.
+
+A batch is planned as a whole and split afterwards, so that the gradient does not hang on how it is
+split, over micro-batches or over processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upge.batch import TrajectoryBatch
+from upge.estimator import Estimator, Plan, term_metrics
+
+
+@dataclass
+class GradientReport:
+    """What was seen while a gradient was taken, summed over micro-batches and processes.
+
+    Attributes:
+        terms: (terms, 5), :meth:`upge.estimator.TermEstimate.sums` of each.
+        entropy: sum of the entropies (nats) of rollout tokens that were computed.
+        entropy_tokens: how many these are.
+        loss: −Σ w log π, without the entropy bonus.
+        computed, avoided: tokens (prompt and response) that went through the policy, and of rows
+            that had no weight.
+        finite: whether every log-probability and the loss were.
+    """
+
+    terms: Tensor
+    entropy: Tensor
+    entropy_tokens: Tensor
+    loss: Tensor
+    computed: Tensor
+    avoided: Tensor
+    finite: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """As the run's records have it."""
+        named = {
+            f"term{i}/{name}": value
+            for i, sums in enumerate(self.terms)
+            for name, value in term_metrics(sums).items()
+        }
+        return named | {
+            "loss": self.loss.item(),
+            "entropy": self.entropy.item() / max(self.entropy_tokens.item(), 1),
+            "tokens_computed": self.computed.item(),
+            "tokens_avoided": self.avoided.item(),
+        }
+
+
+class GradientAccumulator:
+    """Takes gradients of estimators on batches.
+
+    Args:
+        policy: π_θ, as prepared by Accelerate.
+        accelerator: Accelerate's object, for backward passes and sums over processes.
+        token_budget: padded tokens a micro-batch, at most (but always a row).
+    """
+
+    def __init__(self, policy: Any, accelerator: Any, token_budget: int) -> None:
+        self.policy, self.accelerator, self.token_budget = policy, accelerator, token_budget
+
+    def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
+        """The estimator on the batch, with the whole batch's entropy where it weighs by that."""
+        levels = {term.entropy_weight.level for term in estimator.terms if term.entropy_weight}
+        return estimator.plan(self._scored(batch) if "batch" in levels else batch, partial=True)
+
+    def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        rows = torch.arange(len(batch.mask), device=batch.mask.device)
+        entropy = torch.zeros(batch.mask.shape, device=batch.mask.device)
+        with torch.no_grad():
+            for micro in self._micro_batches(batch, rows):
+                part = batch.select(micro)
+                entropy[micro] = self._likelihood(part)[1].nan_to_num()
+        return batch.at(torch.zeros_like(entropy), entropy)
+
+    def __call__(
+        self, plan: Plan, entropy_bonus: float = 0.0, only: int | None = None
+    ) -> GradientReport:
+        """Add −∇J (and −c ∇H) to the parameters' gradients.
+
+        Args:
+            plan: the estimator on the process's part of the batch.
+            entropy_bonus: c; H is the mean entropy over all tokens of rows that bear weight.
+            only: the term to take alone; all of them if not given.
+        """
+        batch, needed = plan.batch, plan.needed_rows()
+        rows = needed.nonzero().flatten()
+        live_tokens = self._sum(batch.mask[rows].sum()).clamp(min=1)
+        report = _empty_report(len(plan.parts), batch.mask.device)
+        micros = list(self._micro_batches(batch, rows))
+        for i, micro in enumerate(micros):
+            with self._last_only(i + 1 == len(micros)):
+                part = plan.select(micro)
+                logp, entropy = self._likelihood(part.batch)
+                report.finite &= logp.isfinite().all() & entropy.isfinite().all()
+                logp, entropy = logp.nan_to_num(0, 0, 0), entropy.nan_to_num(0, 0, 0)
+                estimate = part.estimate(logp, entropy.detach())
+                loss = estimate.loss
+                report.loss += loss.detach()
+                report.finite &= loss.isfinite()
+                if only is not None:
+                    loss = -(estimate.terms[only].weights * logp).sum()
+                if entropy_bonus:
+                    loss = loss - entropy_bonus * entropy.sum() / live_tokens
+                # Accelerate averages gradients over processes; ours are parts of one sum.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+                report.terms += torch.stack([term.sums() for term in estimate.terms])
+                rollout = part.batch.tokens_of("online")
+                report.entropy += torch.where(rollout, entropy.detach(), 0.0).sum()
+                report.entropy_tokens += rollout.sum()
+        report.computed += batch.attention[rows].sum()  # type: ignore[index]
+        report.avoided += batch.attention[~needed].sum()  # type: ignore[index]
+        return self._reduced(report)
+
+    def _micro_batches(self, batch: TrajectoryBatch, rows: Tensor) -> Iterator[Tensor]:
+        """Rows by length, in parts within the token budget; as many parts in every process."""
+        lengths = _lengths(batch)[rows]
+        order = lengths.argsort(stable=True)
+        parts: list[list[int]] = []
+        for place in order.tolist():
+            length = int(lengths[place])
+            if not parts or (len(parts[-1]) + 1) * length > self.token_budget:
+                parts.append([])
+            parts[-1].append(place)
+        count = len(parts)
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.gather(torch.tensor([count], device=rows.device))
+            count = int(counts.max())
+        for part in parts:
+            yield rows[torch.tensor(part, device=rows.device)]
+        for _ in range(count - len(parts)):
+            yield rows[:0]
+
+    def _likelihood(self, part: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """Log π_θ and entropy (N, T) of a micro-batch, computed no wider than its longest row."""
+        assert part.tokens is not None
+        width = max(int(_lengths(part).max()), 2) if len(part.mask) else 2
+        tokens, mask = part.tokens[:, :width], part.mask[:, :width]
+        if not len(mask):  # an empty part still takes part in what processes do together
+            tokens, mask = tokens.new_zeros(1, 2), mask.new_zeros(1, 2)
+        logp, entropy = self.policy(tokens, mask)
+        missing = part.mask.shape[1] - logp.shape[1]
+        pad = torch.nn.functional.pad
+        rows = len(part.mask)
+        return pad(logp, (0, missing))[:rows], pad(entropy, (0, missing))[:rows]
+
+    def _last_only(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are summed over processes with the last micro-batch."""
+        return nullcontext() if last else self.accelerator.no_sync(self.policy)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return sum_over_processes(self.accelerator, x)
+
+    def _reduced(self, report: GradientReport) -> GradientReport:
+        fields = {name: self._sum(value.double()) for name, value in vars(report).items()}
+        fields["finite"] = fields["finite"] == self.accelerator.num_processes
+        return GradientReport(**fields)
+
+
+def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:
+    """The sum of a tensor over all processes."""
+    if accelerator.num_processes == 1:
+        return x
+    total: Tensor = accelerator.reduce(x, reduction="sum")
+    return total
+
+
+def _lengths(batch: TrajectoryBatch) -> Tensor:
+    assert batch.attention is not None
+    return batch.attention.sum(1)
+
+
+def _empty_report(terms: int, device: torch.device) -> GradientReport:
+    def zero() -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=device)
+
+    return GradientReport(
+        terms=torch.zeros(terms, 5, dtype=torch.float64, device=device),
+        entropy=zero(),
+        entropy_tokens=zero(),
+        loss=zero(),
+        computed=zero(),
+        avoided=zero(),
+        finite=torch.ones((), dtype=torch.bool, device=device),
+    )

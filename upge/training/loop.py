@@ -1,0 +1,377 @@
+"""The loop: config → questions → rollouts → verifier → gate → batch → estimator → step.
+
+No algorithm is known by name here: what is sampled and read follows from the estimator's terms.
+Everything random is drawn from seeds named by run, stage, step and question, so that a step hangs
+on nothing but the policy, the optimizer and its number: a resumed run ends as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upge.batch import TrajectoryBatch
+from upge.errors import UpgeError
+from upge.estimator import Plan
+from upge.evaluation.responses import Responses, respond
+from upge.extras import require
+from upge.policies.policy import Policy
+from upge.policies.pretrained import load_pretrained
+from upge.rollouts import CachedSampler, Sampling, question_seed
+from upge.tasks.dataset import Dataset
+from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from upge.training.config import RunConfig, Stage
+from upge.training.data import load_dataset
+from upge.training.experience import (
+    Experience,
+    Question,
+    collect,
+    encode_questions,
+    question_order,
+)
+from upge.training.gradient import GradientAccumulator, GradientReport, sum_over_processes
+from upge.training.records import RunFolder
+
+#: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
+_PATIENCE = 10
+
+#: FLOPs a parameter and token: 2 forward, 4 backward (Kaplan et al. 2020, arXiv 2001.08361).
+_FORWARD, _BACKWARD = 2, 4
+
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """The loop's counters, as checkpoints keep them."""
+
+    step: int = 0
+    updates: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass
+class Trainer:
+    """Trains one run; :meth:`run` starts it or goes on with it.
+
+    Args:
+        config: what to train.
+        folder: where its records go.
+        observe: called with each step's metrics.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    observe: Callable[[Metrics], None] = lambda metrics: None
+    progress: Progress = field(default_factory=Progress)
+
+    def run(self) -> Mapping[str, Any]:
+        """The final numbers; those of a finished run are read, not made again.
+
+        Raises:
+            UpgeError: see :class:`~upge.training.config.RunConfig`, and a step whose loss or
+                gradient is not finite.
+        """
+        if (result := self.folder.result) is not None:
+            return result
+        with self.folder.locked():
+            self._prepare()
+            self._resume()
+            for number, stage in enumerate(self.config.stages):
+                self._run_stage(number, stage)
+            return self._finish()
+
+    # -------------------------------------------------------------------------------- preparation
+
+    def _prepare(self) -> None:
+        accelerate = require("accelerate", "train")
+        self.accelerator = accelerate.Accelerator()
+        self.dataset: Dataset = load_dataset(self.config)
+        self.model, self.tokenizer = load_pretrained(self.config.model)
+        self.policy = self.accelerator.prepare(Policy(self.model.train()))
+        self.sampler = CachedSampler(self.model, self.tokenizer.eos_token_id)
+        self.questions = encode_questions(
+            self.dataset.train,
+            self.tokenizer,
+            self.dataset.verifier,
+            max_tokens=self.config.max_tokens,
+            drop_long=self.config.long_demonstrations == "drop",
+        )
+        for stage in self.config.stages:
+            self._check_stage(stage)
+        self.folder.open(self.config)
+        self.gradient = GradientAccumulator(self.policy, self.accelerator, self.config.token_budget)
+
+    def _check_stage(self, stage: Stage) -> None:
+        if stage.reads_demonstrations and not any(q.demonstration for q in self.questions):
+            raise UpgeError(
+                f"{stage.algorithm} learns from demonstrations, but no training problem has one; "
+                "add solutions, or take an algorithm without"
+            )
+        if stage.questions // stage.updates < self.accelerator.num_processes:
+            raise UpgeError(
+                f"questions: got {stage.questions} in {stage.updates} updates for "
+                f"{self.accelerator.num_processes} processes, wanted at least one a process"
+            )
+
+    def _resume(self) -> None:
+        checkpoint = load_checkpoint(self.folder.checkpoints)
+        self._optimizer_state: Mapping[str, Any] = {}
+        if checkpoint is not None:
+            self._unwrapped.load_state_dict(dict(checkpoint.weights), strict=False)
+            self._optimizer_state = checkpoint.optimizer
+            self.progress = Progress(**checkpoint.progress)
+        self.folder.rewind(self.progress.step)
+
+    @property
+    def _unwrapped(self) -> Policy:
+        policy: Policy = self.accelerator.unwrap_model(self.policy)
+        return policy
+
+    # -------------------------------------------------------------------------------------- stages
+
+    def _run_stage(self, number: int, stage: Stage) -> None:
+        first = sum(s.steps for s in self.config.stages[:number])
+        if self.progress.step >= first + stage.steps:
+            return
+        if self.progress.step == first:
+            self._optimizer_state, self.progress.updates = {}, 0
+        self._unwrapped.temperature = stage.temperature
+        self.optimizer = self._make_optimizer(stage)
+        pool = self._pool(stage)
+        while self.progress.step < first + stage.steps:
+            started, cpu = time.perf_counter(), time.process_time()
+            metrics = self._step(number, stage, pool, self.progress.step - first)
+            self.progress.step += 1
+            last = self.progress.step == first + stage.steps
+            metrics |= self._validate(last and number + 1 == len(self.config.stages))
+            metrics |= {
+                "seconds": time.perf_counter() - started,
+                "cpu_seconds": time.process_time() - cpu,
+            }
+            self._record(metrics)
+            if last or self.progress.step % self.config.checkpoint_every == 0:
+                self._save(last)
+
+    def _make_optimizer(self, stage: Stage) -> Any:
+        optimizer = torch.optim.AdamW(
+            self._unwrapped.parameters(),
+            lr=stage.lr,
+            betas=stage.betas,
+            weight_decay=stage.weight_decay,
+        )
+        if self._optimizer_state:
+            optimizer.load_state_dict(dict(self._optimizer_state))
+        return self.accelerator.prepare(optimizer)
+
+    def _pool(self, stage: Stage) -> list[Question]:
+        """The questions of a stage: where no rollouts are read, those with a demonstration."""
+        if stage.samples_rollouts:
+            return self.questions
+        return [question for question in self.questions if question.demonstration is not None]
+
+    def _step(self, number: int, stage: Stage, pool: list[Question], step: int) -> Metrics:
+        seed = self.config.seed
+        order = question_order(
+            len(pool), stage.questions, step, question_seed(seed, number, "order")
+        )
+        experience = self._collect(
+            stage,
+            [pool[i] for i in order],
+            [question_seed(seed, number, step, slot) for slot in range(len(order))],
+        )
+        metrics: Metrics = {"step": self.progress.step + 1, "stage": number}
+        metrics |= self._experience_metrics(stage, experience)
+        norms: list[float] = []
+        for part in _parts(experience.batch, stage):
+            plan = self.gradient.plan(stage.estimator, part)
+            if self._measures_norms and not norms:
+                metrics["term_norms"] = [self._term_norm(plan, i) for i in range(len(plan.parts))]
+            report, norm = self._update(stage, plan)
+            norms.append(norm)
+        metrics |= report.metrics() | {"grad_norm": sum(norms) / len(norms)}
+        return metrics | {"flops": self._flops(experience, report)}
+
+    @property
+    def _measures_norms(self) -> bool:
+        every = self.config.norms_every
+        return every is not None and self.progress.step % every == 0
+
+    def _collect(self, stage: Stage, questions: list[Question], seeds: list[int]) -> Experience:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        all_sum = None if world == 1 else self._all_sum
+        return collect(
+            questions[rank::world],
+            sampler=self.sampler if stage.samples_rollouts else None,
+            demonstrations=stage.reads_demonstrations,
+            samples=stage.rollouts,
+            settings=Sampling(self.config.max_tokens, stage.temperature),
+            seeds=seeds[rank::world],
+            verifier=self.dataset.verifier,
+            tokenizer=self.tokenizer,
+            device=self.accelerator.device,
+            all_sum=all_sum,
+        )
+
+    def _all_sum(self, x: Tensor) -> Tensor:
+        return sum_over_processes(self.accelerator, x)
+
+    # ------------------------------------------------------------------------------------- updates
+
+    def _term_norm(self, plan: Plan, term: int) -> float:
+        """‖gradient of one term‖, before any clip."""
+        self.gradient(plan, only=term)
+        norm = _norm(self._unwrapped)
+        self.optimizer.zero_grad()
+        return norm
+
+    def _update(self, stage: Stage, plan: Plan) -> tuple[GradientReport, float]:
+        report = self.gradient(plan, stage.entropy_bonus)
+        norm = _norm(self._unwrapped)
+        if bool(report.finite) and norm < float("inf"):
+            skip = stage.skip_norm is not None and norm > stage.skip_norm
+            if not skip:
+                self._apply(stage, norm)
+        else:
+            skip = True
+            self._bad_step(stage, plan)
+        self.progress.skipped_in_a_row = self.progress.skipped_in_a_row + 1 if skip else 0
+        self.optimizer.zero_grad()
+        if self.progress.skipped_in_a_row >= _PATIENCE:
+            raise UpgeError(
+                f"step {self.progress.step + 1}: {_PATIENCE} steps in a row were skipped; the "
+                "policy has broken: start anew with a lower lr"
+            )
+        return report, norm
+
+    def _apply(self, stage: Stage, norm: float) -> None:
+        for parameter in self._unwrapped.parameters():
+            if parameter.grad is None:  # no row bore weight: the gradient is 0
+                parameter.grad = torch.zeros_like(parameter)
+        if stage.max_grad_norm is not None and norm > stage.max_grad_norm:
+            for parameter in self._unwrapped.parameters():
+                assert parameter.grad is not None
+                parameter.grad *= stage.max_grad_norm / norm
+        self.progress.updates += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = stage.lr * min(self.progress.updates / max(stage.warmup, 1), 1.0)
+        self.optimizer.step()
+
+    def _bad_step(self, stage: Stage, plan: Plan) -> None:
+        """Keep the batch of a step that is not finite; stop, where the stage says so."""
+        path = self.folder.path / "bad_steps" / f"step-{self.progress.step + 1:08}.pt"
+        path.parent.mkdir(exist_ok=True)
+        batch = plan.batch
+        kept = ("tokens", "mask", "reward", "group", "offline", "old_logp")
+        torch.save({name: getattr(batch, name) for name in kept}, path)
+        if stage.on_bad_step == "stop":
+            raise UpgeError(
+                f"step {self.progress.step + 1}: the loss or its gradient is not finite; the batch "
+                f"is in {path}. Lower lr, or set on_bad_step: skip"
+            )
+
+    # ------------------------------------------------------------------------------------- records
+
+    def _experience_metrics(self, stage: Stage, experience: Experience) -> Metrics:
+        batch = experience.batch
+        opened = stage.estimator.plan(batch, partial=True).open_rows()
+        offline = batch.rows_of("offline")
+        rollouts = batch.rows_of("online")
+        lengths = batch.mask.sum(1).double()
+        sums = torch.stack(
+            [
+                (opened & offline).sum(),
+                opened.sum(),
+                rollouts.sum(),
+                (lengths * rollouts).sum(),
+                (batch.reward * rollouts).sum(),
+                experience.finished.sum().to(batch.mask.device),
+            ]
+        ).double()
+        demos, samples, count, tokens, reward, finished = self._all_sum(sums).tolist()
+        solved = experience.solved
+        if self.accelerator.num_processes > 1:
+            solved = require("accelerate", "train").utils.gather_object(solved)
+        found: Metrics = {"offline_ratio": demos / max(samples, 1), "demonstrations": demos}
+        if count:
+            found |= {
+                "reward": reward / count,
+                "solved": solved,
+                "response_length": tokens / count,
+                "finished": finished / count,
+                "tokens_sampled": tokens,
+            }
+        return found
+
+    def _flops(self, experience: Experience, report: GradientReport) -> float:
+        """Of sampling and training, without attention's quadratic part."""
+        sampled = float(experience.batch.tokens_of("online").sum()) + experience.prompt_tokens
+        sampled = self._all_sum(torch.tensor(sampled, device=self.accelerator.device)).item()
+        trained = report.computed.item()
+        parameters = self._unwrapped.parameter_count
+        return parameters * (_FORWARD * sampled + (_FORWARD + _BACKWARD) * trained)
+
+    def _validate(self, last: bool) -> Metrics:
+        every = self.config.evaluation.every
+        if every is None or not (last or self.progress.step % every == 0):
+            return {}
+        responses = self._respond(
+            self.dataset.validation, self.config.evaluation.validation_samples
+        )
+        return {"validation": responses.rewards.mean().item()}
+
+    def _respond(self, problems: list[Any], samples: int) -> Responses:
+        return respond(
+            problems,
+            sampler=self.sampler,
+            tokenizer=self.tokenizer,
+            verifier=self.dataset.verifier,
+            samples=samples,
+            settings=self.config.evaluation.sampling(self.config.max_tokens),
+            seed=self.config.seed,
+        )
+
+    def _record(self, metrics: Metrics) -> None:
+        if self.accelerator.is_main_process:
+            self.folder.append(metrics)
+        self.observe(metrics)
+
+    def _save(self, stage_ends: bool) -> None:
+        if self.accelerator.is_main_process:
+            state = {} if stage_ends else self.optimizer.state_dict()
+            save_checkpoint(
+                self.folder.checkpoints,
+                Checkpoint(
+                    self.progress.step, self._unwrapped.state_dict(), state, vars(self.progress)
+                ),
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> Mapping[str, Any]:
+        result: dict[str, Any] = {"suites": {}}
+        for name, problems in self.dataset.tests.items():
+            responses = self._respond(problems, self.config.evaluation.test_samples)
+            responses.save(self.folder.evaluation / f"{name}.parquet")
+            result["suites"][name] = responses.rewards.mean().item()
+        self.model.save_pretrained(self.folder.policy)
+        self.tokenizer.save_pretrained(self.folder.policy)
+        self.folder.finish(result)
+        return result
+
+
+def _parts(batch: TrajectoryBatch, stage: Stage) -> list[TrajectoryBatch]:
+    """The batches of a step's optimizer updates: whole questions, ``epochs`` times over."""
+    if stage.updates == 1:
+        return [batch] * stage.epochs
+    chosen = [batch.group % stage.updates == i for i in range(stage.updates)]
+    return [batch.select(rows) for rows in chosen] * stage.epochs
+
+
+def _norm(policy: Policy) -> float:
+    grads = [p.grad for p in policy.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads).item() if grads else 0.0

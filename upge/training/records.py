@@ -1,0 +1,126 @@
+"""Run folders: what was asked, where it ran, what was measured at each step, what came out.
+
+config.json        the resolved configuration
+provenance.json    commit, versions, hardware, when it was started and resumed
+metrics.jsonl      one line a step
+checkpoints/       the newest two
+evaluation/        sampled responses as Parquet, a file for each evaluation
+bad_steps/         batches whose loss or gradient was not finite, or too large
+policy/            the trained model and its tokenizer, in the Hugging Face format
+result.json        the final numbers; there if and only if the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from upge.errors import UpgeError
+from upge.provenance import provenance
+from upge.training.config import RunConfig
+
+
+class RunFolder:
+    """A run's folder; made when it is first used.
+
+    Args:
+        path: where it is. :func:`run_folder` names it after the method, the seed and the hash of
+            the configuration.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation"
+        self.policy = path / "policy"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The final numbers, if the run is finished."""
+        return _read_json(self.path / "result.json")
+
+    def open(self, config: RunConfig) -> None:
+        """Write the configuration and note the start.
+
+        Raises:
+            UpgeError: the folder holds a run with another configuration.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        given = {"key": config.key} | config.model_dump(mode="json")
+        own = _read_json(self.path / "config.json")
+        if own is not None and own.get("key") != config.key:
+            raise UpgeError(
+                f"{self.path}: holds a run with another configuration; choose another --out or "
+                "delete it"
+            )
+        write_json(self.path / "config.json", given)
+        starts = (_read_json(self.path / "provenance.json") or {}).get("starts", [])
+        write_json(self.path / "provenance.json", {"starts": [*starts, provenance()]})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from working on the same run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UpgeError(
+                    f"{self.path}: another process is working on this run; wait for it or stop it"
+                ) from error
+            yield
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a step's metrics."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The steps' metrics; a last line that was cut short is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines if line]
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics of later steps: they are done again."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        write_atomically(self.metrics_path, "".join(kept))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the final numbers."""
+        write_json(self.path / "result.json", result)
+
+
+def run_folder(runs: Path, config: RunConfig) -> RunFolder:
+    """The folder of a run below ``runs``."""
+    return RunFolder(runs / f"{config.name}-s{config.seed}-{config.key}")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file as a whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also when the machine goes down."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
