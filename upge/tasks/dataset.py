@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
-from upge.errors import UpgeError
+from upge.errors import UpgeError, unknown
 from upge.tasks.problem import Problem
 from upge.tasks.synthetic import (
     ANSWER_MARKER,
@@ -58,7 +58,16 @@ def synthetic(
         validation: problems a family and level.
         test: likewise.
         seed: which problems are trained on, and which have a demonstration.
+
+    Raises:
+        UpgeError: a family or level that is not trained on, or more problems than there are.
     """
+    for family in families:
+        if family not in IN_DISTRIBUTION:
+            raise unknown("family", family, IN_DISTRIBUTION)
+    for level in levels:
+        if level not in LEVELS:
+            raise unknown("level", level, map(str, LEVELS))
     cells = len(IN_DISTRIBUTION) * len(LEVELS)
     pool = [p for f in IN_DISTRIBUTION for p in suite(f, "train", -(-problems // cells), seed)]
     random = Random(seed)

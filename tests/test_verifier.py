@@ -1,0 +1,141 @@
+"""The verifier: what stands behind the last mark, and no harm from hostile text."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upge import UpgeError
+from upge.tasks.problem import Problem
+from upge.tasks.verifier import MarkedAnswer
+
+verify = MarkedAnswer("#")
+PROBLEM = Problem("316-705=", "611")
+
+
+def grade(response: str, problem: Problem = PROBLEM, verifier: MarkedAnswer = verify) -> float:
+    (reward,) = verifier([response], [problem])
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("response", "reward"),
+    [
+        ("#611", 1.0),
+        ("316-705=611#611", 1.0),
+        ("# 611 \n", 1.0),
+        ("nonsense#611", 1.0),
+        ("#000#611", 1.0),  # the last mark counts
+        ("#611#000", 0.0),
+        ("#611#", 0.0),
+        ("##611", 1.0),
+        ("611", 0.0),
+        ("", 0.0),
+        ("#", 0.0),
+        ("#6110", 0.0),
+        ("#0611", 0.0),
+        ("#611.0", 0.0),
+        ("#6 11", 0.0),
+        ("#-611", 0.0),
+        ("#611 because", 0.0),
+        ("#６１１", 0.0),  # full-width digits are other characters
+        ("#٦١١", 0.0),  # Arabic ones too
+        ("#6\u0661\u0661", 0.0),
+        ("#61\u200b1", 0.0),
+        ("#611\0", 0.0),
+        ("＃611", 0.0),
+        ("#\ud800611", 0.0),  # a lone surrogate
+        ("#600+11", 0.0),
+        ("#0o1143", 0.0),
+    ],
+)
+def test_responses(response: str, reward: float) -> None:
+    assert grade(response) == reward
+
+
+def test_leading_zeros_count() -> None:
+    assert grade("#049", Problem("", "049")) == 1.0
+    assert grade("#49", Problem("", "049")) == 0.0
+
+
+def test_an_answer_may_have_blanks() -> None:
+    assert grade("#### a b", Problem("", " a b\n"), MarkedAnswer("####")) == 1.0
+
+
+def test_an_empty_answer_is_not_the_lack_of_one() -> None:
+    assert grade("#", Problem("", "")) == 1.0
+    assert grade("nothing", Problem("", "")) == 0.0
+
+
+def test_a_mark_of_several_characters() -> None:
+    verifier = MarkedAnswer("####")
+    assert grade("#### 611", verifier=verifier) == 1.0
+    assert grade("### 611", verifier=verifier) == 0.0
+    assert grade("##### 611", verifier=verifier) == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "#" * 10**6,
+        "#" + "9" * 10**6,
+        "#611" * 250_000,
+        " " * 10**6 + "#611",
+        "#" + " " * 10**6 + "611" + "\n" * 10**6,
+        "#" + "(" * 10**6,
+        "#" + "\u0300" * 10**6,
+    ],
+    ids=["marks", "digits", "answers", "blanks", "far away", "brackets", "accents"],
+)
+def test_megabytes_are_graded_at_once(response: str) -> None:
+    started = time.perf_counter()
+    wanted = float(response.split("#")[-1].strip() == "611")
+    assert grade(response) == wanted
+    assert time.perf_counter() - started < 1.0
+
+
+def test_nothing_is_evaluated(tmp_path: Path) -> None:
+    mark = tmp_path / "evaluated"
+    hostile = [
+        f"#__import__('pathlib').Path({str(mark)!r}).touch()",
+        f"#{{__import__('pathlib').Path({str(mark)!r}).touch()}}",
+        f"#$(touch {mark})",
+        "#%s%n",
+        "#{0.__class__}",
+        "#9**9**9**9",
+        "#10**100**100",
+    ]
+    assert verify(hostile, [PROBLEM] * len(hostile)) == [0.0] * len(hostile)
+    assert not mark.exists()
+
+
+@given(
+    response=st.text(),
+    answer=st.text().filter(lambda text: "#" not in text),
+    marker=st.sampled_from(["#", "####", "\\boxed"]),
+)
+def test_never_raises(response: str, answer: str, marker: str) -> None:
+    verifier = MarkedAnswer(marker)
+    problem = Problem("", answer)
+    assert grade(response, problem, verifier) in (0.0, 1.0)
+    wanted = float(marker not in answer)
+    assert grade(response + marker + answer, problem, verifier) == wanted
+
+
+def test_each_response_meets_its_own_problem() -> None:
+    problems = [Problem("", "1"), Problem("", "2")]
+    assert verify(["#1", "#2"], problems) == [1.0, 1.0]
+    assert verify(["#2", "#1"], problems) == [0.0, 0.0]
+    assert verify([], []) == []
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        verify(["#1", "#1"], [problems[0]])
+
+
+@pytest.mark.parametrize("marker", ["", " ", "\n\t"])
+def test_a_mark_that_cannot_be_seen(marker: str) -> None:
+    with pytest.raises(UpgeError, match=r"marker: got .*, wanted a visible text, as '####'"):
+        MarkedAnswer(marker)
