@@ -23,11 +23,13 @@ def test_records_are_read(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {"problem": "1 + 1?", "answer": "2", "solution": "It is 2."},
         {"problem": "2 + 2?", "answer": 4, "source": "elsewhere"},
+        {"problem": "3?", "answer": 0.5, "solution": None, "family": "halves", "level": 3},
     ]
     text = "\n\n".join(map(json.dumps, records)) + "\r\n"
     assert load_problems(write(tmp_path, text)) == [
         Problem("1 + 1?", "2", "It is 2."),
         Problem("2 + 2?", "4", None),
+        Problem("3?", "0.5", None, "halves", 3),
     ]
 
 
@@ -47,10 +49,19 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
         ("3", "TypeError"),
         ('{"problem": "1 + 1?"}', "KeyError('answer')"),
         ('{"answer": "2"}', "KeyError('problem')"),
+        ('{"problem": "1 + 1?", "answer": null}', "TypeError(\"'answer' is null"),
+        ('{"problem": "1 + 1?", "answer": true}', "TypeError(\"'answer' is true"),
+        ('{"problem": "1 + 1?", "answer": [2]}', "TypeError(\"'answer' is [2]"),
+        ('{"problem": "1 + 1?", "answer": " "}', "ValueError(\"'answer' is empty"),
+        ('{"problem": "", "answer": "2"}', "ValueError(\"'problem' is empty"),
+        ('{"problem": 7, "answer": "2"}', "TypeError(\"'problem' is 7"),
+        ('{"problem": "a", "answer": "2", "solution": 2}', "TypeError(\"'solution' is 2"),
+        ('{"problem": "a", "answer": "2", "level": 5.5}', "TypeError(\"'level' is 5.5"),
+        ('{"problem": "a", "answer": "2", "family": 1}', "TypeError(\"'family' is 1"),
     ],
 )
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
-    path = write(tmp_path, '{"problem": "", "answer": ""}\n\n' + line + "\n")
+    path = write(tmp_path, '{"problem": "0", "answer": "0"}\n\n' + line + "\n")
     with pytest.raises(UpgeError) as error:
         load_problems(path)
     wanted = f"{path}, line 3: wanted a JSON record with 'problem' and 'answer' ({reason}"
@@ -65,7 +76,7 @@ def test_an_empty_file(tmp_path: Path, text: str) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jsonl", tmp_path):
-        with pytest.raises(UpgeError, match=rf"^{path}: .*; set UPGE_DATA to the folder"):
+        with pytest.raises(UpgeError, match=rf"^{path}: .*; name a file .* set UPGE_DATA to the folder"):
             load_problems(path)
 
 

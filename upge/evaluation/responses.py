@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upge.errors import UpgeError
+from upge.extras import require
 from upge.rollouts.sampler import Sampler, Sampling, question_seed
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
+from upge.training.experience import encode
+
+#: Responses of a problem that share a seed and are sampled together.
+_BLOCK = 64
+
+#: Responses sampled before they are decoded and graded, at most: their tensors are held till then.
+_IN_FLIGHT = 4096
 
 
 @dataclass(frozen=True)
@@ -33,28 +42,60 @@ class Responses:
 
     def save(self, path: Path) -> None:
         """Write one row a response, as Parquet."""
-        import pyarrow
-        from pyarrow import parquet
-
-        k = self.rewards.shape[1]
-        rows = [
-            {
-                "suite": problem.family,
-                "level": problem.level,
-                "prompt": problem.prompt,
-                "answer": problem.answer,
-                "sample": i,
-                "response": self.texts[p][i],
-                "reward": self.rewards[p, i].item(),
-                "tokens": int(self.lengths[p, i]),
-            }
-            for p, problem in enumerate(self.problems)
-            for i in range(k)
-        ]
+        pyarrow = require("pyarrow", "train")
+        parquet = require("pyarrow.parquet", "train")
+        count, k = self.rewards.shape
+        own = [problem for problem in self.problems for _ in range(k)]
+        columns = {
+            "problem": [p for p in range(count) for _ in range(k)],
+            "suite": [problem.family for problem in own],
+            "level": [problem.level for problem in own],
+            "prompt": [problem.prompt for problem in own],
+            "answer": [problem.answer for problem in own],
+            "sample": list(range(k)) * count,
+            "response": [text for texts in self.texts for text in texts],
+            "reward": self.rewards.flatten().tolist(),
+            "tokens": self.lengths.flatten().tolist(),
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+        partial = path.with_name(path.name + ".partial")
+        parquet.write_table(pyarrow.table(columns), partial)
         partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Responses:
+        """Read what :meth:`save` wrote; demonstrations and splits of the problems are not in it.
+
+        Raises:
+            UpgeError: a file that can't be read, or holds something else.
+        """
+        pyarrow = require("pyarrow", "train")
+        parquet = require("pyarrow.parquet", "train")
+        try:
+            rows = parquet.read_table(path).to_pylist()
+            firsts = [row for row in rows if row["sample"] == 0]
+            shape = len(firsts), -1
+            texts = [row["response"] for row in rows]
+            k = len(rows) // len(firsts)
+            return Responses(
+                [
+                    Problem(row["prompt"], row["answer"], family=row["suite"], level=row["level"])
+                    for row in firsts
+                ],
+                [texts[start : start + k] for start in range(0, len(texts), k)],
+                torch.tensor([row["reward"] for row in rows]).view(shape),
+                torch.tensor([row["tokens"] for row in rows]).view(shape),
+            )
+        except (
+            OSError,
+            pyarrow.ArrowException,
+            KeyError,
+            RuntimeError,
+            ZeroDivisionError,
+        ) as error:
+            raise UpgeError(
+                f"{path}: can't be read as responses ({type(error).__name__}); evaluate again"
+            ) from error
 
 
 def respond(
@@ -66,23 +107,76 @@ def respond(
     samples: int,
     settings: Sampling,
     seed: int,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Responses:
     """Sample and grade ``samples`` responses to each problem.
 
     A problem's responses hang on the seed, its prompt and the policy, not on the other problems.
+
+    Args:
+        problems: the problems.
+        sampler: the rollout backend.
+        tokenizer: encodes prompts and decodes responses.
+        verifier: grades them.
+        samples: responses to each problem, k.
+        settings: how they are sampled.
+        seed: of the sampling.
+        progress: called with the number of responses that came in, time and again.
+
+    Raises:
+        UpgeError: no problem, or one that the tokenizer can't encode.
     """
-    prompts = [tokenizer.encode(problem.prompt, add_special_tokens=False) for problem in problems]
-    seeds = [question_seed(seed, "evaluation", problem.prompt) for problem in problems]
-    rollouts = sampler(prompts, samples, settings, seeds)
-    lengths = rollouts.mask.sum(1).cpu()
-    ids = [
-        row[:length] for row, length in zip(rollouts.tokens.tolist(), lengths.tolist(), strict=True)
-    ]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    rewards = verifier(texts, [problem for problem in problems for _ in range(samples)])
-    return Responses(
-        problems,
-        [texts[start : start + samples] for start in range(0, len(texts), samples)],
-        torch.tensor(rewards).view(-1, samples),
-        lengths.view(-1, samples),
-    )
+    if not problems:
+        raise UpgeError("there are no problems to respond to; name a file or suite that has some")
+    prompts = [encode(tokenizer, problem.prompt) for problem in problems]
+    texts: list[list[str]] = [[] for _ in problems]
+    rewards: list[list[float]] = [[] for _ in problems]
+    lengths: list[list[int]] = [[] for _ in problems]
+    for first, count, rows in _batches([len(prompt) for prompt in prompts], samples):
+        rollouts = sampler(
+            [prompts[row] for row in rows],
+            count,
+            settings,
+            [question_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
+        )
+        own = [row for row in rows for _ in range(count)]
+        tokens = rollouts.mask.sum(1).tolist()
+        ids = [r[:length] for r, length in zip(rollouts.tokens.tolist(), tokens, strict=True)]
+        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        graded = verifier(decoded, [problems[row] for row in own])
+        for row, text, reward, length in zip(own, decoded, graded, tokens, strict=True):
+            texts[row].append(text)
+            rewards[row].append(reward)
+            lengths[row].append(length)
+        progress(len(own))
+    return Responses(problems, texts, torch.tensor(rewards), torch.tensor(lengths))
+
+
+def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> dict[str, Responses]:
+    """Responses to several suites, sampled together so that batches are full.
+
+    Args:
+        suites: problems by suite.
+        options: those of :func:`respond`, which gives the same responses suite by suite.
+
+    Raises:
+        UpgeError: see :func:`respond`.
+    """
+    whole = respond([problem for problems in suites.values() for problem in problems], **options)
+    parts = {}
+    start = 0
+    for name, problems in suites.items():
+        own = slice(start, start + len(problems))
+        parts[name] = Responses(problems, whole.texts[own], whole.rewards[own], whole.lengths[own])
+        start = own.stop
+    return parts
+
+
+def _batches(lengths: list[int], samples: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Number of the first response, responses a problem, and problems of like prompt lengths."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for first in range(0, samples, _BLOCK):
+        count = min(_BLOCK, samples - first)
+        size = _IN_FLIGHT // count
+        for start in range(0, len(order), size):
+            yield first, count, order[start : start + size]

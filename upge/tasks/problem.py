@@ -6,6 +6,8 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from upge.errors import UpgeError
 
@@ -42,6 +44,8 @@ def data_folder() -> Path:
 def load_problems(path: Path) -> list[Problem]:
     """Read a JSON Lines file with ``problem``, ``answer`` and, optionally, ``solution``.
 
+    ``family`` (a text) and ``level`` (a whole number) are read too, where they are given.
+
     Raises:
         UpgeError: a file that is missing or empty, a line that is no such record.
     """
@@ -52,7 +56,8 @@ def load_problems(path: Path) -> list[Problem]:
         raise UpgeError(f"{path}: is not UTF-8 text ({error.reason})") from error
     except OSError as error:
         raise UpgeError(
-            f"{path}: {error.strerror}; set UPGE_DATA to the folder of the data sets"
+            f"{path}: {error.strerror}; name a file that is there, or set UPGE_DATA to the folder "
+            "of the data sets"
         ) from error
     problems = [_parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not problems:
@@ -60,14 +65,39 @@ def load_problems(path: Path) -> list[Problem]:
     return problems
 
 
+#: The fields of a record, the types that their values may have, and whether they may be missing.
+_FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
+    "problem": ((str,), False),
+    "answer": ((str, int, float), False),
+    "solution": ((str, NoneType), True),
+    "family": ((str,), True),
+    "level": ((int,), True),
+}
+
+
 def _parse(path: Path, number: int, line: str) -> Problem:
     try:
         record = json.loads(line)
-        fields = (record["problem"], str(record["answer"]), record.get("solution"))
-        if not isinstance(fields[0], str) or not isinstance(fields[2], str | None):
-            raise TypeError("'problem' and 'solution' are texts")
-        return Problem(*fields)
+        for name, (types, optional) in _FIELDS.items():
+            _check_field(record, name, types, optional)
     except (ValueError, KeyError, TypeError) as error:
         raise UpgeError(
             f"{path}, line {number}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
         ) from error
+    return Problem(
+        record["problem"],
+        str(record["answer"]),
+        record.get("solution"),
+        record.get("family", ""),
+        record.get("level", 0),
+    )
+
+
+def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool) -> None:
+    if optional and name not in record:
+        return
+    value = record[name]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise TypeError(f"{name!r} is {json.dumps(value)[:40]}")
+    if not optional and not str(value).strip():
+        raise ValueError(f"{name!r} is empty")

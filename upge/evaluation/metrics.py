@@ -1,0 +1,159 @@
+"""What is read off graded responses: avg@k, pass@k, means by level or suite, exclusive solves.
+
+Pure functions of rewards (P, n): n responses to each of P problems. A response is correct where its
+reward is above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from upge.errors import UpgeError, unknown
+
+Label = TypeVar("Label", bound=Hashable)
+
+#: When a problem counts as solved by n responses.
+Rule = Literal["majority", "any", "all"]
+
+_RULES: dict[Rule, Callable[[Tensor], Tensor]] = {
+    "majority": lambda share: share > 0.5,
+    "any": lambda share: share > 0,
+    "all": lambda share: share == 1,
+}
+
+
+def avg_at_k(rewards: Tensor) -> Tensor:
+    """avg@k of each problem: the mean reward of its k responses (paper, section 4.1).
+
+    Args:
+        rewards: (P, k).
+
+    Returns:
+        (P,), float64; a suite's avg@k is its mean.
+
+    Raises:
+        UpgeError: no problem, or no response.
+    """
+    return _checked(rewards).double().mean(1)
+
+
+def pass_at_k(rewards: Tensor, ks: Sequence[int]) -> Tensor:
+    """pass@k of each problem, without bias (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+
+    The chance that k of the n responses, drawn without replacement, hold one of the c correct ones:
+
+        1 − C(n−c, k) / C(n, k) = 1 − Π_{i = n−c+1 … n} (1 − k/i)
+
+    The product is taken in logarithms, so that neither large n nor small chances lose digits.
+
+    Args:
+        rewards: (P, n).
+        ks: how many responses are drawn, each from 1 to n.
+
+    Returns:
+        (P, len(ks)), float64; a suite's pass@k is the mean of its column.
+
+    Raises:
+        UpgeError: no problem, no response, or a k out of range.
+    """
+    n = _checked(rewards).shape[1]
+    for k in ks:
+        if not 1 <= k <= n:
+            raise UpgeError(f"k: got {k} with {n} responses a problem, wanted 1 to {n}")
+    i = torch.arange(n, 0, -1, dtype=torch.float64)
+    factors = -torch.tensor(list(ks), dtype=torch.float64) / i[:, None]
+    log_miss = torch.zeros(n + 1, len(ks), dtype=torch.float64)  # by c
+    log_miss[1:] = factors.clamp(min=-1).log1p().cumsum(0)
+    correct = (rewards > 0).sum(1).cpu()
+    return -log_miss[correct].expm1()
+
+
+def doublings(n: int) -> list[int]:
+    """1, 2, 4 … up to n: the k of the paper's Figure 2."""
+    return [2**i for i in range(n.bit_length())]
+
+
+def mean_by(values: Tensor, labels: Sequence[Label]) -> dict[Label, Tensor]:
+    """Means over the problems of each label, as a level or a suite, in the order of the labels.
+
+    Args:
+        values: (P, …), a value or several of each problem.
+        labels: P labels.
+
+    Raises:
+        UpgeError: no problem, or not a label a problem.
+    """
+    if not len(values) or len(values) != len(labels):
+        raise UpgeError(
+            f"labels: got {len(labels)} for {len(values)} problems, wanted one each of at least one"
+        )
+    rows: dict[Label, list[int]] = {}
+    for row, label in enumerate(labels):
+        rows.setdefault(label, []).append(row)
+    return {label: values[own].double().mean(0) for label, own in rows.items()}
+
+
+def solved(rewards: Tensor, rule: Rule = "majority") -> Tensor:
+    """Which problems count as solved.
+
+    ``majority``, more than half of the responses are correct, says what one typical response does
+    and hangs little on n; ``any`` is met by ever more problems as n grows, ``all`` by ever fewer.
+    With one response (greedy, or avg@1 as in the paper's Table 4) all three are the same.
+
+    Args:
+        rewards: (P, n).
+        rule: when a problem is solved.
+
+    Returns:
+        (P,) bool.
+
+    Raises:
+        UpgeError: no problem, no response, or an unknown rule.
+    """
+    if rule not in _RULES:
+        raise unknown("rule", rule, _RULES)
+    return _RULES[rule]((_checked(rewards) > 0).double().mean(1))
+
+
+class Exclusive(NamedTuple):
+    """Problems that only one of two policies solves.
+
+    Attributes:
+        first: (P,) bool, solved by the first alone.
+        second: (P,) bool, solved by the second alone.
+    """
+
+    first: Tensor
+    second: Tensor
+
+
+def exclusive_solves(first: Tensor, second: Tensor, rule: Rule = "majority") -> Exclusive:
+    """The problems that one policy solves and the other doesn't (paper, Table 4).
+
+    Args:
+        first: (P, n) rewards of one policy.
+        second: (P, m) rewards of the other, on the same problems in the same order.
+        rule: when a problem is solved; see :func:`solved`.
+
+    Raises:
+        UpgeError: see :func:`solved`; not the same number of problems.
+    """
+    if len(first) != len(second):
+        raise UpgeError(
+            f"got {len(first)} and {len(second)} problems, wanted the same ones of both policies"
+        )
+    a, b = solved(first, rule), solved(second, rule)
+    return Exclusive(a & ~b, b & ~a)
+
+
+def _checked(rewards: Tensor) -> Tensor:
+    if rewards.dim() != 2 or not rewards.numel():
+        raise UpgeError(
+            f"rewards: got shape {tuple(rewards.shape)}, wanted (problems, responses), of each at "
+            "least one"
+        )
+    return rewards
