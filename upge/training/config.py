@@ -173,13 +173,13 @@ class Evaluation(Config):
     Args:
         every: steps between validations; None for none.
         validation_samples: responses a validation problem.
-        test_samples: responses a test problem, after the last step.
+        test_samples: responses a test problem, after the last step; None for no test.
         temperature, top_p: the paper's sampling (section 4.1).
     """
 
     every: PositiveInt | None = 50
     validation_samples: PositiveInt = 4
-    test_samples: PositiveInt = 8
+    test_samples: PositiveInt | None = 8
     temperature: NonNegative = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
 
@@ -195,7 +195,7 @@ class RunConfig(Config):
         name: the method, as tables call it.
         model: a base model's name, a hub id, or a folder in the Hugging Face format.
         data: the problems.
-        stages: what is trained, in order.
+        stages: what is trained, in order; without any the model is measured as it is.
         evaluation: when and how it is measured.
         seed: of the order of questions and of all sampling.
         max_tokens: the longest response, in tokens.
@@ -208,7 +208,7 @@ class RunConfig(Config):
     name: str
     model: str = "tiny"
     data: Annotated[Synthetic | JsonLines, Field(discriminator="kind")] = Synthetic()
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: tuple[Stage, ...]
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt = 64

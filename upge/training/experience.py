@@ -15,6 +15,7 @@ from upge.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
+from upge.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,52 @@ def encode_questions(
                 )
             ids = None
         questions.append(Question(problem, encode(tokenizer, problem.prompt), ids, reward))
+    shown = [question for question in questions if question.demonstration]
+    if shown and max(question.reward for question in shown) <= 0:
+        first = str(shown[0].problem.demonstration)
+        raise UpgeError(
+            f"no demonstration passes the verifier (the first ends in {first[-40:]!r}); have "
+            "'demonstration' end in marker and answer"
+        )
     return questions
+
+
+def check_lengths(questions: Sequence[Question], config: RunConfig, model: Any) -> None:
+    """Refuse what no micro-batch holds, or no position of the model.
+
+    Args:
+        questions: the training questions.
+        config: has the longest response and the tokens of a micro-batch.
+        model: the model's configuration.
+
+    Raises:
+        UpgeError: the longest prompt and response are longer.
+    """
+    prompt = max(len(question.prompt) for question in questions)
+    whole = prompt + config.max_tokens
+    if whole > config.token_budget:
+        raise UpgeError(
+            f"token_budget: got {config.token_budget}, in which the longest prompt ({prompt} "
+            f"tokens) and a response of max_tokens {config.max_tokens} don't fit; wanted at least "
+            f"{whole}"
+        )
+    positions = getattr(model, "max_position_embeddings", None) or whole
+    if whole > positions:
+        raise UpgeError(
+            f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
+            f"is more than the model's {positions} positions; wanted at most {positions - prompt}"
+        )
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids without special tokens.
 
     Raises:
-        UpgeError: the tokenizer doesn't know a character of the text.
+        UpgeError: the text is empty, or has a character that the tokenizer doesn't know.
     """
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     unknown = {tokenizer.unk_token_id, tokenizer.pad_token_id} - {None, tokenizer.eos_token_id}
-    if text and (not ids or not unknown.isdisjoint(ids)):
+    if not ids or not unknown.isdisjoint(ids):
         raise UpgeError(
             f"the model's tokenizer can't encode {text[:40]!r}; take a model whose vocabulary has "
             "these characters"
@@ -99,20 +134,23 @@ class Experience:
 
     Args:
         batch: rollouts first, each question's together, then demonstrations.
-        solved: share of solved rollouts, P, of each of the process's questions.
+        solved: slot and share of solved rollouts, P, of each of the process's questions.
         finished: (rollouts,) bool, whether a rollout ended by itself.
         prompt_tokens: tokens of the prompts that were encoded to sample.
+        finite: whether the policy gave every rollout a probability.
     """
 
     batch: TrajectoryBatch
-    solved: list[float]
+    solved: list[tuple[int, float]]
     finished: Tensor
     prompt_tokens: int
+    finite: Tensor
 
 
 def collect(
     questions: Sequence[Question],
     *,
+    slots: Sequence[int],
     sampler: Sampler | None,
     demonstrations: bool,
     samples: int,
@@ -127,6 +165,7 @@ def collect(
 
     Args:
         questions: the process's questions; one that comes twice counts as two.
+        slots: their places among the questions of all processes.
         sampler: the rollout backend; None where no term reads rollouts.
         demonstrations: whether some term reads demonstrations.
         samples: rollouts a question.
@@ -141,20 +180,22 @@ def collect(
     finished = torch.zeros(0, dtype=torch.bool)
     if sampler is not None:
         rollouts = sampler([q.prompt for q in questions], samples, settings, seeds)
-        rows += _rollout_rows(questions, rollouts, samples, verifier, tokenizer)
+        rows += _rollout_rows(questions, slots, rollouts, samples, verifier, tokenizer)
         finished = rollouts.finished.cpu()
     sampled = len(rows)
     if demonstrations:
         rows += [
             _Row(q.prompt, q.demonstration, q.reward, slot, None)
-            for slot, q in enumerate(questions)
+            for slot, q in zip(slots, questions, strict=True)
             if q.demonstration is not None
         ]
     rewards = torch.tensor([row.reward for row in rows[:sampled]])
-    solved = (rewards > 0).float().view(len(questions), -1).mean(1).tolist() if sampled else []
+    shares = (rewards > 0).float().view(len(questions), -1).mean(1).tolist() if sampled else []
+    solved = list(zip(slots, shares, strict=False))
+    finite = all(bool(row.logp.isfinite().all()) for row in rows if row.logp is not None)
     batch = _gather(rows, settings.max_tokens, device, all_sum)
     encoded = sum(len(q.prompt) for q in questions) if sampler is not None else 0
-    return Experience(batch, solved, finished, encoded)
+    return Experience(batch, solved, finished, encoded, torch.tensor(finite))
 
 
 @dataclass(frozen=True)
@@ -168,6 +209,7 @@ class _Row:
 
 def _rollout_rows(
     questions: Sequence[Question],
+    slots: Sequence[int],
     rollouts: Rollouts,
     samples: int,
     verifier: Verifier,
@@ -180,7 +222,7 @@ def _rollout_rows(
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     rewards = verifier(texts, [question.problem for question in asked])
     return [
-        _Row(question.prompt, response, reward, i // samples, logp[i, : len(response)])
+        _Row(question.prompt, response, reward, slots[i // samples], logp[i, : len(response)])
         for i, (question, response, reward) in enumerate(
             zip(asked, responses, rewards, strict=True)
         )
@@ -204,7 +246,7 @@ def _gather(
         attention[i, :end] = True
         mask[i, start:end] = True
         if row.logp is not None:
-            old_logp[i, start:end] = row.logp.clamp(max=0)
+            old_logp[i, start:end] = row.logp.clamp(max=0).nan_to_num()
     shared = {} if all_sum is None else {"all_sum": all_sum}
     return TrajectoryBatch(
         mask=mask.to(device),

@@ -30,6 +30,7 @@ class GradientReport:
         computed, avoided: tokens (prompt and response) that went through the policy, and of rows
             that had no weight.
         finite: whether every log-probability and the loss were.
+        updates: how many gradients are summed up here.
     """
 
     terms: Tensor
@@ -39,16 +40,30 @@ class GradientReport:
     computed: Tensor
     avoided: Tensor
     finite: Tensor
+    updates: int = 1
+
+    def __add__(self, other: GradientReport) -> GradientReport:
+        """Of the gradients of both."""
+        return GradientReport(
+            self.terms + other.terms,
+            self.entropy + other.entropy,
+            self.entropy_tokens + other.entropy_tokens,
+            self.loss + other.loss,
+            self.computed + other.computed,
+            self.avoided + other.avoided,
+            self.finite & other.finite,
+            self.updates + other.updates,
+        )
 
     def metrics(self) -> dict[str, float]:
-        """As the run's records have it."""
+        """As the run's records have it: masses and loss a gradient, tokens of all of them."""
         named = {
             f"term{i}/{name}": value
-            for i, sums in enumerate(self.terms)
+            for i, sums in enumerate(self.terms / self.updates)
             for name, value in term_metrics(sums).items()
         }
         return named | {
-            "loss": self.loss.item(),
+            "loss": self.loss.item() / self.updates,
             "entropy": self.entropy.item() / max(self.entropy_tokens.item(), 1),
             "tokens_computed": self.computed.item(),
             "tokens_avoided": self.avoided.item(),
@@ -74,11 +89,11 @@ class GradientAccumulator:
 
     def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
-        entropy = torch.zeros(batch.mask.shape, device=batch.mask.device)
+        entropy = torch.zeros(batch.mask.shape, dtype=torch.float64, device=batch.mask.device)
         with torch.no_grad():
             for micro in self._micro_batches(batch, rows):
                 part = batch.select(micro)
-                entropy[micro] = self._likelihood(part)[1].nan_to_num()
+                entropy[micro] = self._likelihood(part)[1].nan_to_num().double()
         return batch.at(torch.zeros_like(entropy), entropy)
 
     def __call__(
@@ -160,7 +175,8 @@ class GradientAccumulator:
         return sum_over_processes(self.accelerator, x)
 
     def _reduced(self, report: GradientReport) -> GradientReport:
-        fields = {name: self._sum(value.double()) for name, value in vars(report).items()}
+        seen = {name: x for name, x in vars(report).items() if isinstance(x, Tensor)}
+        fields = {name: self._sum(x.double()) for name, x in seen.items()}
         fields["finite"] = fields["finite"] == self.accelerator.num_processes
         return GradientReport(**fields)
 

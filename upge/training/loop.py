@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
@@ -30,12 +35,14 @@ from upge.training.data import load_dataset
 from upge.training.experience import (
     Experience,
     Question,
+    check_lengths,
     collect,
+    encode,
     encode_questions,
     question_order,
 )
 from upge.training.gradient import GradientAccumulator, GradientReport, sum_over_processes
-from upge.training.records import RunFolder
+from upge.training.records import RunFolder, file_error
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
@@ -77,23 +84,39 @@ class Trainer:
             UpgeError: see :class:`~upge.training.config.RunConfig`, and a step whose loss or
                 gradient is not finite.
         """
+        self.folder.check(self.config)
         if (result := self.folder.result) is not None:
             return result
-        with self.folder.locked():
-            self._prepare()
-            self._resume()
-            for number, stage in enumerate(self.config.stages):
-                self._run_stage(number, stage)
-            return self._finish()
+        self.accelerator = _accelerator()
+        self._saved = 0
+        try:
+            with self.folder.locked() if self._is_main else nullcontext():
+                return self._run()
+        except (OSError, SafetensorError) as error:
+            raise file_error(error, self.folder.path, self._saved) from error
+
+    def _run(self) -> Mapping[str, Any]:
+        self._prepare()
+        self._resume()
+        for number, stage in enumerate(self.config.stages):
+            self._run_stage(number, stage)
+        if self._is_main:
+            self._finish()
+        self.accelerator.wait_for_everyone()
+        return self.folder.result or {}
+
+    @property
+    def _is_main(self) -> bool:
+        """Whether this process writes: of several, one does."""
+        return bool(self.accelerator.is_main_process)
 
     # -------------------------------------------------------------------------------- preparation
 
     def _prepare(self) -> None:
-        accelerate = require("accelerate", "train")
-        self.accelerator = accelerate.Accelerator()
         self.dataset: Dataset = load_dataset(self.config)
+        # In evaluation mode: dropout would be randomness that no seed names.
         self.model, self.tokenizer = load_pretrained(self.config.model)
-        self.policy = self.accelerator.prepare(Policy(self.model.train()))
+        self.policy = self.accelerator.prepare(Policy(self.model))
         self.sampler = CachedSampler(self.model, self.tokenizer.eos_token_id)
         self.questions = encode_questions(
             self.dataset.train,
@@ -102,9 +125,14 @@ class Trainer:
             max_tokens=self.config.max_tokens,
             drop_long=self.config.long_demonstrations == "drop",
         )
+        check_lengths(self.questions, self.config, self.model.config)
+        for problems in (self.dataset.validation, *self.dataset.tests.values()):
+            for problem in problems:
+                encode(self.tokenizer, problem.prompt)
         for stage in self.config.stages:
             self._check_stage(stage)
-        self.folder.open(self.config)
+        if self._is_main:
+            self.folder.open(self.config)
         self.gradient = GradientAccumulator(self.policy, self.accelerator, self.config.token_budget)
 
     def _check_stage(self, stage: Stage) -> None:
@@ -113,20 +141,24 @@ class Trainer:
                 f"{stage.algorithm} learns from demonstrations, but no training problem has one; "
                 "add solutions, or take an algorithm without"
             )
-        if stage.questions // stage.updates < self.accelerator.num_processes:
+        if stage.questions < self.accelerator.num_processes:
             raise UpgeError(
-                f"questions: got {stage.questions} in {stage.updates} updates for "
-                f"{self.accelerator.num_processes} processes, wanted at least one a process"
+                f"questions: got {stage.questions} for {self.accelerator.num_processes} processes, "
+                "wanted at least one a process"
             )
 
     def _resume(self) -> None:
-        checkpoint = load_checkpoint(self.folder.checkpoints)
+        checkpoint = load_checkpoint(self.folder.checkpoints, self.folder.recorded)
         self._optimizer_state: Mapping[str, Any] = {}
+        self.progress = Progress()
         if checkpoint is not None:
-            self._unwrapped.load_state_dict(dict(checkpoint.weights), strict=False)
+            self._unwrapped.load_state_dict(dict(checkpoint.weights))
             self._optimizer_state = checkpoint.optimizer
             self.progress = Progress(**checkpoint.progress)
-        self.folder.rewind(self.progress.step)
+        self._saved = self.progress.step
+        self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
+        if self._is_main:
+            self.folder.rewind(self.progress.step)
 
     @property
     def _unwrapped(self) -> Policy:
@@ -187,14 +219,21 @@ class Trainer:
         )
         metrics: Metrics = {"step": self.progress.step + 1, "stage": number}
         metrics |= self._experience_metrics(stage, experience)
+        finite = self._all_sum(experience.finite.to(self.accelerator.device).long())
+        reports: list[GradientReport] = []
         norms: list[float] = []
+        skipped = 0
         for part in _parts(experience.batch, stage):
             plan = self.gradient.plan(stage.estimator, part)
             if self._measures_norms and not norms:
                 metrics["term_norms"] = [self._term_norm(plan, i) for i in range(len(plan.parts))]
-            report, norm = self._update(stage, plan)
-            norms.append(norm)
-        metrics |= report.metrics() | {"grad_norm": sum(norms) / len(norms)}
+            report = self.gradient(plan, stage.entropy_bonus)
+            report.finite &= finite == self.accelerator.num_processes
+            norms.append(_norm(self._unwrapped))
+            skipped += not self._update(stage, plan, report, norms[-1])
+            reports.append(report)
+        report = reduce(add, reports)
+        metrics |= report.metrics() | {"grad_norm": sum(norms) / len(norms), "skipped": skipped}
         return metrics | {"flops": self._flops(experience, report)}
 
     @property
@@ -207,6 +246,7 @@ class Trainer:
         all_sum = None if world == 1 else self._all_sum
         return collect(
             questions[rank::world],
+            slots=range(len(questions))[rank::world],
             sampler=self.sampler if stage.samples_rollouts else None,
             demonstrations=stage.reads_demonstrations,
             samples=stage.rollouts,
@@ -230,24 +270,16 @@ class Trainer:
         self.optimizer.zero_grad()
         return norm
 
-    def _update(self, stage: Stage, plan: Plan) -> tuple[GradientReport, float]:
-        report = self.gradient(plan, stage.entropy_bonus)
-        norm = _norm(self._unwrapped)
-        if bool(report.finite) and norm < float("inf"):
-            skip = stage.skip_norm is not None and norm > stage.skip_norm
-            if not skip:
-                self._apply(stage, norm)
+    def _update(self, stage: Stage, plan: Plan, report: GradientReport, norm: float) -> bool:
+        """Whether the gradient was applied; it is not where it can't be trusted."""
+        finite = bool(report.finite) and norm < float("inf")
+        applies = finite and (stage.skip_norm is None or norm <= stage.skip_norm)
+        if applies:
+            self._apply(stage, norm)
         else:
-            skip = True
-            self._bad_step(stage, plan)
-        self.progress.skipped_in_a_row = self.progress.skipped_in_a_row + 1 if skip else 0
+            self._bad_step(stage, plan, finite)
         self.optimizer.zero_grad()
-        if self.progress.skipped_in_a_row >= _PATIENCE:
-            raise UpgeError(
-                f"step {self.progress.step + 1}: {_PATIENCE} steps in a row were skipped; the "
-                "policy has broken: start anew with a lower lr"
-            )
-        return report, norm
+        return applies
 
     def _apply(self, stage: Stage, norm: float) -> None:
         for parameter in self._unwrapped.parameters():
@@ -258,21 +290,29 @@ class Trainer:
                 assert parameter.grad is not None
                 parameter.grad *= stage.max_grad_norm / norm
         self.progress.updates += 1
+        self.progress.skipped_in_a_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = stage.lr * min(self.progress.updates / max(stage.warmup, 1), 1.0)
         self.optimizer.step()
 
-    def _bad_step(self, stage: Stage, plan: Plan) -> None:
-        """Keep the batch of a step that is not finite; stop, where the stage says so."""
-        path = self.folder.path / "bad_steps" / f"step-{self.progress.step + 1:08}.pt"
-        path.parent.mkdir(exist_ok=True)
-        batch = plan.batch
+    def _bad_step(self, stage: Stage, plan: Plan, finite: bool) -> None:
+        """Keep the batch of a step that is not applied; stop, where the stage says so."""
+        step = self.progress.step + 1
         kept = ("tokens", "mask", "reward", "group", "offline", "old_logp")
-        torch.save({name: getattr(batch, name) for name in kept}, path)
-        if stage.on_bad_step == "stop":
+        path = self.folder.keep_bad_step(
+            f"step-{step:08}-process-{self.accelerator.process_index}",
+            {name: getattr(plan.batch, name) for name in kept},
+        )
+        if not finite and stage.on_bad_step == "stop":
             raise UpgeError(
-                f"step {self.progress.step + 1}: the loss or its gradient is not finite; the batch "
-                f"is in {path}. Lower lr, or set on_bad_step: skip"
+                f"step {step}: the loss or its gradient is not finite; the batch is in {path}. "
+                "Lower lr, or set on_bad_step: skip"
+            )
+        self.progress.skipped_in_a_row += 1
+        if self.progress.skipped_in_a_row >= _PATIENCE:
+            raise UpgeError(
+                f"step {step}: {_PATIENCE} updates in a row were skipped, the last batch is in "
+                f"{path}; the policy has broken: start anew with a lower lr"
             )
 
     # ------------------------------------------------------------------------------------- records
@@ -297,6 +337,7 @@ class Trainer:
         solved = experience.solved
         if self.accelerator.num_processes > 1:
             solved = require("accelerate", "train").utils.gather_object(solved)
+        solved = [share for _, share in sorted(solved)]
         found: Metrics = {"offline_ratio": demos / max(samples, 1), "demonstrations": demos}
         if count:
             found |= {
@@ -318,7 +359,8 @@ class Trainer:
 
     def _validate(self, last: bool) -> Metrics:
         every = self.config.evaluation.every
-        if every is None or not (last or self.progress.step % every == 0):
+        due = every is not None and (last or self.progress.step % every == 0)
+        if not (due and self._is_main):
             return {}
         responses = self._respond(
             self.dataset.validation, self.config.evaluation.validation_samples
@@ -337,12 +379,13 @@ class Trainer:
         )
 
     def _record(self, metrics: Metrics) -> None:
-        if self.accelerator.is_main_process:
+        if self._is_main:
             self.folder.append(metrics)
-        self.observe(metrics)
+            self.observe(metrics)
 
     def _save(self, stage_ends: bool) -> None:
-        if self.accelerator.is_main_process:
+        if self._is_main:
+            self.folder.flush()
             state = {} if stage_ends else self.optimizer.state_dict()
             save_checkpoint(
                 self.folder.checkpoints,
@@ -351,25 +394,49 @@ class Trainer:
                 ),
             )
         self.accelerator.wait_for_everyone()
+        self._saved = self.progress.step
 
-    def _finish(self) -> Mapping[str, Any]:
-        result: dict[str, Any] = {"suites": {}}
+    def _test(self) -> dict[str, Any]:
+        """Accuracy on each test suite, and the averages over those in and out of distribution."""
+        samples = self.config.evaluation.test_samples
+        if samples is None:
+            return {}
+        suites = {}
         for name, problems in self.dataset.tests.items():
-            responses = self._respond(problems, self.config.evaluation.test_samples)
+            responses = self._respond(problems, samples)
             responses.save(self.folder.evaluation / f"{name}.parquet")
-            result["suites"][name] = responses.rewards.mean().item()
+            suites[name] = responses.rewards.mean().item()
+        unseen = self.dataset.unseen
+        return {
+            "suites": suites,
+            "in_distribution": _average({k: v for k, v in suites.items() if k not in unseen}),
+            "out_of_distribution": _average({k: v for k, v in suites.items() if k in unseen}),
+        }
+
+    def _finish(self) -> None:
+        result = self._test()
         self.model.save_pretrained(self.folder.policy)
         self.tokenizer.save_pretrained(self.folder.policy)
         self.folder.finish(result)
-        return result
+
+
+def _average(accuracy: Mapping[str, float]) -> float | None:
+    return sum(accuracy.values()) / len(accuracy) if accuracy else None
+
+
+def _accelerator() -> Any:
+    """One process, or several that wait for each other, also while the main one evaluates."""
+    accelerate = require("accelerate", "train")
+    patient = accelerate.InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return accelerate.Accelerator(kwargs_handlers=[patient])
 
 
 def _parts(batch: TrajectoryBatch, stage: Stage) -> list[TrajectoryBatch]:
     """The batches of a step's optimizer updates: whole questions, ``epochs`` times over."""
     if stage.updates == 1:
         return [batch] * stage.epochs
-    chosen = [batch.group % stage.updates == i for i in range(stage.updates)]
-    return [batch.select(rows) for rows in chosen] * stage.epochs
+    part = batch.group * stage.updates // stage.questions
+    return [batch.select(part == i) for i in range(stage.updates)] * stage.epochs
 
 
 def _norm(policy: Policy) -> float:

@@ -1,0 +1,158 @@
+"""Runs many runs, two at a time, one thread each; what is finished is left as it is."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upge.errors import UpgeError
+from upge.training.config import RunConfig
+from upge.training.records import RunFolder, run_folder
+
+#: Processes at a time. On two cores more than two don't pay off; a second thread each neither.
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Args:
+        config: what to run.
+        runs: the folder that its folder is in.
+    """
+
+    config: RunConfig
+    runs: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its records go."""
+        return run_folder(self.runs, self.config)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that the records show."""
+        if self.folder.result is not None:
+            return self.config.steps
+        return int(last_line(self.folder.metrics_path).get("step", 0))
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of a JSON Lines file; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 16384, 0))
+            lines = file.read().decode(errors="replace").split("\n")[:-1]
+        return dict(json.loads(lines[-1])) if lines else {}
+    except (OSError, ValueError):
+        return {}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error."""
+
+    job: Job
+    reason: str
+
+
+class Scheduler:
+    """Makes runs in worker processes, which end with this one.
+
+    Args:
+        workers: processes.
+        tick: called about twice a second while there is work, with the jobs that are under way.
+    """
+
+    def __init__(
+        self, workers: int = WORKERS, tick: Callable[[Sequence[Job]], None] = lambda jobs: None
+    ) -> None:
+        self.workers, self.tick = workers, tick
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Scheduler:
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[variable] = "1"
+        self._pool = ProcessPoolExecutor(
+            self.workers, multiprocessing.get_context("spawn"), _start_worker
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._pool is not None
+        if any(error):
+            for process in list(self._pool._processes.values()):
+                process.kill()
+        self._pool.shutdown(wait=not any(error), cancel_futures=True)
+
+    def run(self, jobs: Sequence[Job]) -> list[Failure]:
+        """Make the runs, in this order; those that are finished cost nothing."""
+        return [failure for _, failure in self.as_finished(jobs) if failure is not None]
+
+    def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
+        """Each job when it ends, with its failure if it failed.
+
+        Raises:
+            UpgeError: a worker was killed from outside.
+        """
+        assert self._pool is not None
+        waiting = [job for job in jobs if job.folder.result is None]
+        yield from ((job, None) for job in jobs if job.folder.result is not None)
+        running: dict[Future[str | None], Job] = {}
+        while waiting or running:
+            while waiting and len(running) < self.workers:
+                job = waiting.pop(0)
+                running[self._pool.submit(_work, job)] = job
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            self.tick(list(running.values()))
+            for future in done:
+                job = running.pop(future)
+                reason = _reason(future)
+                yield job, None if reason is None else Failure(job, reason)
+
+
+def _reason(future: Future[str | None]) -> str | None:
+    try:
+        return future.result()
+    except multiprocessing.ProcessError as error:
+        raise UpgeError(f"a worker process failed ({error}); run the same command again") from error
+    except Exception as error:
+        if type(error).__name__ == "BrokenProcessPool":
+            raise UpgeError(
+                "a worker process was ended from outside, perhaps for lack of memory; run the same "
+                "command again: it goes on where it stood"
+            ) from error
+        raise
+
+
+def _start_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(job: Job) -> str | None:
+    """Make one run; a user's mistake or a diverged policy is returned as a sentence."""
+    from upge.training.loop import Trainer
+
+    try:
+        Trainer(job.config, job.folder).run()
+    except UpgeError as error:
+        return str(error)
+    return None
