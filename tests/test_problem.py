@@ -76,7 +76,9 @@ def test_an_empty_file(tmp_path: Path, text: str) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jsonl", tmp_path):
-        with pytest.raises(UpgeError, match=rf"^{path}: .*; name a file .* set UPGE_DATA to the folder"):
+        with pytest.raises(
+            UpgeError, match=rf"^{path}: .*; name a file .* set UPGE_DATA to the folder"
+        ):
             load_problems(path)
 
 
