@@ -1,25 +1,29 @@
 """Checkpoints that survive a kill at any moment: written aside, verified, then renamed.
 
 A checkpoint is a folder ``step-00000050`` with the policy's weights (safetensors), the optimizer's
-state and ``state.json``, which holds the digest of both files: one that is cut short or altered is
-recognised and passed over.
+state and ``state.json``, which holds the digests of both files and its own: one that is cut short
+or altered is recognised and passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from upge.training.records import sync, write_tensors
+
+_log = logging.getLogger(__name__)
 
 _STATE, _WEIGHTS, _OPTIMIZER = "state.json", "policy.safetensors", "optimizer.pt"
 _PARTIAL = ".partial"
@@ -43,48 +47,69 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None:
-    """Write a checkpoint, then delete all but the ``keep`` newest."""
+    """Write a checkpoint, then delete all but the ``keep`` newest.
+
+    Raises:
+        OSError: it can't be written, as on a full disk; those before it are still there.
+    """
     final = folder / f"step-{checkpoint.step:08}"
     partial = final.with_name(final.name + _PARTIAL)
-    for stale in (final, partial):
+    for stale in (final, *folder.glob(f"*{_PARTIAL}")):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_own_storage(checkpoint.weights), partial / _WEIGHTS)
-    torch.save(dict(checkpoint.optimizer), partial / _OPTIMIZER)
+    (partial / _WEIGHTS).write_bytes(save(_own_storage(checkpoint.weights)))
+    write_tensors(partial / _OPTIMIZER, checkpoint.optimizer)
     state = {
         "step": checkpoint.step,
         "progress": dict(checkpoint.progress),
         "digests": {name: _digest(partial / name) for name in (_WEIGHTS, _OPTIMIZER)},
     }
-    (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
-    for path in partial.iterdir():
-        _sync(path)
+    text = json.dumps(state | {"own": _digest_of(state)})
+    (partial / _STATE).write_text(text, encoding="utf-8")
+    for path in (*partial.iterdir(), partial):
+        sync(path)
     partial.rename(final)
-    _sync(folder)
-    for old in sorted(folder.glob("step-*[0-9]"))[:-keep]:
+    sync(folder)
+    for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None if there is none."""
-    return next(_whole(folder), None)
+def load_checkpoint(folder: Path, recorded: int) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if there is none. Damaged ones are logged.
 
-
-def _whole(folder: Path) -> Iterator[Checkpoint]:
-    for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
+    Args:
+        folder: of the checkpoints.
+        recorded: the last step whose metrics are there: a later checkpoint can't be gone on from.
+    """
+    for path in _newest_first(folder):
         try:
-            state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-            for name, digest in state["digests"].items():
-                if _digest(path / name) != digest:
-                    raise ValueError(f"{name} differs from what was written")
-            yield Checkpoint(
-                step=state["step"],
-                weights=load_file(path / _WEIGHTS),
-                optimizer=torch.load(path / _OPTIMIZER, weights_only=True),
-                progress=state["progress"],
-            )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            checkpoint = _read(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as e:
+            _log.warning("%s: is damaged (%s), so the run goes on from an earlier step", path, e)
             continue
+        if checkpoint.step <= recorded:
+            return checkpoint
+        _log.warning("%s: the metrics end at step %s, so an earlier one is used", path, recorded)
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*[0-9]"), reverse=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if state.pop("own") != _digest_of(state):
+        raise ValueError(f"{_STATE} differs from what was written")
+    for name in (_WEIGHTS, _OPTIMIZER):
+        if _digest(path / name) != state["digests"][name]:
+            raise ValueError(f"{name} differs from what was written")
+    return Checkpoint(
+        step=state["step"],
+        weights=load_file(path / _WEIGHTS),
+        optimizer=torch.load(path / _OPTIMIZER, weights_only=True),
+        progress=state["progress"],
+    )
 
 
 def _own_storage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,9 +121,5 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _digest_of(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

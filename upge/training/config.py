@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from upge.advantage import BatchZScore, GroupCentered, GroupZScore, LeaveOneOut
+from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut
 from upge.algorithms import algorithm
 from upge.config import Config
 from upge.estimator import Estimator
@@ -19,7 +19,7 @@ from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 NUMBERS = 1
 
 Rate = Annotated[float, Field(gt=0, lt=float("inf"))]
-Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 
 
@@ -116,7 +116,7 @@ class Stage(Config):
     updates: PositiveInt = 1
     epochs: PositiveInt = 1
     lr: Rate
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     warmup: Annotated[int, Field(ge=0)] = 5
     max_grad_norm: Rate | None = 1.0
@@ -133,7 +133,7 @@ class Stage(Config):
                 f"updates: got {self.updates} parts of {self.questions} questions, wanted at most "
                 "one a question"
             )
-        compares = (GroupZScore, GroupCentered, LeaveOneOut, BatchZScore)
+        compares = (GroupZScore, GroupCentered, LeaveOneOut)
         alone = self.rollouts == 1 and all(
             isinstance(term.advantage, compares) and getattr(term.advantage, "over", "") != "all"
             for term in estimator.terms

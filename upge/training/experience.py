@@ -60,8 +60,8 @@ def encode_questions(
             if not drop_long:
                 raise UpgeError(
                     f"a demonstration has {len(ids)} tokens, max_tokens is {max_tokens}, so its "
-                    f"end would be cut and it would fail ({problem.prompt[:40]!r}); raise max_tokens, "
-                    "or set long_demonstrations: drop"
+                    f"end would be cut and it would fail ({problem.prompt[:40]!r}); raise "
+                    "max_tokens, or set long_demonstrations: drop"
                 )
             ids = None
         questions.append(Question(problem, encode(tokenizer, problem.prompt), ids, reward))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -178,7 +178,7 @@ class GradientAccumulator:
         seen = {name: x for name, x in vars(report).items() if isinstance(x, Tensor)}
         fields = {name: self._sum(x.double()) for name, x in seen.items()}
         fields["finite"] = fields["finite"] == self.accelerator.num_processes
-        return GradientReport(**fields)
+        return replace(report, **fields)  # type: ignore[arg-type]
 
 
 def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:

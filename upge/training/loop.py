@@ -337,12 +337,11 @@ class Trainer:
         solved = experience.solved
         if self.accelerator.num_processes > 1:
             solved = require("accelerate", "train").utils.gather_object(solved)
-        solved = [share for _, share in sorted(solved)]
         found: Metrics = {"offline_ratio": demos / max(samples, 1), "demonstrations": demos}
         if count:
             found |= {
                 "reward": reward / count,
-                "solved": solved,
+                "solved": [share for _, share in sorted(solved)],
                 "response_length": tokens / count,
                 "finished": finished / count,
                 "tokens_sampled": tokens,

@@ -5,20 +5,24 @@ provenance.json    commit, versions, hardware, when it was started and resumed
 metrics.jsonl      one line a step
 checkpoints/       the newest two
 evaluation/        sampled responses as Parquet, a file for each evaluation
-bad_steps/         batches whose loss or gradient was not finite, or too large
+bad_steps/         batches whose gradient was not finite, or above ``skip_norm``
 policy/            the trained model and its tokenizer, in the Hugging Face format
 result.json        the final numbers; there if and only if the run is finished
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from upge.errors import UpgeError
 from upge.provenance import provenance
@@ -45,20 +49,22 @@ class RunFolder:
         """The final numbers, if the run is finished."""
         return _read_json(self.path / "result.json")
 
-    def open(self, config: RunConfig) -> None:
-        """Write the configuration and note the start.
+    def check(self, config: RunConfig) -> None:
+        """Refuse a folder that holds another run.
 
         Raises:
-            UpgeError: the folder holds a run with another configuration.
+            UpgeError: the folder's configuration determines other numbers.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        given = {"key": config.key} | config.model_dump(mode="json")
         own = _read_json(self.path / "config.json")
         if own is not None and own.get("key") != config.key:
             raise UpgeError(
                 f"{self.path}: holds a run with another configuration; choose another --out or "
                 "delete it"
             )
+
+    def open(self, config: RunConfig) -> None:
+        """Write the configuration and note the start."""
+        given = {"key": config.key} | config.model_dump(mode="json")
         write_json(self.path / "config.json", given)
         starts = (_read_json(self.path / "provenance.json") or {}).get("starts", [])
         write_json(self.path / "provenance.json", {"starts": [*starts, provenance()]})
@@ -81,17 +87,41 @@ class RunFolder:
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def flush(self) -> None:
+        """Have the metrics on the disk before a checkpoint relies on them."""
+        sync(self.metrics_path)
+
     def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics; a last line that was cut short is left out."""
-        if not self.metrics_path.exists():
+        """The steps' metrics, up to a line that was cut short."""
+        try:
+            lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        except FileNotFoundError:
             return []
-        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines if line]
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    @property
+    def recorded(self) -> int:
+        """The last step whose metrics are there."""
+        lines = self.metrics()
+        return int(lines[-1]["step"]) if lines else 0
 
     def rewind(self, step: int) -> None:
         """Forget the metrics of later steps: they are done again."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, "".join(kept))
+
+    def keep_bad_step(self, name: str, batch: Mapping[str, Any]) -> Path:
+        """Write a batch that no update was made from; the path of the file."""
+        path = self.path / "bad_steps" / f"{name}.pt"
+        path.parent.mkdir(exist_ok=True)
+        write_tensors(path, batch)
+        return path
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the final numbers."""
@@ -116,6 +146,39 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
+    """``torch.save``, but a full disk is an OSError, as with other files."""
+    buffer = io.BytesIO()
+    torch.save(dict(value), buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder's entries on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_error(error: Exception, folder: Path, step: int) -> UpgeError:
+    """What kept a run from writing, in a sentence.
+
+    Args:
+        error: as it was raised.
+        folder: the run's.
+        step: of the newest checkpoint.
+    """
+    full = {errno.ENOSPC, errno.EDQUOT}
+    if getattr(error, "errno", None) in full or "No space left" in str(error):
+        return UpgeError(
+            f"{folder}: the disk is full; free space and run the same command: it resumes from "
+            f"step {step}"
+        )
+    return UpgeError(f"{getattr(error, 'filename', None) or folder}: can't be used ({error})")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
