@@ -122,32 +122,59 @@ def _descend(place: Any, part: str, key: str) -> Any:
     return inside
 
 
+#: Pydantic's words, and those of YAML.
+_WORDS = {
+    "Input should be": "wanted",
+    "String should": "wanted it to",
+    "valid array": "list",
+    "valid dictionary": "mapping",
+}
+
+
 def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
     """The first fault as one sentence."""
     fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    path, inside = _walk(kind, fault["loc"])
+    place = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        known = _fields(kind, fault["loc"][:-1])
-        return UpgeError(str(unknown("key", place, known)) if known else f"unknown key {place!r}")
+        prefix = place[: place.rfind(".") + 1]
+        names = {name for model in _models(inside) for name in model.model_fields}
+        return unknown("key", place, [prefix + name for name in names])
     if fault["type"] == "missing":
         return UpgeError(f"{place}: is missing")
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "wanted")
+    if fault["type"] == "union_tag_not_found":
+        return UpgeError(f"{place}.{_tag(fault)}: is missing")
+    if fault["type"] == "union_tag_invalid":
+        tags = fault["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return unknown(f"{place}.{_tag(fault)}", fault["ctx"]["tag"], tags)
+    message = fault["msg"].removeprefix("Value error, ")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     if fault["type"] == "value_error":
         return UpgeError(f"{place}: {message}" if place else message)
     return UpgeError(f"{place}: got {fault['input']!r:.60}, {message}")
 
 
-def _fields(kind: Any, place: Sequence[int | str]) -> list[str]:
-    """The keys of the configuration at a place inside ``kind``."""
-    prefix = ".".join(map(str, place))
-    for part in place:
-        if isinstance(part, int):
+def _tag(fault: Any) -> str:
+    """The key that says which of several configurations is meant."""
+    return str(fault["ctx"]["discriminator"]).strip("'")
+
+
+def _walk(kind: Any, place: Sequence[int | str]) -> tuple[list[str], Any]:
+    """A place as the user wrote it, and the configuration it is in.
+
+    Pydantic also names the member of a union that was tried, which no user wrote.
+    """
+    path = []
+    for i, part in enumerate(place):
+        models = _models(kind)
+        found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if found:
+            kind = found[0]
+        elif models and isinstance(part, str) and i + 1 < len(place):
             continue
-        kinds = _models(kind)
-        found = [k.model_fields[part].annotation for k in kinds if part in k.model_fields]
-        kind = found[0] if found else kind
-    names = {name for model in _models(kind) for name in model.model_fields}
-    return sorted(f"{prefix}.{name}" if prefix else name for name in names)
+        path.append(str(part))
+    return path, kind
 
 
 def _models(kind: Any) -> list[type[BaseModel]]:

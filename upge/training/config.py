@@ -18,9 +18,9 @@ from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
 NUMBERS = 1
 
-Rate = Annotated[float, Field(gt=0, lt=float("inf"))]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Supply(Config):
@@ -46,6 +46,8 @@ class Supply(Config):
                 raise ValueError(
                     f"families: unknown family {family!r}; known: {', '.join(FAMILIES)}"
                 )
+        if unknown := set(self.levels) - set(LEVELS):
+            raise ValueError(f"levels: got {min(unknown)}, wanted some of {LEVELS}")
         return self
 
 
@@ -205,7 +207,7 @@ class RunConfig(Config):
         norms_every: steps between measurements of each term's gradient norm; None for none.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\x00]+$")]
     model: str = "tiny"
     data: Annotated[Synthetic | JsonLines, Field(discriminator="kind")] = Synthetic()
     stages: tuple[Stage, ...]
