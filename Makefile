@@ -4,11 +4,17 @@
 #   VENV    where the environment goes (a path without spaces)
 #   PYTHON  the Python 3.11 it is made with
 #   OUT     where tables go
+#   PROFILE cpu (the default) or smoke: the scale of the training runs
+#   SEEDS   training runs a method, if not the profile's own number
+#   RUNS    where run folders go
 # On Linux pip takes torch with CUDA. Without a GPU the CPU build saves gigabytes:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
 VENV ?= .venv
 OUT ?= paper_tables
+PROFILE ?= cpu
+SEEDS ?=
+RUNS ?= runs
 # A python3.11 on PATH may be a shim with nothing behind it, so it is asked to run.
 PYTHON ?= $(shell if python3.11 -c '' >/dev/null 2>&1; then echo python3.11; else echo python3; fi)
 
@@ -20,13 +26,26 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 claims bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 bases check-resume claims bias-variance test test-slow lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; results go to paper_tables/
 	"$(VENV)/bin/upge" verify --out "$(OUT)"
+
+# Only the cpu profile's results are results; those of smoke stay with its runs.
+table2_out = $(if $(filter smoke,$(PROFILE)),--out "$(RUNS)/smoke/tables" --figures "$(RUNS)/smoke/figures",--out "$(OUT)")
+
+reproduce-table2: $(VENV)/.stamp ## Train and compare HPT and its baselines (PROFILE=cpu: 90 minutes on 2 cores; smoke: 2)
+	$(one_thread) $(python) -m experiments.table2 --profile "$(PROFILE)" --out "$(RUNS)" $(if $(SEEDS),--seeds $(SEEDS))
+	$(one_thread) $(python) -m analysis.table2 "$(RUNS)/$(PROFILE)" $(table2_out)
+
+bases: $(VENV)/.stamp ## Pre-train the base models again, up to 10 minutes each; compare with those in the package
+	$(one_thread) $(python) -m experiments.bases
+
+check-resume: $(VENV)/.stamp ## Kill a training run 20 times and show that it ends with the same numbers
+	$(one_thread) $(python) -m experiments.check_resume
 
 bias-variance: $(VENV)/.stamp ## Run the studies of exact bias and variance; results go to figures/bias_variance/
 	$(one_thread) $(python) -m experiments.bias_variance

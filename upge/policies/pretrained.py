@@ -46,6 +46,13 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
+def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
+    with _quiet(require("transformers", "lm")):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
 def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """A causal language model in evaluation mode and its tokenizer.
 

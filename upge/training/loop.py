@@ -26,7 +26,7 @@ from upge.estimator import Plan
 from upge.evaluation.responses import Responses, respond
 from upge.extras import require
 from upge.policies.policy import Policy
-from upge.policies.pretrained import load_pretrained
+from upge.policies.pretrained import load_pretrained, save_pretrained
 from upge.rollouts import CachedSampler, Sampling, question_seed
 from upge.tasks.dataset import Dataset
 from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -414,8 +414,7 @@ class Trainer:
 
     def _finish(self) -> None:
         result = self._test()
-        self.model.save_pretrained(self.folder.policy)
-        self.tokenizer.save_pretrained(self.folder.policy)
+        save_pretrained(self.model, self.tokenizer, self.folder.policy)
         self.folder.finish(result)
 
 
