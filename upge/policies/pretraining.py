@@ -62,8 +62,8 @@ class PretrainingRecipe:
     adam_lr: float = 0.003
     warmup: int = 100
     worked: float = 0.5
-    worked_levels: Shares = (0.3, 0.3, 0.25, 0.12, 0.03)
-    bare_worked: Shares = (0.05, 0.15, 0.1, 0.02, 0.0)
+    worked_levels: Shares = (0.2, 0.24, 0.28, 0.24, 0.04)
+    bare_worked: Shares = (0.02, 0.04, 0.05, 0.005, 0.0)
     terse_levels: Shares = (0.3, 0.4, 0.1, 0.1, 0.1)
     unseen: float = 0.15
     unseen_worked_levels: Shares = (0.5, 0.35, 0.15, 0.0, 0.0)
