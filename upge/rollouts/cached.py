@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upge.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampling
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.
@@ -26,6 +27,10 @@ class CachedSampler:
         model: the model; it is put into evaluation mode while sampling.
         eos: id of the end-of-sequence token.
         rows: responses sampled at a time, at most (but always a whole group).
+
+    Raises:
+        UpgeError: when called, without a prompt, with an empty one, without a seed for each, or
+            with prompts and ``max_tokens`` that the model has no positions for.
     """
 
     def __init__(self, model: Any, eos: int, rows: int = 512) -> None:
@@ -38,13 +43,40 @@ class CachedSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
+        self._check(prompts, samples, settings, seeds)
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                return self._sample(prompts, samples, settings, seeds)
+                rollouts = self._sample(prompts, samples, settings, seeds)
         finally:
             self.model.train(training)
+        # Outside of inference mode, so that autograd may keep them.
+        return Rollouts(*(tensor.clone() for tensor in rollouts))
+
+    def _check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        settings: Sampling,
+        seeds: Sequence[int],
+    ) -> None:
+        if not prompts or not all(map(len, prompts)):
+            raise UpgeError("prompts: wanted at least one, and at least one token in each")
+        if samples < 1:
+            raise UpgeError(f"samples: got {samples}, wanted at least 1 a prompt")
+        if len(seeds) != len(prompts):
+            raise UpgeError(
+                f"seeds: got {len(seeds)}, wanted one for each of {len(prompts)} prompts"
+            )
+        whole = max(map(len, prompts)) + settings.max_tokens
+        positions = getattr(self.model.config, "max_position_embeddings", None) or whole
+        if whole > positions:
+            raise UpgeError(
+                f"max_tokens: got {settings.max_tokens}, which with the longest prompt "
+                f"({whole - settings.max_tokens} tokens) is more than the model's {positions} "
+                f"positions; wanted at most {positions - whole + settings.max_tokens}"
+            )
 
     def _sample(
         self,
