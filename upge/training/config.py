@@ -8,10 +8,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut
+from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
 from upge.config import Config
-from upge.estimator import Estimator
+from upge.estimator import Estimator, Term
 from upge.rollouts.sampler import Sampling
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 
@@ -135,13 +135,8 @@ class Stage(Config):
                 f"updates: got {self.updates} parts of {self.questions} questions, wanted at most "
                 "one a question"
             )
-        compares = (GroupZScore, GroupCentered, LeaveOneOut)
-        alone = self.rollouts == 1 and all(
-            isinstance(term.advantage, compares) and getattr(term.advantage, "over", "") != "all"
-            for term in estimator.terms
-            if term.samples == "online"
-        )
-        if alone and self.samples_rollouts:
+        online = [term for term in estimator.terms if term.samples == "online"]
+        if self.rollouts == 1 and online and all(map(_compares_rollouts, online)):
             raise ValueError(
                 f"rollouts: got 1, but {self.algorithm} compares the rollouts of a question with "
                 "each other; wanted at least 2"
@@ -160,13 +155,28 @@ class Stage(Config):
 
     @property
     def samples_rollouts(self) -> bool:
-        """Whether some term reads rollouts."""
-        return any(term.samples != "offline" for term in self.estimator.terms)
+        """Whether some term reads rollouts, in its advantage or gate if not otherwise."""
+        return any(
+            term.samples != "offline" or term.gate is not None or _reads_others(term)
+            for term in self.estimator.terms
+        )
 
     @property
     def reads_demonstrations(self) -> bool:
         """Whether some term reads demonstrations."""
         return any(term.samples != "online" for term in self.estimator.terms)
+
+
+def _reads_others(term: Term) -> bool:
+    """Whether the advantage hangs on more than the trajectory and its like."""
+    alone = isinstance(term.advantage, One | Signed | Reward)
+    return not alone and getattr(term.advantage, "over", "online") != "offline"
+
+
+def _compares_rollouts(term: Term) -> bool:
+    """Whether the advantage vanishes where a question has one rollout."""
+    compares = isinstance(term.advantage, GroupZScore | GroupCentered | LeaveOneOut)
+    return compares and getattr(term.advantage, "over", "online") == "online"
 
 
 class Evaluation(Config):

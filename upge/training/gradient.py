@@ -62,9 +62,10 @@ class GradientReport:
             for i, sums in enumerate(self.terms / self.updates)
             for name, value in term_metrics(sums).items()
         }
+        if self.entropy_tokens:
+            named["entropy"] = (self.entropy / self.entropy_tokens).item()
         return named | {
             "loss": self.loss.item() / self.updates,
-            "entropy": self.entropy.item() / max(self.entropy_tokens.item(), 1),
             "tokens_computed": self.computed.item(),
             "tokens_avoided": self.avoided.item(),
         }
