@@ -1,4 +1,4 @@
-"""The command line: ``upge verify``, ``weights``, ``algorithms``, ``moments``, ``claims``."""
+"""The command line: ``upge verify``, ``weights``, ``algorithms``, ``train`` and the others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from upge.batch_json import parse_batch
 from upge.claims_cli import claims
 from upge.errors import UpgeError
 from upge.estimator import Estimate, Term
+from upge.evaluate_cli import evaluate, sample
 from upge.moments_cli import moments
 from upge.normalization import NORMALIZERS
 from upge.policies.pretrained import SMOLLM2
+from upge.train_cli import train
 
 if TYPE_CHECKING:
     from upge.theory.verify import Finding
@@ -277,6 +279,9 @@ def _colored(weight: float) -> str:
 
 app.command()(moments)
 app.command()(claims)
+app.command()(train)
+app.command()(evaluate)
+app.command()(sample)
 
 # -------------------------------------------------------------------------------------- algorithms
 
