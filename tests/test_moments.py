@@ -26,10 +26,12 @@ from upge.moments_cli import moments as command
 from upge.normalization import NORMALIZERS, Normalizer, SequenceMean, TokenMean, TrajectoryMean
 from upge.objective import Objective
 from upge.reference import CurrentPolicy, RolloutPolicy
+from upge.theory import compositions
 from upge.theory import moments as package
+from upge.theory.compositions import Classes, conditional
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
 from upge.theory.instance import Setting
-from upge.theory.moments import Classes, conditional, exact, moments, monte_carlo, prepared
+from upge.theory.moments import exact, moments, monte_carlo, prepared
 
 #: Trajectories 1, 01, 000, 001 (eos 1), and 1, 01, 00.
 DEEP, SHALLOW = Tree(2, 1, 3), Tree(2, 1, 2)
@@ -320,7 +322,7 @@ def test_compositions_may_be_evaluated_piece_by_piece(monkeypatch: pytest.Monkey
     s, estimator = setting(size=4), prepared("luffy", "own")
     whole = exact(estimator, s)
     assert len(list(conditional(estimator, s))) == 1
-    monkeypatch.setattr(package, "_PIECE", 200)
+    monkeypatch.setattr(compositions, "PIECE", 200)
     assert len(list(conditional(estimator, s))) > 5
     close(exact(estimator, s).mean, whole.mean)
     assert exact(estimator, s).trace_cov == pytest.approx(whole.trace_cov)
@@ -363,7 +365,7 @@ def test_what_has_too_many_compositions_is_sampled_and_says_so() -> None:
 def test_samples_may_be_evaluated_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     s, estimator = setting(), prepared("srft")
     whole = monte_carlo(estimator, s, 500)
-    monkeypatch.setattr(package, "_PIECE", 50)
+    monkeypatch.setattr(package, "PIECE", 50)
     parts = monte_carlo(estimator, s, 500)
     close(parts.mean, whole.mean)
     assert parts.trace_cov == pytest.approx(whole.trace_cov)
