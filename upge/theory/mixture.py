@@ -150,12 +150,6 @@ class Quadratic:
         square, along = (getattr(self, name).sum().item() for name in (term, f"{term}_target"))
         return max(along, 0.0) ** 2 / square if square else 0.0
 
-    def scaled(self, f: Tensor, g: Tensor) -> float:
-        """The error of (x f, x g) at the best x ≥ 0: only the learning rate is tuned."""
-        square = (f**2 * self.rl + 2 * f * g * self.cross + g**2 * self.sft).sum()
-        along = (f * self.rl_target + g * self.sft_target).sum().clamp(min=0)
-        return self.nothing - (along**2 / square).item() if square > 0 else self.nothing
-
 
 def pooled(quadratics: Iterable[Quadratic]) -> Quadratic:
     """The sum.
