@@ -322,7 +322,9 @@ def test_evidence_counts_and_names_the_first_failure() -> None:
 def test_what_the_search_finds_counts() -> None:
     result = rule([YES], 0.0, "x", counterexample=lambda: "small")
     assert result.verdict == "conditional"
-    assert result.evidence == "holds in 1 of 1 instances; smallest counterexample: small"
+    assert result.evidence == (
+        "holds in 1 of 1 instances, and in 0 of 1 others; smallest counterexample: small"
+    )
     assert rule([YES, NO], 0.0, "x", counterexample=lambda: "small").verdict == "fails"
     assert rule([YES, NO_OUT], 0.0, "x", counterexample=lambda: None).evidence.endswith("out")
 
