@@ -523,7 +523,8 @@ def test_table_shows_gradients_moments_and_what_was_sampled_or_left_out() -> Non
         assert words in text
     assert "srft*" in text and "* srft: from 10 sampled groups" in text
     text = run(instance(demo_logits=...), "--format", "table")
-    assert "J_μ" not in text and "sft is left out: sft reads demonstrations" in text
+    assert "∇J_μ is left out: μ > 0, and the instance has no demo_logits" in text
+    assert "against ∇J_μ" not in text and "sft is left out: sft reads demonstrations" in text
 
 
 @pytest.mark.parametrize(
@@ -567,13 +568,39 @@ def test_table_shows_gradients_moments_and_what_was_sampled_or_left_out() -> Non
         (instance(mu=-1), "mu: got -1.0, wanted a finite number ≥ 0"),
         (instance(mu=10**400), "mu: got 10000"),
         (instance(clip="a"), "clip: got 'a', wanted a number"),
-        (instance(clip=-1), "Clip.low: got -1.0, wanted a number ≥ 0"),
+        (instance(clip=-1), "clip: got -1.0, wanted a number ≥ 0"),
+        (instance(vocab=10**400), "0…, wanted fewer digits"),
+        (
+            json.dumps(instance()).replace('"0": [', '"0": [9, 9], "0": [', 1),
+            "the instance has '0' twice in one map, wanted once",
+        ),
+        (json.dumps(instance())[:-1] + ', "mu": 9}', "the instance has 'mu' twice"),
     ],
 )
 def test_mistakes_in_an_instance_are_named(record: object, message: str) -> None:
     with pytest.raises(UpgeError) as error:
         run(record)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_clip_that_one_algorithm_refuses_leaves_the_others() -> None:
+    record = json.loads(run(instance(clip=5)))
+    assert set(record["skipped"]) == {"ppo_dual_clip"}
+    with pytest.raises(UpgeError, match=r"DualClip\.dual: got 3\.0, wanted a number ≥ 6"):
+        run(instance(clip=5), "-a", "ppo_dual_clip")
+
+
+@pytest.mark.parametrize("option", [("--samples", "1"), ("--demonstrations", "-1")])
+def test_options_that_cannot_be_meant_are_refused_whatever_is_computed(
+    option: tuple[str, str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run(instance(), *option)
+
+
+def test_help_shows_formulas_whole() -> None:
+    text = run("", path="--help")
+    assert "the truth is ∇E[r]" in text and "exact E[r" in text
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
