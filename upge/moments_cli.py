@@ -113,7 +113,7 @@ def moments(
     demo_logits (a list of vocab logits for every prefix: token ids joined by spaces, "" the start);
     reward (a number for every trajectory, with its eos); and optionally clip. Moments are of the
     estimator of ∇J; the truth is ∇E\[r] (reward) and ∇J_μ (mu) with respect to the logits. In JSON
-    a number that does not exist is null: 0/0, and all of J_μ where μ > 0 lacks demo_logits.
+    a number that does not exist is null: a quotient by 0, and all of J_μ if demo_logits lack.
     """
     read = parse_instance(read_text(instance), demonstrations=demonstrations, critic=critic)
     report = _report(read, names, normalizer, samples)
