@@ -6,6 +6,7 @@ Ito's, which readers with colour blindness tell apart; marker and dash carry the
 
 from __future__ import annotations
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from upge.errors import unknown
+from upge.files import write_whole
 
 #: Width of a column and of a page, in inches.
 COLUMN, PAGE = 3.35, 6.9
@@ -138,8 +140,9 @@ def save(figure: Figure, path: Path, commit: str) -> list[Path]:
             engine.set(rect=(0, 0, 1 - _FOOTER, 1))
         place = {"ha": "right", "va": "bottom", "rotation": 90}
         figure.text(0.999, 0.005, commit, fontsize=4.5, color=_GREY, **place)  # type: ignore[arg-type]
-        for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
-            written.append(path.with_name(path.name + suffix))
-            figure.savefig(written[-1], dpi=200, metadata=metadata)
+        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
+            written.append(write_whole(path.with_name(f"{path.name}.{kind}"), drawn.getvalue()))
     plt.close(figure)
     return written

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from upge.files import write_whole
 from upge.provenance import provenance
 
 
@@ -69,7 +70,7 @@ def write_record(
         "provenance": provenance(),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def _digest(value: Any) -> str:

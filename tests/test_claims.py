@@ -322,7 +322,9 @@ def test_evidence_counts_and_names_the_first_failure() -> None:
 def test_what_the_search_finds_counts() -> None:
     result = rule([YES], 0.0, "x", counterexample=lambda: "small")
     assert result.verdict == "conditional"
-    assert result.evidence == "holds in 1 of 1 instances; smallest counterexample: small"
+    assert result.evidence == (
+        "holds in 1 of 1 instances, and in 0 of 1 others; smallest counterexample: small"
+    )
     assert rule([YES, NO], 0.0, "x", counterexample=lambda: "small").verdict == "fails"
     assert rule([YES, NO_OUT], 0.0, "x", counterexample=lambda: None).evidence.endswith("out")
 
@@ -409,8 +411,21 @@ def test_the_command_writes_and_sums_up(
 def test_the_command_refuses_before_it_computes(run: Any, tmp_path: Any) -> None:
     assert isinstance(run("--claim", "eq99").exception, UpgeError)
     (tmp_path / "file").write_text("")
-    result = run("--claim", "eq9-10", "--out", str(tmp_path / "file"))
-    assert isinstance(result.exception, UpgeError)
+    assert isinstance(run("--out", str(tmp_path / "file")).exception, UpgeError)
+
+
+def test_the_command_writes_no_ledger_of_some_claims(run: Any, tmp_path: Any) -> None:
+    result = run("--claim", "eq9-10", "--out", str(tmp_path / "ledger"))
+    assert "leave out --claim" in str(result.exception)
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_ledger_is_written_whole_or_not_at_all(tmp_path: Any) -> None:
+    (tmp_path / ".claims.md.partial").mkdir()
+    (tmp_path / "claims.md").write_text("before")
+    with pytest.raises(UpgeError, match=r"claims\.md: can't be written"):
+        write_ledger([], {}, tmp_path)
+    assert (tmp_path / "claims.md").read_text() == "before"
 
 
 # --- what the checks stand on ---------------------------------------------------------------------

@@ -337,6 +337,15 @@ def test_a_file_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
         is_one_sentence(run("weights", path), f"{path}: can't be read")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("arguments", [("algorithms",), ("algorithms", "sft")])
+def test_an_output_that_cannot_be_written(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([*UPGE, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "upge: the output: No space left on device"
+
+
 def test_a_process_ends_with_exit_code_2() -> None:
     outcome = in_a_process("weights", "-", "-a", "gropo")
     is_one_sentence(outcome, "unknown algorithm 'gropo'; did you mean 'grpo'?")

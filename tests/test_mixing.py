@@ -182,7 +182,7 @@ def test_the_optimum_by_formula_is_the_optimum_by_descent() -> None:
     torch.testing.assert_close(weights[1].detach(), beta, atol=1e-4, rtol=1e-3)
 
 
-def test_tuned_factors_are_the_best_of_a_grid_and_beat_one_factor() -> None:
+def test_tuned_factors_are_the_best_of_a_grid() -> None:
     q = quadratic()
     for f, g in shapes(5, {"wiener": Wiener()}, (0.0, 0.4)).values():
         tuned = q.tuned(f, g)
@@ -191,7 +191,7 @@ def test_tuned_factors_are_the_best_of_a_grid_and_beat_one_factor() -> None:
         for x in torch.linspace(0, 1, 21).tolist():
             for y in torch.linspace(0, 1, 21).tolist():
                 assert q.mse(x * f, y * g) >= tuned.mse - 1e-12
-        assert tuned.mse <= q.scaled(f, g) + 1e-12 <= q.nothing + 2e-12
+        assert tuned.mse <= q.nothing + 1e-12
         assert q.mse(*q.optimum()) <= tuned.mse + 1e-12
 
 
@@ -417,15 +417,8 @@ def test_rows_have_one_form_and_come_again(rows: Rows) -> None:
 
 
 def test_no_gate_beats_the_optimum(rows: Rows) -> None:
-    for measure in ("share", "share, one factor"):
-        shares = [float(row["value"]) for row in chosen(rows, measure=measure)]
-        assert min(shares) >= -1e-9 and max(shares) <= 1 + 1e-9
-
-
-def test_two_factors_are_no_worse_than_one(rows: Rows) -> None:
-    two, one = (chosen(rows, measure=m) for m in ("share", "share, one factor"))
-    for a, b in zip(two, one, strict=True):
-        assert a["gate"] == b["gate"] and float(a["value"]) >= float(b["value"]) - 1e-6
+    shares = [float(row["value"]) for row in chosen(rows, measure="share")]
+    assert min(shares) >= -1e-9 and max(shares) <= 1 + 1e-9
 
 
 def test_headlines_are_numbers_and_the_figure_is_drawn(rows: Rows) -> None:

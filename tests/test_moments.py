@@ -26,10 +26,12 @@ from upge.moments_cli import moments as command
 from upge.normalization import NORMALIZERS, Normalizer, SequenceMean, TokenMean, TrajectoryMean
 from upge.objective import Objective
 from upge.reference import CurrentPolicy, RolloutPolicy
+from upge.theory import compositions
 from upge.theory import moments as package
+from upge.theory.compositions import Classes, conditional
 from upge.theory.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
 from upge.theory.instance import Setting
-from upge.theory.moments import Classes, conditional, exact, moments, monte_carlo, prepared
+from upge.theory.moments import exact, moments, monte_carlo, prepared
 
 #: Trajectories 1, 01, 000, 001 (eos 1), and 1, 01, 00.
 DEEP, SHALLOW = Tree(2, 1, 3), Tree(2, 1, 2)
@@ -320,7 +322,7 @@ def test_compositions_may_be_evaluated_piece_by_piece(monkeypatch: pytest.Monkey
     s, estimator = setting(size=4), prepared("luffy", "own")
     whole = exact(estimator, s)
     assert len(list(conditional(estimator, s))) == 1
-    monkeypatch.setattr(package, "_PIECE", 200)
+    monkeypatch.setattr(compositions, "PIECE", 200)
     assert len(list(conditional(estimator, s))) > 5
     close(exact(estimator, s).mean, whole.mean)
     assert exact(estimator, s).trace_cov == pytest.approx(whole.trace_cov)
@@ -363,7 +365,7 @@ def test_what_has_too_many_compositions_is_sampled_and_says_so() -> None:
 def test_samples_may_be_evaluated_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     s, estimator = setting(), prepared("srft")
     whole = monte_carlo(estimator, s, 500)
-    monkeypatch.setattr(package, "_PIECE", 50)
+    monkeypatch.setattr(package, "PIECE", 50)
     parts = monte_carlo(estimator, s, 500)
     close(parts.mean, whole.mean)
     assert parts.trace_cov == pytest.approx(whole.trace_cov)
@@ -521,7 +523,8 @@ def test_table_shows_gradients_moments_and_what_was_sampled_or_left_out() -> Non
         assert words in text
     assert "srft*" in text and "* srft: from 10 sampled groups" in text
     text = run(instance(demo_logits=...), "--format", "table")
-    assert "J_μ" not in text and "sft is left out: sft reads demonstrations" in text
+    assert "∇J_μ is left out: μ > 0, and the instance has no demo_logits" in text
+    assert "against ∇J_μ" not in text and "sft is left out: sft reads demonstrations" in text
 
 
 @pytest.mark.parametrize(
@@ -565,13 +568,39 @@ def test_table_shows_gradients_moments_and_what_was_sampled_or_left_out() -> Non
         (instance(mu=-1), "mu: got -1.0, wanted a finite number ≥ 0"),
         (instance(mu=10**400), "mu: got 10000"),
         (instance(clip="a"), "clip: got 'a', wanted a number"),
-        (instance(clip=-1), "Clip.low: got -1.0, wanted a number ≥ 0"),
+        (instance(clip=-1), "clip: got -1.0, wanted a number ≥ 0"),
+        (instance(vocab=10**400), "0…, wanted fewer digits"),
+        (
+            json.dumps(instance()).replace('"0": [', '"0": [9, 9], "0": [', 1),
+            "the instance has '0' twice in one map, wanted once",
+        ),
+        (json.dumps(instance())[:-1] + ', "mu": 9}', "the instance has 'mu' twice"),
     ],
 )
 def test_mistakes_in_an_instance_are_named(record: object, message: str) -> None:
     with pytest.raises(UpgeError) as error:
         run(record)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_clip_that_one_algorithm_refuses_leaves_the_others() -> None:
+    record = json.loads(run(instance(clip=5)))
+    assert set(record["skipped"]) == {"ppo_dual_clip"}
+    with pytest.raises(UpgeError, match=r"DualClip\.dual: got 3\.0, wanted a number ≥ 6"):
+        run(instance(clip=5), "-a", "ppo_dual_clip")
+
+
+@pytest.mark.parametrize("option", [("--samples", "1"), ("--demonstrations", "-1")])
+def test_options_that_cannot_be_meant_are_refused_whatever_is_computed(
+    option: tuple[str, str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run(instance(), *option)
+
+
+def test_help_shows_formulas_whole() -> None:
+    text = run("", path="--help")
+    assert "the truth is ∇E[r]" in text and "exact E[r" in text
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from analysis.style import LOOKS, look, save, style
 from experiments.bias_variance import __main__ as command
 from experiments.recipe import load
-from experiments.records import code_version, read_record
+from experiments.records import code_version, read_record, write_record
 from upge import REGISTRY, UpgeError
 from upge.theory.enumeration import TabularPolicy, Tree
 from upge.theory.studies import STUDIES, advantage, demonstrations, mask, reference
@@ -318,6 +319,27 @@ def test_a_result_is_kept_until_recipe_or_code_changes(
     monkeypatch.undo()
     command.draw("advantage", out)
     assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".json", ".pdf", ".png"]
+
+
+@pytest.mark.parametrize("name", ["result.csv", "result.json", "result.pdf", "result.png"])
+def test_results_are_written_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("before")
+    (tmp_path / f".{name}.partial").mkdir()
+    with pytest.raises(UpgeError, match=rf"{name}: can't be written"):
+        if path.suffix == ".csv":
+            command.write_table(path, [{"x": 1.0}])
+        elif path.suffix == ".json":
+            write_record(path, "result", "key", TINY["mask"], {}, 0.0)
+        else:
+            save(Figure(), tmp_path / "result", "commit")
+    assert path.read_text() == "before"
+
+
+def test_where_nothing_can_be_written_nothing_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UpgeError, match="can't be written to"):
+        command.main(["advantage"], out=tmp_path / "file")
 
 
 def test_an_unknown_study_is_refused(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from upge.console import steps_bar
 from upge.errors import UpgeError
 from upge.extras import require
+from upge.files import make_folder
 
 if TYPE_CHECKING:
     from upge.theory.claims import Claim
@@ -26,7 +27,8 @@ def claims(
         typer.Option("--claim", "-c", help="Only this claim, with its evidence; repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write claims.md and claims.csv to this folder.")
+        Path | None,
+        typer.Option(help="Write the ledger of all claims, claims.md and claims.csv, here."),
     ] = None,
 ) -> None:
     """Decide every claim of the paper: proved, exact, conditional or fails; with evidence."""
@@ -36,15 +38,11 @@ def claims(
     from upge.theory.claims.ledger import chosen, decide, write_ledger
 
     ids = chosen(names or ())
+    if names and out is not None:
+        raise UpgeError("--out: writes the ledger of all claims; leave out --claim")
     if out is not None:
-        _writable(out)
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        make_folder(out)
+    with steps_bar() as bar:
         task = bar.add_task("starting", total=len(ids))
         decided = decide(ids, lambda claim: bar.update(task, advance=1, description=claim.id))
     console = Console()
@@ -56,13 +54,6 @@ def claims(
     if out is not None:
         paths = write_ledger(decided, provenance(), out)
         console.print(f"Written to {out}/: {', '.join(path.name for path in paths)}", markup=False)
-
-
-def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UpgeError(f"--out {folder}: can't be made a folder ({error.strerror})") from error
 
 
 def _verdict(claim: Claim) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -14,16 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from upge.algorithms import REGISTRY, Value, algorithm
 from upge.batch import TrajectoryBatch
 from upge.batch_json import parse_batch
 from upge.claims_cli import claims
+from upge.console import steps_bar
 from upge.errors import UpgeError
 from upge.estimator import Estimate, Term
 from upge.evaluate_cli import evaluate, sample
+from upge.files import make_folder, read_text
 from upge.moments_cli import moments
 from upge.normalization import NORMALIZERS
 from upge.policies.pretrained import SMOLLM2
@@ -94,14 +94,8 @@ def verify(
             raise unknown("check", name, CHECKS)
     request = Request(tuple(algorithm(n).name for n in names or REGISTRY), model, seed)
     if out is not None:
-        _writable(out)
-    columns = (
-        TextColumn("{task.description:<32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        make_folder(out)
+    with steps_bar() as bar:
         task = bar.add_task("starting", total=len(checks) * len(request.names))
 
         def advance(finding: Finding) -> None:
@@ -139,15 +133,6 @@ def _idle_checks(findings: Sequence[Finding]) -> dict[str, str]:
     return notes
 
 
-def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UpgeError(f"--out {folder}: can't be written to ({error.strerror})") from error
-
-
 def _summary(findings: Sequence[Finding]) -> Table:
     from upge.theory.tables import rows_of, summary_columns
 
@@ -178,7 +163,7 @@ def weights(
     The batch has logp, old_logp, mask (N × T, response tokens), reward, group, offline (N) and
     optionally values, entropy (N × T) and max_length. The loss is −Σ w log π.
     """
-    record = parse_batch(_read(batch))
+    record = parse_batch(read_text(batch))
     options = _options(settings or [])
     chosen = [algorithm(name).name for name in names or REGISTRY]
     for name in options:
@@ -202,17 +187,6 @@ def weights(
     else:
         for name, result in results.items():
             _print_weights(name, result, record)
-
-
-def _read(path: str) -> str:
-    try:
-        if path != "-":
-            return Path(path).read_text(encoding="utf-8-sig")
-        if sys.stdin is None:
-            raise UpgeError("-: standard input is closed")
-        return sys.stdin.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UpgeError(f"{path}: can't be read ({error})") from error
 
 
 def _options(settings: list[str]) -> dict[str, dict[str, Value]]:
@@ -357,11 +331,24 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # formulas, on terminals that lack the letters
     try:
-        app()
+        _run()
     except UpgeError as error:
         stderr = Console(stderr=True)
         stderr.print(f"upge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _run() -> None:
+    """The command; an output that can't be written, as to a full disk, is the user's to mend."""
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = None  # what it still holds would fail again at exit
+        raise UpgeError(f"{error.filename or 'the output'}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

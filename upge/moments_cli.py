@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from upge.algorithms import REGISTRY, algorithm
+from upge.console import steps_bar
 from upge.errors import UpgeError
+from upge.files import read_text
 from upge.normalization import NORMALIZERS
 from upge.theory.instance import TARGETS, Critic, Instance, parse_instance
 from upge.theory.moments import SAMPLES, Moments, prepared
@@ -94,26 +95,27 @@ def moments(
         str, typer.Option(help=f"Of every term: own, or {', '.join(NORMALIZERS)}.")
     ] = "trajectory_mean",
     demonstrations: Annotated[
-        int, typer.Option(help="Demonstrations a group, for algorithms that read some.")
+        int, typer.Option(min=0, help="Demonstrations a group, for algorithms that read some.")
     ] = 1,
     critic: Annotated[
-        Critic, typer.Option(help="V for GAE: the rollout policy's exact E[r | prefix], or zero.")
+        Critic, typer.Option(help=r"V for GAE: the rollout policy's exact E\[r | prefix], or zero.")
     ] = "exact",
     samples: Annotated[
-        int, typer.Option(help="Groups drawn where the moments can't be exact.")
+        int, typer.Option(min=2, help="Groups drawn where the moments can't be exact.")
     ] = SAMPLES,
     form: Annotated[Format, typer.Option("--format", help="auto, json, csv or table.")] = (
         Format.AUTO
     ),
 ) -> None:
-    """Exact bias and variance of algorithms, for one group on a policy that can be enumerated.
+    r"""Exact bias and variance of algorithms, for one group on a policy that can be enumerated.
 
     The instance has vocab, eos, horizon, group_size, mu; logits and optionally old_logits and
     demo_logits (a list of vocab logits for every prefix: token ids joined by spaces, "" the start);
     reward (a number for every trajectory, with its eos); and optionally clip. Moments are of the
-    estimator of ∇J; the truth is ∇E[r] (reward) and ∇J_μ (mu) with respect to the logits.
+    estimator of ∇J; the truth is ∇E\[r] (reward) and ∇J_μ (mu) with respect to the logits. In JSON
+    a number that does not exist is null: a quotient by 0, and all of J_μ if demo_logits lack.
     """
-    read = parse_instance(_read(instance), demonstrations=demonstrations, critic=critic)
+    read = parse_instance(read_text(instance), demonstrations=demonstrations, critic=critic)
     report = _report(read, names, normalizer, samples)
     console = Console()
     if form is Format.CSV:
@@ -126,27 +128,21 @@ def moments(
         _print(report, console)
 
 
-def _read(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UpgeError(f"{path}: can't be read ({error})") from error
-
-
 def _report(instance: Instance, names: list[str] | None, normalizer: str, samples: int) -> Report:
     """The moments of the algorithms named; of all that have some, if none is."""
     chosen = [algorithm(name).name for name in names or REGISTRY]
     overrides = {} if instance.clip is None else {"clip": instance.clip}
     results: dict[str, Moments] = {}
     skipped: dict[str, str] = {}
-    for name in chosen:
-        estimator = prepared(name, normalizer, **overrides)
-        try:
-            results[name] = moments_of(estimator, instance.setting, samples=samples)
-        except UpgeError as error:
-            if names:
-                raise
-            skipped[name] = str(error)
+    with steps_bar() as bar:
+        for name in bar.track(chosen, description="algorithms"):
+            try:
+                estimator = prepared(name, normalizer, **overrides)
+                results[name] = moments_of(estimator, instance.setting, samples=samples)
+            except UpgeError as error:
+                if names:
+                    raise
+                skipped[name] = str(error)
     if not results:
         raise UpgeError(next(iter(skipped.values())))
     return Report(instance, results, skipped)
@@ -169,6 +165,8 @@ def _print(report: Report, console: Console) -> None:
     for target in TARGETS:
         if record["gradient"][target]:
             console.print(_moments_table(target, record["algorithms"]))
+    if not record["gradient"]["mu"]:
+        console.print("∇J_μ is left out: μ > 0, and the instance has no demo_logits")
     for name, m in report.moments.items():
         if m.method != "exact":
             console.print(

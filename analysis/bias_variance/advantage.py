@@ -26,7 +26,7 @@ _LOOKS = {
     "centered": ("R − mean", Look(CYCLE[2], "^")),
     "leave_one_out": ("R − mean of others", Look(CYCLE[0], "o", (0, (5, 1.5)))),
     "z_score": ("(R − mean)/std", Look(CYCLE[1], "s")),
-    "union": ("the same with a demonstration", Look(CYCLE[3], "D", (0, (3, 1, 1, 1)))),
+    "union": ("(R − mean)/std, with a demonstration", Look(CYCLE[3], "D", (0, (3, 1, 1, 1)))),
     "batch": ("(R − mean)/std, batch-wide", Look(CYCLE[4], "P")),
 }
 #: Rules whose range over problems is shown; the others' are as wide.
@@ -65,18 +65,21 @@ def figure(rows: Rows) -> Figure:
         f.set(
             title="MSE of all p, one multiple",
             xlabel="rollouts a group, n",
-            ylabel="dotted: bias² of the z-scores",
             yscale="log",
             ylim=(3e-3, 1.1),
         )
         _sizes(f, sizes)
+        f.plot([], [], color="#4D4D4D", linestyle=":", label="bias² of the two /std")
+        f.legend(loc="center left", handlelength=1.5)
         letter((a, b, c, d, e, f))
         legend_above(drawn, a, 4, "advantage Â")
         replicates = len({row["seed"] for row in rows})
         caption(
             drawn,
             f"Exact numbers, on policy. Lines: median of {replicates} random problems; bands "
-            "(two rules): their range. Weights are equal in all, batch-wide ones nearly.",
+            "(two rules): their range. Weights are equal in all, batch-wide ones nearly.\n"
+            "Weight w: the estimate's mean is w ∇E[r]; 1 is unbiased. Best multiple: the estimate "
+            "times its best factor; in (f) one factor for all p.",
         )
     return drawn
 
@@ -110,10 +113,12 @@ def _shrinkage(axes: Axes, rows: Rows) -> None:
             axes.plot(x, y, fillstyle=fill, **look.line)
     axes.set(
         title="weight against n",
-        ylabel=f"filled: p = {half:g}; open: {low:g}",
         xlabel="rollouts a group, n",
         yscale="log",
     )
+    for p, fill in ((half, "full"), (low, "none")):
+        axes.plot([], [], "o", color="#4D4D4D", fillstyle=fill, label=f"p = {p:g}")
+    axes.legend(loc="upper left", handlelength=1.0)
     axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 4]))
     _plain(axes)
     _sizes(axes, sorted({float(row["n"]) for row in rows}))

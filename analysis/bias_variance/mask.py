@@ -57,7 +57,8 @@ def figure(rows: Rows) -> Figure:
         caption(
             drawn,
             f"Exact numbers, medians of {replicates} random problems. Large marks: the usual "
-            "setting, in brackets; crosses: range over problems (two). Grey lines: equal MSE.",
+            "setting, in brackets; small ones: the other settings.\nThin crosses: range over "
+            "problems, of clip and no mask. Grey lines: equal MSE.",
         )
     return drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from importlib import import_module
@@ -24,6 +25,7 @@ from rich.progress import (
 from experiments.recipe import load
 from experiments.records import code_version, key_of, read_record, write_record
 from upge.errors import UpgeError, unknown
+from upge.files import make_folder, write_whole
 from upge.theory.studies import STUDIES
 from upge.theory.studies.common import Row, Rows
 
@@ -44,7 +46,7 @@ def main(
     for name in names:
         if name not in STUDIES:
             raise unknown("study", name, STUDIES)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -99,11 +101,12 @@ def draw(name: str, out: Path) -> None:
 
 def write_table(path: Path, rows: list[Row]) -> None:
     """Rows as CSV, numbers to 9 digits; ``nan`` where there is none."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _text(value) for name, value in row.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _text(value) for name, value in row.items()})
+    write_whole(path, text.getvalue())
 
 
 def _text(value: float | str) -> str:

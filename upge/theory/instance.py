@@ -7,6 +7,7 @@ trajectories of π_β on the same question, all independent.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -204,7 +205,9 @@ def parse_instance(text: str, *, demonstrations: int = 1, critic: Critic = "exac
         for name in ("logits", "old_logits", "demo_logits")
         if record.get(name) is not None
     }
-    clip = record.get("clip")
+    clip = None if record.get("clip") is None else _number("clip", record["clip"])
+    if clip is not None and clip < 0:
+        raise UpgeError(f"clip: got {clip}, wanted a number ≥ 0")
     objective = Objective(
         _rewards(tree, record["reward"]), _number("mu", record["mu"]), policies.get("demo_logits")
     )
@@ -216,12 +219,14 @@ def parse_instance(text: str, *, demonstrations: int = 1, critic: Critic = "exac
         demonstrations,
         critic=critic,
     )
-    return Instance(setting, None if clip is None else _number("clip", clip))
+    return Instance(setting, clip)
 
 
 def _load(text: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_once)
+    except UpgeError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UpgeError(f"the instance is no JSON: {error}") from error
     if not isinstance(record, dict):
@@ -229,9 +234,20 @@ def _load(text: str) -> Mapping[str, Any]:
     return record
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, unless it has a key twice, of which JSON would drop one in silence."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise UpgeError(f"the instance has {twice!r:.60} twice in one map, wanted once")
+    return record
+
+
 def _whole(name: str, given: Any) -> int:
     if isinstance(given, bool) or not isinstance(given, int):
         raise UpgeError(f"{name}: got {given!r:.60}, wanted a whole number")
+    if abs(given) > MAX_NUMBER:
+        raise UpgeError(f"{name}: got {given!r:.60}…, wanted fewer digits")
     return given
 
 

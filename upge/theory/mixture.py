@@ -2,8 +2,8 @@
 
 For weights that depend on the number k of successes only, the mean squared error is a sum over k
 of quadratics in (α_k, β_k), so that optimal weights are two linear equations for every k. The
-moments are exact: those of g_RL given k come from :mod:`upge.theory.moments`, and the demonstration
-is independent of the rollouts.
+moments are exact: those of g_RL given k come from :mod:`upge.theory.compositions`, and the
+demonstration is independent of the rollouts.
 
 With its learning rate tuned, an estimator's error also says how far one step takes the objective:
 T·E[g] − ½E‖g‖² = ½(‖T‖² − E‖g − T‖²) is the improvement that a step of rate η on η-smooth J is
@@ -23,8 +23,8 @@ from upge.advantage import GroupCentered, One
 from upge.estimator import Estimator, Term
 from upge.normalization import TokenSum
 from upge.reference import CurrentPolicy
+from upge.theory.compositions import conditional
 from upge.theory.instance import Setting
-from upge.theory.moments import conditional
 
 #: Both terms as token sums, as in ``hpt_global_token``: Σ_i (R_i − P) s_i and s*.
 RL = Estimator((Term("online", CurrentPolicy(), GroupCentered(), TokenSum()),), "rl")
@@ -149,12 +149,6 @@ class Quadratic:
         """The gain over no step of one term alone, at its best factor ≥ 0 for all k."""
         square, along = (getattr(self, name).sum().item() for name in (term, f"{term}_target"))
         return max(along, 0.0) ** 2 / square if square else 0.0
-
-    def scaled(self, f: Tensor, g: Tensor) -> float:
-        """The error of (x f, x g) at the best x ≥ 0: only the learning rate is tuned."""
-        square = (f**2 * self.rl + 2 * f * g * self.cross + g**2 * self.sft).sum()
-        along = (f * self.rl_target + g * self.sft_target).sum().clamp(min=0)
-        return self.nothing - (along**2 / square).item() if square > 0 else self.nothing
 
 
 def pooled(quadratics: Iterable[Quadratic]) -> Quadratic:

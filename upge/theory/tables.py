@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upge.algorithms import Algorithm, algorithm
-from upge.errors import UpgeError
 from upge.estimator import Term
+from upge.files import write_whole
 from upge.theory.verify import Finding
 
 CSV_COLUMNS = (
@@ -394,16 +394,4 @@ def write_tables(
         "table1.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return [_replace(folder / name, text) for name, text in contents.items()]
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write whole or not at all: a full disk or a kill leaves the file that was there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
-    return path
+    return [write_whole(folder / name, text) for name, text in contents.items()]

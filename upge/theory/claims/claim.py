@@ -129,9 +129,9 @@ def rule(
         notes: more evidence.
     """
     trials, found = list(trials), counterexample()
-    parts = [_tally(trials, unit, condition)]
     if found:
         trials.append(Trial(False, found, inside=False))
+    parts = [_tally(trials, unit, condition)]
     verdict = judge(trials, "proved" if symbolic else "exact")
     failing = next((trial.words for trial in trials if not trial.holds), None)
     if shown := found or failing:

@@ -114,7 +114,7 @@ def sampling_policy(names: Sequence[str] | None = None, seed: int = 0) -> Result
     return rule(
         trials,
         len(far),
-        "of the printed rows do not",
+        "printed rows whose π_ref their samples are not drawn from",
         unit="rows",
         condition="the row is one of " + ", ".join(fitting) if fitting else "",
         notes=[

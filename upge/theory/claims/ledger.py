@@ -11,6 +11,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from upge.errors import unknown
+from upge.files import write_whole
 from upge.theory.claims import CLAIMS, VERDICTS, Claim
 
 CSV_COLUMNS = tuple(field.name for field in fields(Claim))
@@ -101,6 +102,4 @@ def write_ledger(
         "claims.csv": claims_csv(claims),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in contents]
+    return [write_whole(folder / name, text) for name, text in contents.items()]

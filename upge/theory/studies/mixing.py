@@ -57,11 +57,11 @@ def study(recipe: Recipe, progress: Progress = silent) -> list[Row]:
 
 
 def _row(values: Row) -> Row:
-    """A number, to six digits, with what it is of; all rows have the same columns."""
+    """A number, to five digits, with what it is of; all rows have the same columns."""
     numbers = ("seed", "n", "demo_success", "demo_distance", "x", "value", "error")
     words: Row = dict.fromkeys(("measure", "part", "target", "gate"), "")
     rounded: Row = {
-        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        name: float(f"{value:.5g}") if isinstance(value, float) else value
         for name, value in values.items()
     }
     return words | dict.fromkeys(numbers, math.nan) | rounded
@@ -129,15 +129,13 @@ def _shapes(target: str, n: int, gammas: tuple[float, ...]) -> dict[tuple[str, f
 
 
 def _compare(target: str, n: int, quadratic: Quadratic, gammas: tuple[float, ...]) -> Iterator[Row]:
-    """What every gate realises of the optimum's gain, with two factors and with one."""
+    """What every gate realises of the optimum's gain."""
     none = quadratic.nothing
     best = none - quadratic.mse(*quadratic.optimum())
     yield {"measure": "gain", "gate": "optimum", "value": best / none}
     for (gate, gamma), (f, g) in _shapes(target, n, gammas).items():
-        tuned, scaled = quadratic.tuned(f, g), quadratic.scaled(f, g)
-        where: Row = {"gate": gate, "x": gamma}
-        yield where | {"measure": "share", "value": (none - tuned.mse) / best}
-        yield where | {"measure": "share, one factor", "value": (none - scaled) / best}
+        share = (none - quadratic.tuned(f, g).mse) / best
+        yield {"gate": gate, "x": gamma, "measure": "share", "value": share}
 
 
 def _weights(target: str, n: int, quadratic: Quadratic, gates: bool) -> Iterator[Row]:

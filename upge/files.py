@@ -1,0 +1,59 @@
+"""Files as a user names them: what can't be read or written is one sentence, never half there."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from upge.errors import UpgeError
+
+
+def read_text(path: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; of standard input for "-".
+
+    Raises:
+        UpgeError: it can't be read, or is no UTF-8.
+    """
+    try:
+        if path != "-":
+            return Path(path).read_text(encoding="utf-8-sig")
+        if sys.stdin is None:
+            raise UpgeError("-: standard input is closed")
+        return sys.stdin.read().removeprefix("\ufeff")
+    except OSError as error:
+        raise UpgeError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UpgeError(f"{path}: can't be read ({error}); save it as UTF-8") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, if it isn't there, and see whether a file can be written to it.
+
+    Raises:
+        UpgeError: it can't; so that the user hears of it before anything is computed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UpgeError(f"--out {folder}: can't be written to ({error.strerror})") from error
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write whole or not at all: a full disk or a kill leaves the file that was there.
+
+    Raises:
+        UpgeError: it can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
+    return path
