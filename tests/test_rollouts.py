@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,9 +19,12 @@ from upge.extras import available
 if not available("transformers"):
     pytest.skip("transformers is not installed", allow_module_level=True)
 
+import transformers
+
 from upge.policies.policy import Policy
 from upge.policies.tiny import build_model
 from upge.rollouts import CachedSampler, Rollouts, Sampling, question_seed
+from upge.rollouts.cached import _invert
 
 PAD, EOS, VOCABULARY = 0, 1, 7
 
@@ -37,6 +40,19 @@ def random_model(seed: int = 0, dtype: torch.dtype = torch.float64, spread: floa
 
 #: A model that no test changes.
 shared_model = cache(random_model)
+
+
+def gpt2(seed: int = 0) -> Any:
+    """A model that reads the positions themselves, not only their distances."""
+    sizes = {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    ids = {"bos_token_id": EOS, "eos_token_id": EOS}
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, **sizes, **ids)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.GPT2LMHeadModel(config)
+        for parameter in model.parameters():
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+    return model.double().eval()
 
 
 def ended_at(model: Any, bias: float) -> Any:
@@ -124,7 +140,11 @@ def test_the_greedy_comparison_sees_ends_early_and_late() -> None:
 # ------------------------------------------------------------------------------- log-probabilities
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "model",
+    [random_model(4, torch.float32), random_model(5), gpt2()],
+    ids=["Qwen2, float32", "Qwen2, float64", "GPT-2"],
+)
 @given(
     prompts=prompts_of_any_length,
     temperature=st.sampled_from([0.5, 1.0, 1.6]),
@@ -132,9 +152,9 @@ def test_the_greedy_comparison_sees_ends_early_and_late() -> None:
     seed=st.integers(0, 9),
 )
 def test_log_probabilities_are_those_of_the_whole_text(
-    dtype: torch.dtype, prompts: list[list[int]], temperature: float, top_p: float, seed: int
+    model: Any, prompts: list[list[int]], temperature: float, top_p: float, seed: int
 ) -> None:
-    model, samples = shared_model(seed, dtype), 3
+    samples = 3
     rollouts = CachedSampler(model, EOS)(
         prompts, samples, Sampling(8, temperature, top_p), seeds_of(prompts, seed)
     )
@@ -238,6 +258,22 @@ def test_the_smallest_nucleus_is_greedy() -> None:
     assert responses(narrow) == responses(greedy)
 
 
+@given(
+    weights=st.lists(st.sampled_from([0.0, 1e-7, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, max_size=8),
+    uniform=st.sampled_from([0.0, 2**-24, 0.3, 0.5, 1 - 2**-24]),
+    top_p=st.sampled_from([0.2, 0.9, 1.0]),
+)
+@example(weights=[0.0, 1.0], uniform=0.0, top_p=1.0)
+@example(weights=[1.0], uniform=1 - 2**-24, top_p=1.0)
+def test_a_token_of_probability_0_is_never_taken(
+    weights: list[float], uniform: float, top_p: float
+) -> None:
+    probability = torch.tensor([[*weights, 1e-3, 0.0]])
+    probability /= probability.sum()
+    token = _invert(probability, torch.tensor([uniform]), top_p)
+    assert probability[0, token] > 0
+
+
 # ------------------------------------------------------------------------- independence, seeds
 
 
@@ -305,14 +341,15 @@ def test_other_names_give_other_seeds(parts: list[int | str], others: list[int |
 
 @given(seed=st.integers(0, 9), bias=st.sampled_from([-1.0, 0.0, 1.0, 3.0]))
 def test_the_mask_ends_at_the_first_end_of_sequence(seed: int, bias: float) -> None:
-    model, prompts, length = ended_at(random_model(seed), bias), [[2], [3, 4, 5]], 6
-    rollouts = CachedSampler(model, EOS)(prompts, 8, Sampling(length), seeds_of(prompts, seed))
-    assert rollouts.tokens.shape == rollouts.mask.shape == rollouts.logp.shape == (16, length)
+    model, prompts, length = ended_at(random_model(seed), bias), [[2], [3, 4, 5]], 8
+    rollouts = CachedSampler(model, EOS)(prompts, 50, Sampling(length), seeds_of(prompts, seed))
+    assert rollouts.tokens.shape == rollouts.mask.shape == rollouts.logp.shape == (100, length)
     assert rollouts.mask.dtype == torch.bool and rollouts.finished.dtype == torch.bool
     for tokens, mask, finished in zip(*(rollouts[i].tolist() for i in (0, 1, 3)), strict=True):
-        size = tokens.index(EOS) + 1 if True in mask and EOS in tokens[: sum(mask)] else length
+        size = sum(mask)
+        assert EOS not in tokens[: size - 1] and finished == (tokens[size - 1] == EOS)
+        assert finished or size == length
         assert mask == [True] * size + [False] * (length - size)
-        assert finished == (tokens[size - 1] == EOS)
 
 
 class Counted:

@@ -199,9 +199,9 @@ def _invert(probability: Tensor, uniform: Tensor, top_p: float) -> Tensor:
         before = probability.cumsum(-1) - probability
         probability = torch.where(before < top_p, probability, 0.0)
     cumulative = probability.cumsum(-1)
-    # Strictly below the total, so that no token of probability 0 behind the last is taken.
-    point = (uniform[:, None] * cumulative[:, -1:]).nextafter(torch.zeros(()))
-    token = torch.searchsorted(cumulative, point.clamp(min=0), right=True)
-    token = token.clamp(max=probability.shape[-1] - 1)
+    # At most 1 − 2⁻²⁴ of the total, which never rounds up to it, so that no zero is taken.
+    point = uniform[:, None] * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, point, right=True)
+    token = token.clamp(max=probability.shape[-1] - 1)  # where the probabilities are no numbers
     token = token if order is None else order.gather(-1, token)
     return token.squeeze(-1)
