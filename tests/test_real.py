@@ -59,8 +59,11 @@ def test_no_credit_where_there_is_nothing_to_name() -> None:
 
 #: Solutions with a number that a random model names now and then, and one with one it can't.
 PROBLEMS = [
-    *({"problem": f"a has {n} apples ?", "answer": "", "solution": f"{n + 1} ."} for n in range(8)),
-    {"problem": "a has 7 apples and more ?", "answer": "", "solution": "in all 1234 ."},
+    *(
+        {"problem": f"a has {n} apples ?", "answer": "0", "solution": f"{n + 1} ."}
+        for n in range(8)
+    ),
+    {"problem": "a has 7 apples and more ?", "answer": "0", "solution": "in all 1234 ."},
 ]
 
 
