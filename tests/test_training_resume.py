@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -305,3 +307,56 @@ def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
     config = tiny.config("sft_rl", options={"sft_coefficient": 1e39})
     with pytest.raises(UpgeError, match="step 1: the loss or its gradient is not finite"):
         run(config, tmp_path)
+
+
+SMALL_DISK = """
+import json, subprocess, sys
+from pathlib import Path
+from upge.config import build
+from upge.errors import UpgeError
+from upge.training.config import RunConfig
+from upge.training.loop import Trainer
+from upge.training.records import RunFolder
+
+disk, config = Path(sys.argv[1]), build(json.loads(Path(sys.argv[2]).read_text()), RunConfig)
+for kilobytes in range(4, 2000, 24):
+    options = f"remount,size={kilobytes}k"
+    subprocess.run(["mount", "-o", options, "tmpfs", disk], check=True)
+    try:
+        Trainer(config, RunFolder(disk / "run")).run()
+    except UpgeError as error:
+        print(error)
+    else:
+        break
+subprocess.run(["cp", "-r", disk / "run", sys.argv[3]], check=True)
+"""
+
+
+def may_mount():
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="no file system may be mounted here")
+def test_a_small_disk_that_grows(tiny, whole, tmp_path):
+    """A real file system: the run dies of it dozens of times, wherever it was just writing."""
+    (tmp_path / "disk").mkdir()
+    config = two_stages(tiny)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    (tmp_path / "script.py").write_text(SMALL_DISK)
+    shell = 'mount -t tmpfs -o size=4k tmpfs "$1" && exec "$2" "$3" "$1" "$4" "$5"'
+    places = (tmp_path / name for name in ("disk", "script.py", "config.json", "copy"))
+    disk, script, given, copy = map(str, places)
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", shell, "-", disk, sys.executable, script, given, copy],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) > 10
+    assert all("the disk is full; free space and run the same" in line for line in lines)
+    steps = [int(line.rsplit(" ", 1)[1]) for line in lines]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2
+    assert_same(RunFolder(tmp_path / "copy"), whole)

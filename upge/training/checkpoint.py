@@ -57,21 +57,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None
     for stale in (final, *folder.glob(f"*{_PARTIAL}")):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
-    (partial / _WEIGHTS).write_bytes(save(_own_storage(checkpoint.weights)))
-    write_tensors(partial / _OPTIMIZER, checkpoint.optimizer)
-    state = {
-        "step": checkpoint.step,
-        "progress": dict(checkpoint.progress),
-        "digests": {name: _digest(partial / name) for name in (_WEIGHTS, _OPTIMIZER)},
-    }
-    text = json.dumps(state | {"own": _digest_of(state)})
-    (partial / _STATE).write_text(text, encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
-        sync(path)
+    try:
+        _write(partial, checkpoint)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # so that a full disk has room for the rest
+        raise
     partial.rename(final)
     sync(folder)
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    (folder / _WEIGHTS).write_bytes(save(_own_storage(checkpoint.weights)))
+    write_tensors(folder / _OPTIMIZER, checkpoint.optimizer)
+    state = {
+        "step": checkpoint.step,
+        "progress": dict(checkpoint.progress),
+        "digests": {name: _digest(folder / name) for name in (_WEIGHTS, _OPTIMIZER)},
+    }
+    text = json.dumps(state | {"own": _digest_of(state)})
+    (folder / _STATE).write_text(text, encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        sync(path)
 
 
 def load_checkpoint(folder: Path, recorded: int) -> Checkpoint | None:

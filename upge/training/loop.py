@@ -88,12 +88,12 @@ class Trainer:
         if (result := self.folder.result) is not None:
             return result
         self.accelerator = _accelerator()
-        self._saved = 0
         try:
             with self.folder.locked() if self._is_main else nullcontext():
                 return self._run()
         except (OSError, SafetensorError) as error:
-            raise file_error(error, self.folder.path, self._saved) from error
+            step = checkpoint.step if (checkpoint := self._checkpoint) else 0
+            raise file_error(error, self.folder.path, step) from error
 
     def _run(self) -> Mapping[str, Any]:
         self._prepare()
@@ -148,17 +148,20 @@ class Trainer:
             )
 
     def _resume(self) -> None:
-        checkpoint = load_checkpoint(self.folder.checkpoints, self.folder.recorded)
+        checkpoint = self._checkpoint
         self._optimizer_state: Mapping[str, Any] = {}
         self.progress = Progress()
         if checkpoint is not None:
             self._unwrapped.load_state_dict(dict(checkpoint.weights))
             self._optimizer_state = checkpoint.optimizer
             self.progress = Progress(**checkpoint.progress)
-        self._saved = self.progress.step
         self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
         if self._is_main:
             self.folder.rewind(self.progress.step)
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        return load_checkpoint(self.folder.checkpoints, self.folder.recorded)
 
     @property
     def _unwrapped(self) -> Policy:
@@ -393,7 +396,6 @@ class Trainer:
                 ),
             )
         self.accelerator.wait_for_everyone()
-        self._saved = self.progress.step
 
     def _test(self) -> dict[str, Any]:
         """Accuracy on each test suite, and the averages over those in and out of distribution."""
