@@ -157,7 +157,9 @@ def test_a_configuration_is_what_a_dry_run_prints(run: Run, tmp_path: Path) -> N
     as_yaml, as_json = tmp_path / "run.yaml", tmp_path / "run.json"
     as_yaml.write_text(shown.out, encoding="utf-8")
     as_json.write_text(json.dumps(config), encoding="utf-8")
-    for file in (as_yaml, as_json):
+    of_a_run = tmp_path / "config.json"
+    of_a_run.write_text(json.dumps({"key": key} | config), encoding="utf-8")
+    for file in (as_yaml, as_json, of_a_run):
         assert run("train", file, "--dry-run").out == shown.out
         changed = run("train", file, "--set", "stages.0.lr=3e-4", "--dry-run").out
         assert yaml.safe_load(changed)["stages"][0]["lr"] == 3e-4
@@ -231,7 +233,7 @@ def test_an_interrupted_run_goes_on(
     ("options", "terminal", "shown"),
     [
         ([], False, ["step 2/3: reward 0.000", "step 3/3: reward 0.000"]),
-        ([], True, ["3/3", "reward 0.000", "validation 0.000", "testing"]),
+        ([], True, ["3/3", "reward 0.000", "valid 0.000", "testing"]),
         (["--quiet"], False, []),
         (["--quiet"], True, []),
     ],

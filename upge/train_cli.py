@@ -96,7 +96,8 @@ def train(
 ) -> None:
     """Train a model, and measure it.
 
-    Either CONFIG describes the run, or --algorithm and its companions do, as in
+    Either CONFIG describes the run (a run folder's config.json is one), or --algorithm and its
+    companions do, as in
 
         upge train --algorithm hpt --model tiny --data problems.jsonl --steps 200 --lr 1e-3
 
@@ -154,6 +155,7 @@ def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | Non
         raise UpgeError(f"--{option}: goes without a CONFIG; change its values by --set KEY=VALUE")
     else:
         given = read_yaml(config)
+        given.pop("key", None)  # the config.json of a run's folder has it
     for setting in settings or ():
         override(given, setting)
     return build(given, RunConfig)
@@ -233,9 +235,9 @@ def _watching(run: RunConfig, quiet: bool) -> Iterator[Callable[[Mapping[str, An
     console = Console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[numbers]}", markup=False),
     )
     hidden = quiet or not console.is_terminal
@@ -257,11 +259,14 @@ def _watching(run: RunConfig, quiet: bool) -> Iterator[Callable[[Mapping[str, An
         yield observe
 
 
+#: What a step's line shows, and how it is called there.
+_SHOWN = {"reward": "reward", "offline_ratio": "offline", "loss": "loss", "validation": "valid"}
+
+
 def _numbers(metrics: Mapping[str, Any]) -> str:
-    """What a step's line shows, of those that there are."""
-    shown = ("reward", "offline_ratio", "loss", "validation")
+    """The step's line; the loss of rollouts says nothing that the reward doesn't."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {metrics[name]:.3f}"
-        for name in shown
+        f"{label} {metrics[name]:.3f}"
+        for name, label in _SHOWN.items()
         if name in metrics and not (name == "loss" and "reward" in metrics)
     )
