@@ -354,7 +354,10 @@ def test_a_place_that_cannot_be_written_to(run: Run, tmp_path: Path, reader: Pat
 def letters(tmp_path: Path) -> Path:
     return write(
         tmp_path / "letters.jsonl",
-        [{"problem": p, "answer": "b", "level": len(p)} for p in ("ab", "ba", "aab", "b=b", "aba")],
+        [
+            {"problem": p, "answer": "b", "level": len(p), "family": p[0]}
+            for p in ("ab", "ba", "aab", "b=b", "aba")
+        ],
     )
 
 
@@ -387,6 +390,8 @@ def test_levels_and_formats(run: Run, speller: Path, letters: Path) -> None:
     command = ("evaluate", speller, "--data", letters, *EASY, "--by", "level")
     rows = json.loads(run(*command).out)["rows"]
     assert [(row["level"], row["problems"]) for row in rows] == [(2, 2), (3, 3)]
+    families = json.loads(run(*command[:-1], "family").out)["rows"]
+    assert [(row["family"], row["problems"]) for row in families] == [("a", 3), ("b", 2)]
     whole = json.loads(run(*command[:-2]).out)["rows"][0]
     mean = sum(row["problems"] * row["avg@16"] for row in rows) / 5
     assert mean == pytest.approx(whole["avg@16"], rel=1e-12)

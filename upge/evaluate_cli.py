@@ -44,9 +44,10 @@ Form = Annotated[
 
 
 class By(StrEnum):
-    """What a row of the results is."""
+    """What a row of the results is, within its suite."""
 
     SUITE = "suite"
+    FAMILY = "family"
     LEVEL = "level"
 
 
@@ -99,13 +100,13 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
-    by: Annotated[By, typer.Option(help="A row a suite, or a suite and level.")] = By.SUITE,
+    by: Annotated[By, typer.Option(help="A row a suite, or a family or level of it.")] = By.SUITE,
     out: Annotated[
         Path | None, typer.Option(help="Keep the responses in this folder, a Parquet file a suite.")
     ] = None,
     form: Form = Format.AUTO,
 ) -> None:
-    """Measure a model on test problems: avg@k and pass@k, by suite or by level.
+    """Measure a model on test problems: avg@k and pass@k, by suite, family or level.
 
     avg@k is the mean reward of k responses, pass@k the chance that one of k is right (without bias,
     from all samples). All suites are sampled together; a problem's responses hang on --seed alone.
@@ -189,23 +190,21 @@ def _chosen(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _rows(suite: str, responses: Responses, by: By) -> list[Row]:
-    """avg@k and pass@k of a suite, or of each of its levels."""
+    """avg@k and pass@k of a suite, or of each of its families or levels."""
     import torch
 
     from upge.evaluation.metrics import avg_at_k, doublings, mean_by, pass_at_k
 
-    n = responses.rewards.shape[1]
-    ks = doublings(n)
-    names = [f"avg@{n}", *(f"pass@{k}" for k in ks)]
-    values = torch.cat([avg_at_k(responses.rewards)[:, None], pass_at_k(responses.rewards, ks)], 1)
-    labels = [problem.level if by is By.LEVEL else 0 for problem in responses.problems]
+    rewards = responses.rewards
+    n = rewards.shape[1]
+    names = [f"avg@{n}", *(f"pass@{k}" for k in doublings(n))]
+    values = torch.cat([avg_at_k(rewards)[:, None], pass_at_k(rewards, doublings(n))], 1)
+    labels = [suite if by is By.SUITE else getattr(p, by.value) for p in responses.problems]
     counts = Counter(labels)
     return [
-        {"suite": suite}
-        | ({"level": level} if by is By.LEVEL else {})
-        | {"problems": counts[level]}
+        {"suite": suite, by.value: label, "problems": counts[label]}
         | dict(zip(names, means.tolist(), strict=True))
-        for level, means in sorted(mean_by(values, labels).items())
+        for label, means in sorted(mean_by(values, labels).items())
     ]
 
 
