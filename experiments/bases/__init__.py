@@ -1,0 +1,1 @@
+"""The base models: recipes, and what trains, measures and keeps them."""

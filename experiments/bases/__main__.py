@@ -1,0 +1,102 @@
+"""``python -m experiments.bases``: pre-train the base models that are missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.bases.build import copy, is_made, load_recipe, make, recipe_names
+from experiments.bases.measure import table
+from experiments.records import read_record
+from upge.errors import UpgeError
+from upge.policies.bases import CHECKPOINTS, RECORD
+from upge.policies.pretraining import PretrainingRecipe
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Bases; all if none is named.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where folders NAME go; the package's own if not given.")
+    ] = CHECKPOINTS,
+    cache: Annotated[Path, typer.Option(help="Where what was trained is kept.")] = Path(
+        "runs/bases"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Train again what is there.")] = False,
+) -> None:
+    """Pre-train the base models whose recipe has changed or that are missing, and measure them.
+
+    Each takes up to 10 minutes on one core. It can be interrupted: finished bases stay, and no
+    folder is left half-written.
+    """
+    names = names or recipe_names()
+    recipes = {name: load_recipe(name) for name in names}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    trained = []
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {
+            name: bars.add_task(name, total=recipe.steps, start=False, loss="")
+            for name, recipe in recipes.items()
+        }
+        for name, recipe in recipes.items():
+            if _bring(name, recipe, out, cache, force, bars, tasks[name]):
+                trained.append(name)
+    for name in names:
+        Console().print(table(name, read_record(out / name / RECORD)["accuracy"]))
+    kept = len(names) - len(trained)
+    print(f"{out}: {', '.join(names)} ({len(trained)} trained, {kept} already there)")
+
+
+def _bring(
+    name: str,
+    recipe: PretrainingRecipe,
+    out: Path,
+    cache: Path,
+    force: bool,
+    bars: Progress,
+    task: TaskID,
+) -> bool:
+    """Bring one base's folder up to date; whether that took training it."""
+    kept = cache / f"{name}-{recipe.key}"
+    missing = force or not (is_made(out / name, recipe) or is_made(kept, recipe))
+    if missing:
+        bars.start_task(task)
+        make(
+            name,
+            recipe,
+            kept,
+            lambda step, loss: bars.update(task, completed=step, loss=f"loss {loss:.3f}"),
+        )
+    if missing or not is_made(out / name, recipe):
+        copy(kept, out / name)
+    bars.update(task, completed=recipe.steps)
+    return missing
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UpgeError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,127 @@
+"""From a recipe to a base's folder: trained, measured, and written as a whole or not at all."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from experiments.bases.measure import accuracy
+from experiments.recipe import build
+from experiments.records import read_record
+from upge.config import read_yaml
+from upge.errors import UpgeError, unknown
+from upge.policies.bases import RECORD
+from upge.policies.pretrained import save_pretrained
+from upge.policies.pretraining import PretrainingRecipe, pretrain
+from upge.provenance import provenance
+from upge.training.records import write_json
+
+RECIPES = Path(__file__).parent
+
+
+def recipe_names() -> list[str]:
+    """The bases there are recipes of."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str) -> PretrainingRecipe:
+    """The recipe of a base; one that is ``like`` another holds only the difference.
+
+    Raises:
+        UpgeError: a name without a recipe, or a recipe that makes no sense.
+    """
+    try:
+        return build(_values(name), PretrainingRecipe)
+    except UpgeError as error:
+        raise UpgeError(f"base {name}: {error}") from error
+
+
+def _values(name: str) -> dict[str, Any]:
+    if name not in recipe_names():
+        raise unknown("base", name, recipe_names())
+    own = read_yaml(RECIPES / f"{name}.yaml")
+    model = own.pop("like", None)
+    return own if model is None else _values(model) | own
+
+
+def is_made(folder: Path, recipe: PretrainingRecipe) -> bool:
+    """Whether a folder holds the base of this recipe."""
+    return read_record(folder / RECORD).get("key") == recipe.key
+
+
+def make(
+    name: str,
+    recipe: PretrainingRecipe,
+    folder: Path,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train and measure a base on one thread, and write its folder."""
+    started = time.monotonic()
+    with _one_thread():
+        model, tokenizer = pretrain(recipe, progress)
+        found = accuracy(model, tokenizer)
+    record = {
+        "name": name,
+        "key": recipe.key,
+        "recipe": asdict(recipe),
+        "parameters": model.num_parameters(),
+        "accuracy": found,
+        "seconds": round(time.monotonic() - started, 1),
+        "machine": machine(),
+        "provenance": provenance(),
+    }
+
+    def write(partial: Path) -> None:
+        save_pretrained(model, tokenizer, partial)
+        write_json(partial / RECORD, record)
+
+    _replace(folder, write)
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Copy a base's folder, as a whole or not at all."""
+    _replace(folder, lambda partial: shutil.copytree(source, partial))
+
+
+def machine() -> str:
+    """What two machines have in common that train the same base bit for bit."""
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _replace(folder: Path, write: Callable[[Path], Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
+        partial = Path(scratch) / folder.name
+        write(partial)
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        partial.rename(folder)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The number of threads changes the last digits of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
