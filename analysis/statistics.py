@@ -1,0 +1,273 @@
+r"""Means over seeds and problems, with intervals, and which differences are more than chance.
+
+A method's accuracy on a suite is the mean over S seeds (trainings) and P problems of a_sp, the
+share of right answers. Both are samples: other seeds and other problems of the same kind would give
+another mean. The bootstrap draws
+
+    m* = m + Σ_s w_s (a_s· − m) / S · √(S / χ²_{S−1})  +  Σ_p (v_p − 1) a_·p / P
+
+where w counts S seeds drawn with replacement and v problems drawn with replacement within each
+level, which keeps a suite's mix of levels. S is small: resampling alone would make intervals too
+narrow by √((S−1)/S), and again by what S seeds leave unknown of their own spread; the factor with
+χ² brings both in, so that for normal seeds the interval is Student's. (In simulations of 2 to 5
+seeds the plain bootstrap's 95 % interval covers 61 to 97 %, this one 95 % or more.) Likewise every level's part
+is widened by √(n/(n−1)). What seeds and problems do together counts in both parts, which makes
+intervals slightly too wide rather than too narrow.
+
+All methods answer the same problems and share v, so that differences are paired; w is drawn for
+each method, since a seed means nothing across methods. Suites share w: averages over suites keep
+what a lucky training brings to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from upge.errors import UpgeError
+
+#: Bootstrap draws. Holm's first threshold for 13 methods is .05 / 78: about 13 draws of these.
+DRAWS = 20_000
+CONFIDENCE = 0.95
+
+#: The suite column's value for the mean over a split's suites.
+AVERAGE = "average"
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and what the bootstrap made of it.
+
+    Args:
+        mean: over seeds and problems.
+        draws: (B,) bootstrapped means.
+        seeds: S.
+        problems: P.
+    """
+
+    mean: float
+    draws: Array
+    seeds: int
+    problems: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; for one seed over problems alone."""
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(self.draws, (tail, 1 - tail))
+        return float(low), float(high)
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The paired difference."""
+        return Estimate(
+            self.mean - other.mean,
+            self.draws - other.draws,
+            min(self.seeds, other.seeds),
+            self.problems,
+        )
+
+    @property
+    def p_value(self) -> float:
+        """Of "the mean is 0", two-sided; NaN for one seed, which says nothing of its method."""
+        if self.seeds < 2:
+            return float("nan")
+        below, above = (self.draws <= 0).sum(), (self.draws >= 0).sum()
+        return min(1.0, 2 * float(min(below, above) + 1) / (len(self.draws) + 1))
+
+
+def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
+    """Bootstrapped errors of means over seeds.
+
+    Args:
+        values: (S, …), a row a seed.
+        name: of the method: the same name, the same resampled seeds.
+        draws: B.
+
+    Returns:
+        (B, …); zeros for a single seed, whose error can't be known.
+    """
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    if count == 1:
+        return np.zeros((draws, *values.shape[1:]))
+    random = np.random.default_rng([count, *name.encode()])
+    weights = random.multinomial(count, np.full(count, 1 / count), size=draws) / count
+    weights *= np.sqrt(count / random.chisquare(count - 1, size=(draws, 1)))
+    # Equal values leave no rounding error behind: their spread is 0.
+    return np.tensordot(weights, values - _center(values), axes=1)
+
+
+def _center(values: Array) -> Array:
+    return np.where((values == values[0]).all(0), values[0], values.mean(0))
+
+
+def problem_errors(
+    values: ArrayLike, strata: Sequence[object], name: str, draws: int = DRAWS
+) -> Array:
+    """Bootstrapped errors of means over problems, resampled within strata.
+
+    Args:
+        values: (M, P), a row a method.
+        strata: P labels. Where one has a single problem, problems are drawn from all of them.
+        name: of the suite: the same name, the same resampled problems.
+        draws: B.
+
+    Returns:
+        (B, M).
+    """
+    values = np.asarray(values, dtype=float)
+    random = np.random.default_rng([values.shape[1], *name.encode()])
+    codes = pd.factorize(np.asarray(strata))[0]
+    if np.bincount(codes).min() < 2:
+        codes = np.zeros_like(codes)
+    errors = np.zeros((draws, len(values)))
+    for code in range(codes.max() + 1):
+        own = values[:, codes == code]
+        size = own.shape[1]
+        counts = random.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
+        widened = np.sqrt(size / max(size - 1, 1))
+        for i, row in enumerate(own):  # one by one: a method's numbers don't hang on the others
+            errors[:, i] += counts @ (row - _center(row)) * widened
+    return errors / values.shape[1]
+
+
+def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[str, ...], Estimate]:
+    """The estimate of every method and suite, and of the averages over each split's suites.
+
+    Args:
+        problems: ``method, seed, suite, level, prompt, accuracy``, as
+            :meth:`analysis.runs.Runs.problems` gives them.
+        suites: the split of each suite.
+
+    Returns:
+        By ``(method, suite, split)``; an average's suite is :data:`AVERAGE`.
+
+    Raises:
+        UpgeError: runs that were evaluated on different problems.
+    """
+    found: dict[tuple[str, ...], Estimate] = {}
+    for suite, split in suites.items():
+        own = problems[problems["suite"] == suite]
+        scores = {str(m): _scores(frame, suite) for m, frame in own.groupby("method", sort=False)}
+        _check_same_problems(scores, suite)
+        for method, estimate in _suite_estimates(scores, suite).items():
+            found[method, suite, split] = estimate
+    for split in dict.fromkeys(suites.values()):
+        names = [suite for suite, own in suites.items() if own == split]
+        for method in problems["method"].unique():
+            parts = [
+                found[method, suite, split] for suite in names if (method, suite, split) in found
+            ]
+            if len(parts) == len(names):
+                found[method, AVERAGE, split] = _average(parts)
+    return found
+
+
+def _scores(frame: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """Seeds by problems (level, prompt)."""
+    table = frame.pivot_table(index="seed", columns=["level", "prompt"], values="accuracy")
+    if table.isna().any(axis=None):
+        raise UpgeError(
+            f"{frame['method'].iloc[0]}: its seeds were evaluated on different problems of "
+            f"{suite}; delete its runs and make them again"
+        )
+    return table
+
+
+def _check_same_problems(scores: Mapping[str, pd.DataFrame], suite: str) -> None:
+    for (a, left), (b, right) in zip(
+        list(scores.items())[:-1], list(scores.items())[1:], strict=True
+    ):
+        if not left.columns.equals(right.columns):
+            raise UpgeError(
+                f"{a} and {b} were evaluated on different problems of {suite}; delete the runs of "
+                "one and make them again"
+            )
+
+
+def _suite_estimates(scores: Mapping[str, pd.DataFrame], suite: str) -> dict[str, Estimate]:
+    if not scores:
+        return {}
+    tables = list(scores.values())
+    levels = list(tables[0].columns.get_level_values("level"))
+    by_problem = problem_errors(np.stack([t.to_numpy().mean(0) for t in tables]), levels, suite)
+    found = {}
+    for i, (method, table) in enumerate(scores.items()):
+        by_seed = table.to_numpy().mean(1)
+        mean = float(by_seed.mean())
+        draws = mean + by_problem[:, i] + seed_errors(by_seed, method)
+        found[method] = Estimate(mean, draws, *table.shape)
+    return found
+
+
+def _average(parts: Sequence[Estimate]) -> Estimate:
+    return Estimate(
+        float(np.mean([part.mean for part in parts])),
+        np.mean([part.draws for part in parts], axis=0),
+        min(part.seeds for part in parts),
+        sum(part.problems for part in parts),
+    )
+
+
+def cells(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
+    """``method, suite, split, mean, low, high, seeds, problems``; accuracies from 0 to 1."""
+    rows = [
+        (*key, e.mean, *np.clip(e.interval, 0, 1).tolist(), e.seeds, e.problems)
+        for key, e in found.items()
+    ]
+    names = ["method", "suite", "split", "mean", "low", "high", "seeds", "problems"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def comparisons(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
+    """Every pair of methods on every suite and average.
+
+    Returns:
+        ``suite, split, method, other, difference, low, high, p, p_holm, distinguishable``. The
+        interval is the pair's own; Holm's correction is for all pairs of the same suite or average.
+    """
+    rows = []
+    for suite, split in dict.fromkeys(key[1:] for key in found):
+        methods = [key[0] for key in found if key[1:] == (suite, split)]
+        pairs = list(combinations(methods, 2))
+        differences = [found[a, suite, split] - found[b, suite, split] for a, b in pairs]
+        p_values = [difference.p_value for difference in differences]
+        for (a, b), d, p, holm in zip(
+            pairs, differences, p_values, corrected(p_values), strict=True
+        ):
+            rows.append((suite, split, a, b, d.mean, *d.interval, p, holm, holm < 1 - CONFIDENCE))
+    names = ["suite", "split", "method", "other", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*names, "p", "p_holm", "distinguishable"])
+
+
+def corrected(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (Scand. J. Statist. 6, 1979); NaN stays, and is no comparison."""
+    p = np.asarray(p_values, dtype=float)
+    order = [i for i in np.argsort(p, kind="stable") if not np.isnan(p[i])]
+    adjusted = p.copy()
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1) if order else []
+    return [float(x) for x in adjusted]
+
+
+def verdict(table: pd.DataFrame, a: str, b: str) -> str:
+    """``better``, ``worse`` or ``not distinguishable``: a against b, in one suite's comparisons.
+
+    With a single seed nothing was compared: ``not compared``.
+    """
+    straight = table[(table["method"] == a) & (table["other"] == b)]
+    row = (
+        straight if len(straight) else table[(table["method"] == b) & (table["other"] == a)]
+    ).iloc[0]
+    if np.isnan(row["p"]):
+        return "not compared"
+    if not row["distinguishable"]:
+        return "not distinguishable"
+    return "better" if (row["difference"] > 0) == bool(len(straight)) else "worse"
