@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tempfile
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from upge.errors import UpgeError
@@ -57,3 +59,18 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             partial.unlink()
         raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
     return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's contents; empty if it can't be read, which is for its reader to say."""
+    try:
+        status = path.stat()
+        return _digest(path, status.st_mtime_ns, status.st_size)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, changed: int, size: int) -> str:
+    """Kept as long as time of change and size are the same."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
@@ -49,6 +50,19 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
+def _tokenizer_class(transformers: Any, location: str) -> Any:
+    """AutoTokenizer, but for a tokenizer that was saved as plain data.
+
+    For these AutoTokenizer goes by the model's architecture, and builds what that one usually has.
+    """
+    try:
+        settings = json.loads((Path(location) / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return transformers.AutoTokenizer
+    plain = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+
+
 def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
     with _quiet(require("transformers", "lm")):
@@ -73,7 +87,9 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
         require("gguf", "lm")
     try:
         with _quiet(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+            tokenizer = _tokenizer_class(transformers, location).from_pretrained(
+                location, **options
+            )
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 location, dtype=dtype, **options
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -12,6 +13,8 @@ from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward,
 from upge.algorithms import algorithm
 from upge.config import Config
 from upge.estimator import Estimator, Term
+from upge.files import file_digest
+from upge.policies.bases import base_folder
 from upge.rollouts.sampler import Sampling
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 
@@ -244,7 +247,16 @@ class RunConfig(Config):
         return sum(stage.steps for stage in self.stages)
 
     @property
+    def _files(self) -> list[Path]:
+        """Files whose contents determine the result: one's own problems, the package's bases."""
+        data, base = self.data, base_folder(self.model)
+        given = (data.train, data.validation, data.test) if isinstance(data, JsonLines) else ()
+        weights = [] if base is None else [base / "model.safetensors"]
+        return [Path(path) for path in given if path is not None] + weights
+
+    @property
     def key(self) -> str:
         """Hash of all that determines the result; the name does not."""
         given = self.model_dump(mode="json", exclude={"name"}) | {"numbers": NUMBERS}
+        given["files"] = [file_digest(path) for path in self._files]
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]

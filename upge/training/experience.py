@@ -42,8 +42,17 @@ def encode_questions(
     *,
     max_tokens: int,
     drop_long: bool,
+    demonstrations: bool = True,
 ) -> list[Question]:
     """The problems as ids; the reward of their demonstrations comes from the verifier.
+
+    Args:
+        problems: as text.
+        tokenizer: what encodes them.
+        verifier: grades the demonstrations.
+        max_tokens: the longest response.
+        drop_long: whether a longer demonstration is left out; it is an error otherwise.
+        demonstrations: whether any are read; otherwise they are left out unseen.
 
     Raises:
         UpgeError: no problems; a character that the tokenizer lacks; a demonstration longer than
@@ -51,7 +60,7 @@ def encode_questions(
     """
     if not problems:
         raise UpgeError("train: there are no problems; name a file that has some")
-    texts = [problem.demonstration or "" for problem in problems]
+    texts = [(demonstrations and problem.demonstration) or "" for problem in problems]
     rewards = verifier(texts, problems)
     questions = []
     for problem, text, reward in zip(problems, texts, rewards, strict=True):

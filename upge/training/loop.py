@@ -8,7 +8,7 @@ on nothing but the policy, the optimizer and its number: a resumed run ends as a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,12 +23,13 @@ from torch import Tensor
 from upge.batch import TrajectoryBatch
 from upge.errors import UpgeError
 from upge.estimator import Plan
-from upge.evaluation.responses import Responses, respond
+from upge.evaluation.responses import Responses, respond_suites
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.policies.pretrained import load_pretrained, save_pretrained
 from upge.rollouts import CachedSampler, Sampling, question_seed
 from upge.tasks.dataset import Dataset
+from upge.tasks.problem import Problem
 from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upge.training.config import RunConfig, Stage
 from upge.training.data import load_dataset
@@ -124,6 +125,7 @@ class Trainer:
             self.dataset.verifier,
             max_tokens=self.config.max_tokens,
             drop_long=self.config.long_demonstrations == "drop",
+            demonstrations=any(stage.reads_demonstrations for stage in self.config.stages),
         )
         check_lengths(self.questions, self.config, self.model.config)
         for problems in (self.dataset.validation, *self.dataset.tests.values()):
@@ -364,14 +366,15 @@ class Trainer:
         due = every is not None and (last or self.progress.step % every == 0)
         if not (due and self._is_main):
             return {}
-        responses = self._respond(
-            self.dataset.validation, self.config.evaluation.validation_samples
-        )
-        return {"validation": responses.rewards.mean().item()}
+        samples = self.config.evaluation.validation_samples
+        responses = self._respond({"validation": self.dataset.validation}, samples)
+        return {"validation": responses["validation"].rewards.mean().item()}
 
-    def _respond(self, problems: list[Any], samples: int) -> Responses:
-        return respond(
-            problems,
+    def _respond(
+        self, suites: Mapping[str, Sequence[Problem]], samples: int
+    ) -> Mapping[str, Responses]:
+        return respond_suites(
+            suites,
             sampler=self.sampler,
             tokenizer=self.tokenizer,
             verifier=self.dataset.verifier,
@@ -403,8 +406,7 @@ class Trainer:
         if samples is None:
             return {}
         suites = {}
-        for name, problems in self.dataset.tests.items():
-            responses = self._respond(problems, samples)
+        for name, responses in self._respond(self.dataset.tests, samples).items():
             responses.save(self.folder.evaluation / f"{name}.parquet")
             suites[name] = responses.rewards.mean().item()
         unseen = self.dataset.unseen
