@@ -21,10 +21,12 @@ if not available("transformers"):
 
 import transformers
 
+from experiments.benchmarks import rollouts as benchmark
 from upge.policies.policy import Policy
-from upge.policies.tiny import build_model
+from upge.policies.tiny import build_model, build_tokenizer
 from upge.rollouts import CachedSampler, Rollouts, Sampling, question_seed
 from upge.rollouts.cached import _invert
+from upge.tasks.synthetic import ALPHABET
 
 PAD, EOS, VOCABULARY = 0, 1, 7
 
@@ -474,3 +476,73 @@ def test_settings_that_make_no_sense(settings: tuple[Any, ...], message: str) ->
     with pytest.raises(UpgeError) as error:
         Sampling(*settings)
     assert str(error.value) == message
+
+
+# --------------------------------------------------------------------------------- the benchmark
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Any, Any]:
+    tokenizer = build_tokenizer(ALPHABET)
+    model = build_model(len(tokenizer), hidden=16, layers=1, heads=2, seed=0).eval()
+    gen = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.5 * torch.randn(parameter.shape, generator=gen)
+    return model, tokenizer
+
+
+def test_backends_do_the_same_work(small: tuple[Any, Any]) -> None:
+    # So small a nucleus is greedy, and greedy responses are equally long.
+    work = benchmark.Workload("greedy", 12, 2, top_p=1e-6)
+    counts = {
+        name: benchmark.BACKENDS[name](*small, work, 0)
+        for name in (benchmark.OURS, "generate", "generate, static cache")
+    }
+    assert len(set(counts.values())) == 1
+    assert 24 < counts["generate"] < 24 * benchmark.MAX_TOKENS  # some end by themselves
+
+
+@pytest.mark.slow
+def test_continuous_batching_does_the_same_work(small: tuple[Any, Any]) -> None:
+    work = benchmark.Workload("greedy", 12, 2, top_p=1e-6)
+    found = benchmark.generate_batch(*small, work, 0)
+    assert found == benchmark.cached_sampler(*small, work, 0)
+
+
+def test_the_benchmark_compares_within_repetitions(
+    small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    calls: list[tuple[str, int]] = []
+
+    def backend(name: str, seconds: list[float]) -> benchmark.Backend:
+        def run(model: Any, tokenizer: Any, work: Any, seed: int) -> int:
+            calls.append((name, seed))
+            now[0] += seconds[seed]
+            return 10
+
+        return run
+
+    def fails(*_: Any) -> int:
+        calls.append(("fails", -1))
+        raise RuntimeError("not\non this | machine")
+
+    backends = {
+        benchmark.OURS: backend("ours", [99.0, 1.0, 2.0, 4.0]),
+        "other": backend("other", [99.0, 3.0, 4.0, 20.0]),
+        "broken": fails,
+    }
+    monkeypatch.setattr(benchmark, "BACKENDS", backends)
+    monkeypatch.setattr(benchmark, "perf_counter", lambda: now[0])
+    ticks: list[None] = []
+    work = benchmark.Workload("w", 1, 1)
+    found = benchmark.measure(*small, 3, lambda: ticks.append(None), (work,))
+    assert calls[:4] == [("ours", 0), ("other", 0), ("fails", -1), ("ours", 1)]
+    assert calls.count(("fails", -1)) == 1 and len(ticks) == 12
+    assert benchmark.ratios(found["w"], "other") == pytest.approx([3.0, 2.0, 5.0])
+    *_, ours, other, broken = benchmark.markdown(found)
+    assert ours == f"| w | {benchmark.OURS} | 200000 | 1.00 | 1.00 |"
+    assert other == "| w | other | 400000 | 2.00 | 3.00 |"
+    assert (
+        broken == "| w | broken | does not run here: RuntimeError: not on this ∣ machine | – | – |"
+    )

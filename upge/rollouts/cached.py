@@ -1,8 +1,8 @@
 """Sampling from a transformers model, token by token over its key-value cache.
 
-Against ``generate`` (same outputs, see the tests; ratios in ``benchmarks``): a group's prompt is
-encoded once, finished responses leave the batch, log-probabilities come along, and each question's
-randomness is its own.
+Against ``generate`` (same greedy tokens, see the tests; times in
+``paper_tables/benchmarks/rollouts.md``): a group's prompt is encoded once, finished responses leave
+the batch, log-probabilities come along, and each question's randomness is its own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,203 @@
+"""How long sampling takes, a response token: ours against transformers' ways to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from upge.policies.pretraining import WORKED
+from upge.rollouts import CachedSampler, Sampling
+from upge.tasks.synthetic import IN_DISTRIBUTION, suite
+
+#: Tokens of the longest response, as in the comparison's runs.
+MAX_TOKENS = 64
+
+#: The backend that others are compared with.
+OURS = "CachedSampler"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is sampled.
+
+    Args:
+        name: as the table calls it.
+        questions: prompts, at random over families and levels.
+        samples: responses to each.
+        mark: what stands before each prompt.
+        temperature, top_p: of the sampling.
+    """
+
+    name: str
+    questions: int
+    samples: int
+    mark: str = ""
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def prompts(self, tokenizer: Any) -> list[list[int]]:
+        """Ids of the prompts, always the same."""
+        pool = [p.prompt for family in IN_DISTRIBUTION for p in suite(family, "train", 10)]
+        texts = [self.mark + text for text in Random(0).sample(pool, self.questions)]
+        return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+WORKLOADS = (
+    Workload("training step, 16 × 8, short answers", 16, 8),
+    Workload("training step, 16 × 8, worked answers", 16, 8, mark=WORKED),
+    Workload("validation, 180 × 4", 180, 4, temperature=0.6, top_p=0.95),
+)
+
+#: A backend: from model, tokenizer, workload and seed to the number of tokens sampled.
+Backend = Callable[[Any, Any, Workload, int], int]
+
+
+def cached_sampler(model: Any, tokenizer: Any, work: Workload, seed: int) -> int:
+    """Ours; the only one that returns log-probabilities too."""
+    prompts = work.prompts(tokenizer)
+    settings = Sampling(MAX_TOKENS, work.temperature, work.top_p)
+    seeds = [seed * len(prompts) + i for i in range(len(prompts))]
+    rollouts = CachedSampler(model, tokenizer.eos_token_id)(prompts, work.samples, settings, seeds)
+    return int(rollouts.mask.sum())
+
+
+def generate(model: Any, tokenizer: Any, work: Workload, seed: int, cache: str = "dynamic") -> int:
+    """``model.generate`` on the whole batch, padded left."""
+    batch = tokenizer.pad({"input_ids": work.prompts(tokenizer)}, padding_side="left")
+    ids, attention = torch.tensor(batch["input_ids"]), torch.tensor(batch["attention_mask"])
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        tokens = model.generate(
+            ids,
+            attention_mask=attention,
+            num_return_sequences=work.samples,
+            **_settings(tokenizer, work),
+            **({} if cache == "dynamic" else {"cache_implementation": cache}),
+        )[:, ids.shape[1] :]
+    ends = (tokens == tokenizer.eos_token_id).long()
+    # What stands behind the first end of sequence is padding.
+    return int((ends.cumsum(1) - ends == 0).sum())
+
+
+def generate_static(model: Any, tokenizer: Any, work: Workload, seed: int) -> int:
+    """``model.generate`` over a cache of fixed size."""
+    return generate(model, tokenizer, work, seed, "static")
+
+
+def generate_batch(model: Any, tokenizer: Any, work: Workload, seed: int) -> int:
+    """``model.generate_batch``: continuous batching over a paged cache."""
+    from transformers import GenerationConfig
+
+    torch.manual_seed(seed)
+    found = model.generate_batch(
+        inputs=[ids for ids in work.prompts(tokenizer) for _ in range(work.samples)],
+        generation_config=GenerationConfig(**_settings(tokenizer, work)),
+        progress_bar=False,
+    )
+    assert len(found) == work.questions * work.samples
+    return sum(len(output.generated_tokens) for output in found.values())
+
+
+def _settings(tokenizer: Any, work: Workload) -> dict[str, Any]:
+    return {
+        "do_sample": True,
+        "temperature": work.temperature,
+        "top_p": work.top_p,
+        "top_k": 0,
+        "max_new_tokens": MAX_TOKENS,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+BACKENDS: dict[str, Backend] = {
+    OURS: cached_sampler,
+    "generate": generate,
+    "generate, static cache": generate_static,
+    "generate_batch (continuous batching)": generate_batch,
+}
+
+
+@dataclass
+class Times:
+    """Seconds a response token of one backend on one workload, by repetition.
+
+    Args:
+        seconds: one number a repetition.
+        failure: why it doesn't run, if it doesn't.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    failure: str = ""
+
+
+#: By workload and backend.
+Measured = dict[str, dict[str, Times]]
+
+
+def measure(
+    model: Any,
+    tokenizer: Any,
+    repetitions: int,
+    progress: Callable[[], None] = lambda: None,
+    workloads: tuple[Workload, ...] = WORKLOADS,
+) -> Measured:
+    """Time all backends in turn, ``repetitions`` times over, after a first one that isn't counted.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        repetitions: that are counted.
+        progress: called after each measurement.
+        workloads: what is sampled.
+    """
+    found = {work.name: {name: Times() for name in BACKENDS} for work in workloads}
+    for repetition in range(repetitions + 1):
+        for work in workloads:
+            for name in BACKENDS:
+                times = found[work.name][name]
+                _time(BACKENDS[name], times, (model, tokenizer, work, repetition), repetition > 0)
+                progress()
+    return found
+
+
+def _time(
+    backend: Backend, times: Times, given: tuple[Any, Any, Workload, int], kept: bool
+) -> None:
+    if times.failure:
+        return
+    started = perf_counter()
+    try:
+        tokens = backend(*given)
+    except Exception as error:  # whatever keeps a backend from running here is the finding
+        reason = " ".join(str(error).split()).replace("|", "∣")
+        times.failure = f"{type(error).__name__}: {reason[:80]}"
+        return
+    if kept:
+        times.seconds.append((perf_counter() - started) / tokens)
+
+
+def ratios(times: dict[str, Times], name: str) -> list[float]:
+    """How many times longer than ours a backend took, by repetition."""
+    return [a / b for a, b in zip(times[name].seconds, times[OURS].seconds, strict=True)]
+
+
+def markdown(found: Measured) -> Iterator[str]:
+    """The table, line by line."""
+    yield "| workload | backend | µs a token, median | × ours, least | × ours, median |"
+    yield "| --- | --- | --- | --- | --- |"
+    for work, times in found.items():
+        for name, own in times.items():
+            if own.failure:
+                yield f"| {work} | {name} | does not run here: {own.failure} | – | – |"
+                continue
+            compared = ratios(times, name)
+            middle = f"{median(own.seconds) * 1e6:.0f}"
+            shares = f"{min(compared):.2f} | {median(compared):.2f}"
+            yield f"| {work} | {name} | {middle} | {shares} |"
