@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 
-from upge.config import build
+from upge import config
 from upge.policies.tiny import build_model, build_tokenizer
 from upge.training.config import RunConfig
 from upge.training.loop import Trainer
@@ -18,14 +20,16 @@ from upge.training.records import RunFolder
 CLOCKS = {"seconds", "cpu_seconds"}
 
 
-def make_base(folder: Path, steps: int = 300) -> None:
+def make_base(folder: Path, steps: int = 300, build: Any = None) -> None:
     """A model that answers ``3+4=`` with ``#`` and a digit: the first one, most of the time.
 
-    It has seen a few worked answers, ``34#3``, as the demonstrations are.
+    It has seen a few worked answers, ``34#3``, as the demonstrations are. ``build`` makes the
+    random model for a vocabulary of that size; the package's tiny one, if not given.
     """
     random = Random(0)
     tokenizer = build_tokenizer("0123456789+=#")
-    model = build_model(len(tokenizer), 32, 1, 2, seed=0).train()
+    build = build or partial(build_model, hidden=32, layers=1, heads=2, seed=0)
+    model = build(len(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
         texts = []
@@ -65,9 +69,9 @@ def write_problems(path: Path, demonstrations: int = 20, count: int = 30) -> Non
 class Tiny:
     """A folder with a base model and problems; made once a session."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, build: Any = None) -> None:
         self.folder, self.model = folder, folder / "base"
-        make_base(self.model)
+        make_base(self.model, build=build)
         self.problems = folder / "problems.jsonl"
         self.tests = folder / "held.jsonl"
         write_problems(self.problems)
@@ -95,7 +99,7 @@ class Tiny:
             "checkpoint_every": 2,
             "norms_every": 2,
         }
-        return build(given | changes, RunConfig)
+        return config.build(given | changes, RunConfig)
 
     def data(self, **changes) -> dict:
         """The problems as a configuration names them."""
