@@ -403,7 +403,7 @@ class Trainer:
     def _test(self) -> dict[str, Any]:
         """Accuracy on each test suite, and the averages over those in and out of distribution."""
         samples = self.config.evaluation.test_samples
-        if samples is None:
+        if samples is None or not self.dataset.tests:
             return {}
         suites = {}
         for name, responses in self._respond(self.dataset.tests, samples).items():
