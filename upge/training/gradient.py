@@ -85,8 +85,8 @@ class GradientAccumulator:
 
     def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
         """The estimator on the batch, with the whole batch's entropy where it weighs by that."""
-        levels = {term.entropy_weight.level for term in estimator.terms if term.entropy_weight}
-        return estimator.plan(self._scored(batch) if "batch" in levels else batch, partial=True)
+        scored = self._scored(batch) if weighs_by_batch(estimator) else batch
+        return estimator.plan(scored, partial=True)
 
     def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
@@ -180,6 +180,12 @@ class GradientAccumulator:
         fields = {name: self._sum(x.double()) for name, x in seen.items()}
         fields["finite"] = fields["finite"] == self.accelerator.num_processes
         return replace(report, **fields)  # type: ignore[arg-type]
+
+
+def weighs_by_batch(estimator: Estimator) -> bool:
+    """Whether the whole batch's entropy has to be known, by a forward pass, before it is split."""
+    weights = (term.entropy_weight for term in estimator.terms)
+    return any(weight is not None and weight.level == "batch" for weight in weights)
 
 
 def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:

@@ -42,7 +42,12 @@ from upge.training.experience import (
     encode_questions,
     question_order,
 )
-from upge.training.gradient import GradientAccumulator, GradientReport, sum_over_processes
+from upge.training.gradient import (
+    GradientAccumulator,
+    GradientReport,
+    sum_over_processes,
+    weighs_by_batch,
+)
 from upge.training.records import RunFolder, file_error
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
@@ -239,7 +244,7 @@ class Trainer:
             reports.append(report)
         report = reduce(add, reports)
         metrics |= report.metrics() | {"grad_norm": sum(norms) / len(norms), "skipped": skipped}
-        return metrics | {"flops": self._flops(experience, report)}
+        return metrics | {"flops": self._flops(stage, experience, report)}
 
     @property
     def _measures_norms(self) -> bool:
@@ -353,13 +358,16 @@ class Trainer:
             }
         return found
 
-    def _flops(self, experience: Experience, report: GradientReport) -> float:
+    def _flops(self, stage: Stage, experience: Experience, report: GradientReport) -> float:
         """Of sampling and training, without attention's quadratic part."""
-        sampled = float(experience.batch.tokens_of("online").sum()) + experience.prompt_tokens
-        sampled = self._all_sum(torch.tensor(sampled, device=self.accelerator.device)).item()
+        forward = float(experience.batch.tokens_of("online").sum()) + experience.prompt_tokens
+        if weighs_by_batch(stage.estimator):
+            assert experience.batch.attention is not None
+            forward += stage.epochs * float(experience.batch.attention.sum())
+        forward = self._all_sum(torch.tensor(forward, device=self.accelerator.device)).item()
         trained = report.computed.item()
         parameters = self._unwrapped.parameter_count
-        return parameters * (_FORWARD * sampled + (_FORWARD + _BACKWARD) * trained)
+        return parameters * (_FORWARD * forward + (_FORWARD + _BACKWARD) * trained)
 
     def _validate(self, last: bool) -> Metrics:
         every = self.config.evaluation.every
