@@ -280,6 +280,22 @@ def test_another_recipe_is_trained_anew(
     assert contents(out / "tiny") != before and len(os.listdir(cache)) == 2
 
 
+def test_all_are_trained_before_any_is_put_in_place(
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the first one's files would make the second one's tree one with uncommitted changes.
+    seen: list[bool] = []
+
+    def provenance() -> dict[str, str]:
+        seen.append((tmp_path / "out").exists())
+        return {}
+
+    monkeypatch.setattr(build, "provenance", provenance)
+    command.main(["tiny", "tiny_weak"], tmp_path / "out", tmp_path / "cache")
+    assert quick == ["tiny", "tiny_weak"] and seen == [False, False]
+    assert sorted(os.listdir(tmp_path / "out")) == ["tiny", "tiny_weak"]
+
+
 @pytest.mark.parametrize("damage", ["{", '{"key": "another"}'])
 def test_a_folder_without_a_whole_record_is_no_base(
     quick: list[str], tmp_path: Path, damage: str

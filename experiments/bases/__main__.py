@@ -61,38 +61,30 @@ def main(
             for name, recipe in recipes.items()
         }
         for name, recipe in recipes.items():
-            if _bring(name, recipe, out, cache, force, bars, tasks[name]):
+            kept = cache / f"{name}-{recipe.key}"
+            if force or not (is_made(out / name, recipe) or is_made(kept, recipe)):
+                _train(name, recipe, kept, bars, tasks[name])
                 trained.append(name)
-    for name in names:
+            bars.update(tasks[name], completed=recipe.steps)
+    # Only now, so that no base's provenance tells of files that the command itself has written.
+    for name, recipe in recipes.items():
+        if name in trained or not is_made(out / name, recipe):
+            copy(cache / f"{name}-{recipe.key}", out / name)
         Console().print(table(name, read_record(out / name / RECORD)["accuracy"]))
-    kept = len(names) - len(trained)
-    print(f"{out}: {', '.join(names)} ({len(trained)} trained, {kept} already there)")
+    there = len(names) - len(trained)
+    print(f"{out}: {', '.join(names)} ({len(trained)} trained, {there} already there)")
 
 
-def _bring(
-    name: str,
-    recipe: PretrainingRecipe,
-    out: Path,
-    cache: Path,
-    force: bool,
-    bars: Progress,
-    task: TaskID,
-) -> bool:
-    """Bring one base's folder up to date; whether that took training it."""
-    kept = cache / f"{name}-{recipe.key}"
-    missing = force or not (is_made(out / name, recipe) or is_made(kept, recipe))
-    if missing:
-        bars.start_task(task)
-        make(
-            name,
-            recipe,
-            kept,
-            lambda step, loss: bars.update(task, completed=step, loss=f"loss {loss:.3f}"),
-        )
-    if missing or not is_made(out / name, recipe):
-        copy(kept, out / name)
-    bars.update(task, completed=recipe.steps)
-    return missing
+def _train(
+    name: str, recipe: PretrainingRecipe, folder: Path, bars: Progress, task: TaskID
+) -> None:
+    bars.start_task(task)
+    make(
+        name,
+        recipe,
+        folder,
+        lambda step, loss: bars.update(task, completed=step, loss=f"loss {loss:.3f}"),
+    )
 
 
 if __name__ == "__main__":
