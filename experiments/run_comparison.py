@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -21,8 +23,11 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.comparison import BASE, Recipe
-from experiments.scheduler import Failure, Job, Scheduler, last_line
+from experiments.scheduler import Failure, Job, Scheduler, last_lines
 from upge.training.records import write_json
+
+#: The folder of the trials that learning rates are chosen by.
+TRIALS = "selection"
 
 
 @dataclass
@@ -40,8 +45,10 @@ class Board:
     methods: Sequence[str]
     total: int
     rates: Mapping[str, float] = field(default_factory=dict)
-    jobs: list[Job] = field(default_factory=list)
+    jobs: Sequence[Job] = ()
     done_before: int = 0
+    _results: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+    _drawn: float = -math.inf
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -53,54 +60,72 @@ class Board:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
         )
         self._task = self._bar.add_task("all runs", total=self.total)
-        with Live(console=self.console, refresh_per_second=2, transient=True) as self._live:
+        with Live(console=self.console, auto_refresh=False, transient=True) as self._live:
             yield
 
     def update(self, running: Sequence[Job]) -> None:
-        """Read the records and draw."""
-        done = sum(job.steps_done for job in self.jobs)
+        """Read the records and draw, every few seconds."""
+        if not self.console.is_terminal or time.monotonic() - self._drawn < _REDRAW:
+            return
+        self._drawn = time.monotonic()
+        done = sum(self._steps(job) for job in self.jobs)
         self._bar.update(self._task, completed=self.done_before + done)
-        table = Table("method", "lr", "seeds done", "running", "validation", "in distr.", "out")
+        table = Table("method", "lr", "seeds", "running", "validation", "in distr.", "out")
         for method in self.methods:
             table.add_row(method, *self._cells(method, running))
-        grid = Table.grid()
-        grid.add_row(table)
-        grid.add_row(self._bar)
-        self._live.update(grid)
+        self._live.update(Group(table, self._bar), refresh=True)
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _result(self, job: Job) -> Mapping[str, Any] | None:
+        path = job.folder.path
+        if path not in self._results and (result := job.folder.result) is not None:
+            self._results[path] = result
+        return self._results.get(path)
+
+    def _steps(self, job: Job) -> int:
+        return job.config.steps if self._result(job) is not None else job.steps_done
 
     def _cells(self, method: str, running: Sequence[Job]) -> list[str]:
         own = [job for job in self.jobs if job.config.name == method]
-        finished = [result for job in own if (result := job.folder.result) is not None]
+        finished = [result for job in own if (result := self._result(job)) is not None]
         live = [job for job in running if job.config.name == method]
-        now = ", ".join(f"s{job.config.seed} {job.steps_done}/{job.config.steps}" for job in live)
-        latest = [_latest_validation(job) for job in live or own]
-        seen = [value for value in latest if not math.isnan(value)]
+        now = ", ".join(f"{_label(job)} {job.steps_done}/{job.config.steps}" for job in live)
         rate = self.rates.get(method)
         return [
             "" if rate is None else f"{rate:g}",
             f"{len(finished)}/{len(own)}" if own else "",
             now,
-            f"{sum(seen) / len(seen):.3f}" if seen else "",
-            *(_mean_of(finished, key) for key in ("in_distribution", "out_of_distribution")),
+            _mean([value for job in live if (value := _validation(job)) is not None]),
+            *(
+                _mean([result[key] for result in finished if key in result])
+                for key in ("in_distribution", "out_of_distribution")
+            ),
         ]
 
 
-def _mean_of(results: Sequence[Mapping[str, float]], key: str) -> str:
-    values = [result[key] for result in results if key in result]
+#: Seconds between two drawings of the board: reading the records costs time that training needs.
+_REDRAW = 3.0
+
+
+def _label(job: Job) -> str:
+    """The run's seed, or for a trial the rate that it tries."""
+    trial = job.folder.path.parent.name == TRIALS
+    return f"lr {job.config.stages[-1].lr:g}" if trial else f"seed {job.config.seed}"
+
+
+def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f}" if values else ""
 
 
-def _latest_validation(job: Job) -> float:
-    lines = job.folder.metrics() if job.folder.result is None else job.folder.metrics()
-    values = [line["validation"] for line in lines if "validation" in line]
-    return float(values[-1]) if values else math.nan
+def _validation(job: Job) -> float | None:
+    """The last validation accuracy among a run's latest records."""
+    lines = last_lines(job.folder.metrics_path)
+    return next((line["validation"] for line in reversed(lines) if "validation" in line), None)
 
 
 def run_comparison(
@@ -152,20 +177,19 @@ def choose_rates(
     recipe: Recipe, runs: Path, methods: Sequence[str], scheduler: Scheduler, board: Board
 ) -> dict[str, float]:
     """Each method's learning rate: the one with the best validation accuracy after its trial."""
-    rates = recipe.selection.rates
+    rates, chosen = recipe.selection.rates, dict[str, float]()
     if recipe.selection.steps is None:
         chosen = dict.fromkeys(methods, rates[0])
         record = {m: {"lr": lr, "grid": {f"{lr:g}": None}} for m, lr in chosen.items()}
         runs.mkdir(parents=True, exist_ok=True)
         write_json(runs / "selection.json", record)
         return chosen
-    chosen: dict[str, float] = {}
     grids: dict[str, dict[str, float | None]] = {}
     waiting = list(methods)
     while waiting:
         ready = [m for m in waiting if recipe.waits_for(m) <= chosen.keys()]
         jobs = {
-            (method, rate): Job(recipe.trial(method, rate, chosen), runs / "selection")
+            (method, rate): Job(recipe.trial(method, rate, chosen), runs / TRIALS)
             for method in ready
             for rate in rates
         }
@@ -191,4 +215,4 @@ def _trial_accuracy(job: Job) -> float:
     """Validation accuracy after the last step; −∞ for a trial that failed."""
     if job.folder.result is None:
         return -math.inf
-    return float(last_line(job.folder.metrics_path)["validation"])
+    return float(last_lines(job.folder.metrics_path)[-1]["validation"])

@@ -42,18 +42,24 @@ class Job:
         """Steps that the records show."""
         if self.folder.result is not None:
             return self.config.steps
-        return int(last_line(self.folder.metrics_path).get("step", 0))
+        lines = last_lines(self.folder.metrics_path)
+        return int(lines[-1]["step"]) if lines else 0
 
 
-def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSON Lines file; empty if there is none."""
+#: Bytes at the end of a file of records that hold its latest lines.
+_TAIL = 65536
+
+
+def last_lines(path: Path) -> list[dict[str, Any]]:
+    """The last whole lines of a JSON Lines file."""
     try:
         with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 16384, 0))
-            lines = file.read().decode(errors="replace").split("\n")[:-1]
-        return dict(json.loads(lines[-1])) if lines else {}
+            start = max(path.stat().st_size - _TAIL, 0)
+            file.seek(start)
+            lines = file.read().decode().split("\n")
+        return [json.loads(line) for line in lines[1 if start else 0 : -1]]
     except (OSError, ValueError):
-        return {}
+        return []
 
 
 @dataclass(frozen=True)
