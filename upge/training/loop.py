@@ -93,7 +93,7 @@ class Trainer:
         self.folder.check(self.config)
         if (result := self.folder.result) is not None:
             return result
-        self.accelerator = _accelerator()
+        self.accelerator = _accelerator(self.config, self.folder)
         try:
             with self.folder.locked() if self._is_main else nullcontext():
                 return self._run()
@@ -104,11 +104,14 @@ class Trainer:
     def _run(self) -> Mapping[str, Any]:
         self._prepare()
         self._resume()
+        self._start_trackers()
         for number, stage in enumerate(self.config.stages):
             self._run_stage(number, stage)
         if self._is_main:
             self._finish()
         self.accelerator.wait_for_everyone()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return self.folder.result or {}
 
     @property
@@ -391,10 +394,20 @@ class Trainer:
             seed=self.config.seed,
         )
 
+    def _start_trackers(self) -> None:
+        """Open the trackers; W&B goes on with the run that it knows by the configuration's key."""
+        config = self.config
+        about = {"name": config.name, "model": config.model, "seed": config.seed, "key": config.key}
+        wandb = {"name": self.folder.path.name, "id": config.key, "resume": "allow"}
+        if config.trackers:
+            self.accelerator.init_trackers("upge", about, {"wandb": wandb})
+
     def _record(self, metrics: Metrics) -> None:
         if self._is_main:
             self.folder.append(metrics)
             self.observe(metrics)
+        numbers = {key: x for key, x in metrics.items() if isinstance(x, int | float)}
+        self.accelerator.log(numbers, step=metrics["step"])
 
     def _save(self, stage_ends: bool) -> None:
         if self._is_main:
@@ -434,11 +447,17 @@ def _average(accuracy: Mapping[str, float]) -> float | None:
     return sum(accuracy.values()) / len(accuracy) if accuracy else None
 
 
-def _accelerator() -> Any:
+def _accelerator(config: RunConfig, folder: RunFolder) -> Any:
     """One process, or several that wait for each other, also while the main one evaluates."""
     accelerate = require("accelerate", "train")
+    for tracker in config.trackers:
+        require(tracker, tracker)
     patient = accelerate.InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return accelerate.Accelerator(kwargs_handlers=[patient])
+    return accelerate.Accelerator(
+        log_with=list(config.trackers) or None,
+        project_dir=folder.path / "trackers",
+        kwargs_handlers=[patient],
+    )
 
 
 def _parts(batch: TrajectoryBatch, stage: Stage) -> list[TrajectoryBatch]:
