@@ -53,6 +53,9 @@ from upge.training.records import RunFolder, file_error
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
 
+#: Seconds that another process leaves the main one to say what both of them found.
+_MAIN_FIRST = 10
+
 #: FLOPs a parameter and token: 2 forward, 4 backward (Kaplan et al. 2020, arXiv 2001.08361).
 _FORWARD, _BACKWARD = 2, 4
 
@@ -100,6 +103,10 @@ class Trainer:
         except (OSError, SafetensorError) as error:
             step = checkpoint.step if (checkpoint := self._checkpoint) else 0
             raise file_error(error, self.folder.path, step) from error
+        except UpgeError:
+            if not self._is_main:  # if the main process says the same, the launcher ends this one
+                time.sleep(_MAIN_FIRST)
+            raise
 
     def _run(self) -> Mapping[str, Any]:
         self._prepare()
