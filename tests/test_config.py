@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import tiny_runs
@@ -195,6 +196,24 @@ def test_a_batch_that_no_micro_batch_holds(fails):
 def test_more_tokens_than_the_model_has_positions(fails):
     sentence = fails(max_tokens=300, token_budget=1000)
     assert "is more than the model's 256 positions; wanted at most 252" in sentence
+
+
+def test_a_test_prompt_longer_than_the_model_has_positions(fails, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"problem": "1" * 250, "answer": "1"}) + "\n")
+    sentence = fails(data={"test": str(path)})
+    assert "with the longest prompt (250 tokens) is more than the model's 256 positions" in sentence
+
+
+def test_a_tokenizer_that_knows_no_end(fails, tiny, tmp_path):
+    folder = tmp_path / "endless"
+    shutil.copytree(tiny.model, folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            given = json.loads((folder / name).read_text())
+            given.pop("eos_token", None)
+            (folder / name).write_text(json.dumps(given))
+    assert "its tokenizer has no end-of-sequence token" in fails(model=str(folder))
 
 
 @pytest.mark.parametrize("field", ["problem", "solution"])

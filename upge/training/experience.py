@@ -60,6 +60,11 @@ def encode_questions(
     """
     if not problems:
         raise UpgeError("train: there are no problems; name a file that has some")
+    if tokenizer.eos_token_id is None:
+        raise UpgeError(
+            "model: its tokenizer has no end-of-sequence token, so no response could end; set "
+            "eos_token in tokenizer_config.json"
+        )
     texts = [(demonstrations and problem.demonstration) or "" for problem in problems]
     rewards = verifier(texts, problems)
     questions = []
@@ -84,27 +89,30 @@ def encode_questions(
     return questions
 
 
-def check_lengths(questions: Sequence[Question], config: RunConfig, model: Any) -> None:
+def check_lengths(
+    trained: Sequence[list[int]], tested: Sequence[list[int]], config: RunConfig, model: Any
+) -> None:
     """Refuse what no micro-batch holds, or no position of the model.
 
     Args:
-        questions: the training questions.
+        trained: prompts that are trained on.
+        tested: prompts that are only sampled from.
         config: has the longest response and the tokens of a micro-batch.
         model: the model's configuration.
 
     Raises:
         UpgeError: the longest prompt and response are longer.
     """
-    prompt = max(len(question.prompt) for question in questions)
-    whole = prompt + config.max_tokens
-    if whole > config.token_budget:
+    prompt = max(map(len, trained))
+    if prompt + config.max_tokens > config.token_budget:
         raise UpgeError(
             f"token_budget: got {config.token_budget}, in which the longest prompt ({prompt} "
             f"tokens) and a response of max_tokens {config.max_tokens} don't fit; wanted at least "
-            f"{whole}"
+            f"{prompt + config.max_tokens}"
         )
-    positions = getattr(model, "max_position_embeddings", None) or whole
-    if whole > positions:
+    prompt = max(map(len, [*trained, *tested]))
+    positions = getattr(model, "max_position_embeddings", None)
+    if positions is not None and prompt + config.max_tokens > positions:
         raise UpgeError(
             f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
             f"is more than the model's {positions} positions; wanted at most {positions - prompt}"

@@ -142,10 +142,10 @@ class Trainer:
             drop_long=self.config.long_demonstrations == "drop",
             demonstrations=any(stage.reads_demonstrations for stage in self.config.stages),
         )
-        check_lengths(self.questions, self.config, self.model.config)
-        for problems in (self.dataset.validation, *self.dataset.tests.values()):
-            for problem in problems:
-                encode(self.tokenizer, problem.prompt)
+        suites = (self.dataset.validation, *self.dataset.tests.values())
+        tested = [encode(self.tokenizer, problem.prompt) for suite in suites for problem in suite]
+        trained = [question.prompt for question in self.questions]
+        check_lengths(trained, tested, self.config, self.model.config)
         for stage in self.config.stages:
             self._check_stage(stage)
         if self._is_main:

@@ -95,7 +95,7 @@ class RunFolder:
         """The steps' metrics, up to a line that was cut short."""
         try:
             lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         found = []
         for line in lines:
