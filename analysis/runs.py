@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.methods import ordered
 from upge.errors import UpgeError
 
 #: What runs of one comparison have in common, whatever the method.
@@ -103,9 +104,24 @@ class Runs:
         return self.folder.resolve().name
 
     @property
+    def trial(self) -> dict[str, int]:
+        """Steps and seed of the trials that rates were chosen by; empty if there are none."""
+        for path in sorted(self.folder.glob("selection/*/config.json")):
+            config = _read_json(path) or {}
+            if "stages" in config and "seed" in config:
+                steps = sum(stage["steps"] for stage in config["stages"])
+                return {"steps": steps, "seed": config["seed"]}
+        return {}
+
+    @property
     def methods(self) -> list[str]:
-        """The methods with a finished run."""
-        return list(dict.fromkeys(run.method for run in self.finished))
+        """The methods with a finished run, in the order of tables."""
+        return ordered(run.method for run in self.finished)
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of the finished runs."""
+        return sorted({run.seed for run in self.finished})
 
     def of(self, method: str) -> list[Run]:
         """A method's finished runs, by seed."""
@@ -117,14 +133,19 @@ class Runs:
 
     def metrics(self) -> pd.DataFrame:
         """Every step of every run: ``method``, ``seed``, and what was measured."""
-        return _stack(self.finished, [run.metrics() for run in self.finished])
+        runs = self._ordered
+        return _stack(runs, [run.metrics() for run in runs])
+
+    @property
+    def _ordered(self) -> list[Run]:
+        return [run for method in self.methods for run in self.of(method)]
 
     def problems(self) -> pd.DataFrame:
         """``method, seed, suite, level, prompt, accuracy, samples``: a row a test problem.
 
         Accuracy is the share of right answers among a run's samples.
         """
-        evaluated = [run for run in self.finished if run.result.get("suites")]
+        evaluated = [run for run in self._ordered if run.result.get("suites")]
         keys = ["suite", "level", "prompt"]
         frames = [
             run.responses()

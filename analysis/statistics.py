@@ -1,22 +1,23 @@
 r"""Means over seeds and problems, with intervals, and which differences are more than chance.
 
-A method's accuracy on a suite is the mean over S seeds (trainings) and P problems of a_sp, the
+A method's accuracy on a suite is the mean m over S seeds (trainings) and P problems of a_sp, the
 share of right answers. Both are samples: other seeds and other problems of the same kind would give
 another mean. The bootstrap draws
 
-    m* = m + Σ_s w_s (a_s· − m) / S · √(S / χ²_{S−1})  +  Σ_p (v_p − 1) a_·p / P
+    m* = m  +  Σ_s w_s (a_s· − m) / S · √(S/(S−1)) · √(ν / χ²_ν)  +  Σ_p (v_p − 1) (a_·p − m) / P
 
-where w counts S seeds drawn with replacement and v problems drawn with replacement within each
-level, which keeps a suite's mix of levels. S is small: resampling alone would make intervals too
-narrow by √((S−1)/S), and again by what S seeds leave unknown of their own spread; the factor with
-χ² brings both in, so that for normal seeds the interval is Student's. (In simulations of 2 to 5
-seeds the plain bootstrap's 95 % interval covers 61 to 97 %, this one 95 % or more.) Likewise every level's part
-is widened by √(n/(n−1)). What seeds and problems do together counts in both parts, which makes
-intervals slightly too wide rather than too narrow.
+where w counts S seeds drawn with replacement, v counts problems drawn with replacement within each
+level, which keeps a suite's mix of levels, and ν = S − 1. S is small: resampling alone makes
+intervals too narrow by √((S−1)/S), and again by what S seeds leave unknown of their own spread;
+the two factors bring both back, so that for normal seeds the interval is Student's. (In simulations
+with 2 to 5 seeds the plain bootstrap's 95 % interval covers 61 to 97 %, this one 95 % or more.)
+Likewise each level's part is widened by √(n/(n−1)). What seeds and problems do together counts in
+both parts, which makes intervals slightly too wide rather than too narrow.
 
 All methods answer the same problems and share v, so that differences are paired; w is drawn for
-each method, since a seed means nothing across methods. Suites share w: averages over suites keep
-what a lucky training brings to all of them.
+each method, since a seed means nothing across methods, and ν of a difference is Welch's and
+Satterthwaite's: methods may differ in how much seeds matter. Suites share w: averages over suites
+keep what a lucky training brings to all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ from upge.errors import UpgeError
 
 #: Bootstrap draws. Holm's first threshold for 13 methods is .05 / 78: about 13 draws of these.
 DRAWS = 20_000
-CONFIDENCE = 0.95
+
+#: Quantiles of a 95 % interval, and the level of tests.
+TAILS = (0.025, 0.975)
+SIGNIFICANCE = 0.05
+
+#: Names the random numbers behind χ².
+_CHI_SQUARE = 2
 
 #: The suite column's value for the mean over a split's suites.
 AVERAGE = "average"
@@ -43,32 +50,45 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and what the bootstrap made of it.
+    """A mean, or a difference of means, and its bootstrapped errors.
 
     Args:
         mean: over seeds and problems.
-        draws: (B,) bootstrapped means.
-        seeds: S.
+        seed_errors: (B,) of the mean over seeds, before the factor with χ².
+        problem_errors: (B,) of the mean over problems.
+        variance: of the mean, from seeds.
+        freedom: ν; 0 for one seed.
+        seeds: S; of a difference, of the method that has fewer.
         problems: P.
     """
 
     mean: float
-    draws: Array
+    seed_errors: Array
+    problem_errors: Array
+    variance: float
+    freedom: float
     seeds: int
     problems: int
 
     @property
+    def draws(self) -> Array:
+        """(B,) bootstrapped means."""
+        return self.mean + student(self.seed_errors, self.freedom) + self.problem_errors
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval; for one seed over problems alone."""
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(self.draws, (tail, 1 - tail))
+        low, high = np.quantile(self.draws, TAILS)
         return float(low), float(high)
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference."""
         return Estimate(
             self.mean - other.mean,
-            self.draws - other.draws,
+            self.seed_errors - other.seed_errors,
+            self.problem_errors - other.problem_errors,
+            self.variance + other.variance,
+            _welch(self, other),
             min(self.seeds, other.seeds),
             self.problems,
         )
@@ -78,12 +98,32 @@ class Estimate:
         """Of "the mean is 0", two-sided; NaN for one seed, which says nothing of its method."""
         if self.seeds < 2:
             return float("nan")
-        below, above = (self.draws <= 0).sum(), (self.draws >= 0).sum()
-        return min(1.0, 2 * float(min(below, above) + 1) / (len(self.draws) + 1))
+        draws = self.draws
+        below, above = (draws <= 0).sum(), (draws >= 0).sum()
+        return min(1.0, 2 * float(min(below, above) + 1) / (len(draws) + 1))
+
+
+def _welch(a: Estimate, b: Estimate) -> float:
+    """Degrees of freedom of a difference (Welch, Biometrika 34, 1947); 0 if either has one seed."""
+    if not (a.freedom and b.freedom):
+        return 0.0
+    total = a.variance + b.variance
+    if total == 0:
+        return min(a.freedom, b.freedom)
+    return total**2 / (a.variance**2 / a.freedom + b.variance**2 / b.freedom)
+
+
+def student(errors: Array, freedom: float) -> Array:
+    """Errors (B, …) of spread 1 that become Student's: by √(ν/χ²_ν), the same for all of a draw."""
+    if not freedom:
+        return errors
+    random = np.random.default_rng([_CHI_SQUARE, *np.float64(freedom).tobytes()])
+    factor = np.sqrt(freedom / random.chisquare(freedom, size=len(errors)))
+    return errors * factor.reshape(-1, *[1] * (errors.ndim - 1))
 
 
 def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
-    """Bootstrapped errors of means over seeds.
+    """Bootstrapped errors of means over seeds, of the right spread but not yet Student's.
 
     Args:
         values: (S, …), a row a seed.
@@ -99,12 +139,12 @@ def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
         return np.zeros((draws, *values.shape[1:]))
     random = np.random.default_rng([count, *name.encode()])
     weights = random.multinomial(count, np.full(count, 1 / count), size=draws) / count
-    weights *= np.sqrt(count / random.chisquare(count - 1, size=(draws, 1)))
-    # Equal values leave no rounding error behind: their spread is 0.
-    return np.tensordot(weights, values - _center(values), axes=1)
+    widened = np.sqrt(count / (count - 1))
+    return np.tensordot(weights, values - _center(values), axes=1) * widened
 
 
 def _center(values: Array) -> Array:
+    """The mean over the first axis, of equal values exactly, so that no spread is made up."""
     return np.where((values == values[0]).all(0), values[0], values.mean(0))
 
 
@@ -152,13 +192,13 @@ def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[s
     Raises:
         UpgeError: runs that were evaluated on different problems.
     """
-    found: dict[tuple[str, ...], Estimate] = {}
+    found: dict[tuple[str, ...], Scores] = {}
     for suite, split in suites.items():
         own = problems[problems["suite"] == suite]
-        scores = {str(m): _scores(frame, suite) for m, frame in own.groupby("method", sort=False)}
+        scores = {str(m): _table(frame, suite) for m, frame in own.groupby("method", sort=False)}
         _check_same_problems(scores, suite)
-        for method, estimate in _suite_estimates(scores, suite).items():
-            found[method, suite, split] = estimate
+        for method, score in _suite_scores(scores, suite).items():
+            found[method, suite, split] = score
     for split in dict.fromkeys(suites.values()):
         names = [suite for suite, own in suites.items() if own == split]
         for method in problems["method"].unique():
@@ -167,10 +207,10 @@ def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[s
             ]
             if len(parts) == len(names):
                 found[method, AVERAGE, split] = _average(parts)
-    return found
+    return {key: score.estimate(key[0]) for key, score in found.items()}
 
 
-def _scores(frame: pd.DataFrame, suite: str) -> pd.DataFrame:
+def _table(frame: pd.DataFrame, suite: str) -> pd.DataFrame:
     """Seeds by problems (level, prompt)."""
     table = frame.pivot_table(index="seed", columns=["level", "prompt"], values="accuracy")
     if table.isna().any(axis=None):
@@ -192,26 +232,42 @@ def _check_same_problems(scores: Mapping[str, pd.DataFrame], suite: str) -> None
             )
 
 
-def _suite_estimates(scores: Mapping[str, pd.DataFrame], suite: str) -> dict[str, Estimate]:
+def _suite_scores(scores: Mapping[str, pd.DataFrame], suite: str) -> dict[str, Scores]:
     if not scores:
         return {}
     tables = list(scores.values())
     levels = list(tables[0].columns.get_level_values("level"))
-    by_problem = problem_errors(np.stack([t.to_numpy().mean(0) for t in tables]), levels, suite)
-    found = {}
-    for i, (method, table) in enumerate(scores.items()):
-        by_seed = table.to_numpy().mean(1)
-        mean = float(by_seed.mean())
-        draws = mean + by_problem[:, i] + seed_errors(by_seed, method)
-        found[method] = Estimate(mean, draws, *table.shape)
-    return found
+    errors = problem_errors(np.stack([t.to_numpy().mean(0) for t in tables]), levels, suite)
+    return {
+        method: Scores(table.to_numpy().mean(1), errors[:, i], table.shape[1])
+        for i, (method, table) in enumerate(scores.items())
+    }
 
 
-def _average(parts: Sequence[Estimate]) -> Estimate:
-    return Estimate(
-        float(np.mean([part.mean for part in parts])),
-        np.mean([part.draws for part in parts], axis=0),
-        min(part.seeds for part in parts),
+@dataclass(frozen=True)
+class Scores:
+    """A method's accuracy of each seed, (S,), and errors from problems, (B,), of P problems."""
+
+    by_seed: Array
+    problem_errors: Array
+    problems: int
+
+    def estimate(self, method: str) -> Estimate:
+        """The mean with its errors."""
+        seeds = len(self.by_seed)
+        spread = self.by_seed - _center(self.by_seed)
+        variance = float((spread**2).sum() / max(seeds - 1, 1) / seeds)
+        mean, errors = float(self.by_seed.mean()), seed_errors(self.by_seed, method)
+        return Estimate(
+            mean, errors, self.problem_errors, variance, seeds - 1, seeds, self.problems
+        )
+
+
+def _average(parts: Sequence[Scores]) -> Scores:
+    """Over suites."""
+    return Scores(
+        np.mean([part.by_seed for part in parts], axis=0),
+        np.mean([part.problem_errors for part in parts], axis=0),
         sum(part.problems for part in parts),
     )
 
@@ -242,7 +298,7 @@ def comparisons(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
         for (a, b), d, p, holm in zip(
             pairs, differences, p_values, corrected(p_values), strict=True
         ):
-            rows.append((suite, split, a, b, d.mean, *d.interval, p, holm, holm < 1 - CONFIDENCE))
+            rows.append((suite, split, a, b, d.mean, *d.interval, p, holm, holm < SIGNIFICANCE))
     names = ["suite", "split", "method", "other", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=[*names, "p", "p_holm", "distinguishable"])
 

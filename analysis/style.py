@@ -25,6 +25,9 @@ COLUMN, PAGE = 3.35, 6.9
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _YELLOW, _BLUE, _RED, _PINK, _GREY = "#B8A800", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 
+#: Beyond Okabe and Ito's, for the forms of one method: dark and light, so that they differ in grey.
+_SLATE, _VIOLET, _LILAC, _BROWN = "#6E6E6E", "#5D3A9B", "#A587D6", "#8A5A2B"
+
 #: For series that are no methods, in this order.
 CYCLE = (_BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY, _BLACK, _YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -75,9 +78,10 @@ LOOKS: dict[str, Look] = {
     "luffy_offline": Look(_RED, "s", _DASHED),
     "chord": Look(_GREEN, "P", _DOTDASH),
     "hpt": Look(_BLACK, "o"),
-    "hpt_official": Look(_BLACK, "s", _DASHED),
-    "hpt_global_token": Look(_BLACK, "^", _DOTDASH),
-    "hpt_wiener": Look(_BLACK, "D", _DOTTED),
+    "hpt_official": Look(_SLATE, "s", _DASHED),
+    "hpt_global_token": Look(_VIOLET, "^"),
+    "hpt_sequence_mean": Look(_LILAC, "v", _DASHED),
+    "hpt_wiener": Look(_BROWN, "D", _DOTDASH),
     "off_on": Look(_GREY, "D", _DASHED),
     "mix_on": Look(_GREY, "P", _DOTDASH),
 }

@@ -20,6 +20,7 @@ from analysis.statistics import (
     estimates,
     problem_errors,
     seed_errors,
+    student,
     verdict,
 )
 from upge.errors import UpgeError
@@ -57,7 +58,7 @@ def test_mean_counts_and_averages_by_hand() -> None:
 def test_seeds_alone_give_students_interval(seeds: int) -> None:
     values = np.sort(np.random.default_rng(3).normal(size=seeds))
     half = T_QUANTILES[seeds - 1] * values.std(ddof=1) / np.sqrt(seeds)
-    low, high = np.quantile(seed_errors(values, "a"), (0.025, 0.975))
+    low, high = np.quantile(student(seed_errors(values, "a"), seeds - 1), (0.025, 0.975))
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
@@ -69,6 +70,32 @@ def test_problems_alone_give_the_stratified_standard_error() -> None:
     assert problem_errors([values], levels, "sum").std() == pytest.approx(
         np.sqrt(variance), rel=0.03
     )
+
+
+def test_welch_by_hand() -> None:
+    # Ten seeds beside five of nine times the variance of the mean.
+    nothing = np.zeros(1)
+    a = Estimate(1.0, nothing, nothing, variance=1.0, freedom=9, seeds=10, problems=1)
+    b = Estimate(0.5, nothing, nothing, variance=9.0, freedom=4, seeds=5, problems=1)
+    difference = a - b
+    assert difference.mean == 0.5
+    assert difference.variance == 10
+    assert difference.seeds == 5
+    assert difference.freedom == pytest.approx(100 / (1 / 9 + 81 / 4))
+    still = Estimate(0.5, nothing, nothing, variance=0.0, freedom=4, seeds=5, problems=1)
+    assert (a - still).freedom == pytest.approx(9)  # the one that varies decides
+
+
+def test_a_difference_has_welchs_interval() -> None:
+    # Variances of the mean 4 and 1 with 4 degrees each: nu = 5.88, t = 2.459 by interpolation.
+    shape = np.array([-2.0, -1, 0, 1, 2])
+    shape /= shape.std(ddof=1) / np.sqrt(5)
+    ends = [
+        Estimate(0.0, seed_errors(scale * shape, name), np.zeros(DRAWS), scale**2, 4, 5, 1)
+        for scale, name in ((2, "a"), (1, "b"))
+    ]
+    low, high = (ends[0] - ends[1]).interval
+    assert (high - low) / 2 == pytest.approx(2.459 * np.sqrt(5), rel=0.06)
 
 
 def test_holm_by_hand() -> None:
@@ -174,8 +201,9 @@ def test_a_constant_lead_on_uneven_problems_is_seen_only_in_pairs() -> None:
 
 def test_a_p_value_is_below_5_percent_just_where_the_interval_leaves_0_out() -> None:
     random = np.random.default_rng(9)
-    for shift in np.linspace(0, 3, 40):
-        e = Estimate(shift, random.normal(shift, 1, DRAWS), seeds=5, problems=10)
+    for shift in np.linspace(0, 8, 40):
+        errors = random.normal(size=DRAWS)
+        e = Estimate(shift, errors, errors, variance=1, freedom=4, seeds=5, problems=10)
         outside = e.interval[0] > 0
         assert outside == (e.p_value < 0.05) or abs(e.p_value - 0.05) < 2e-4
 
@@ -207,7 +235,7 @@ def test_intervals_cover_the_expected_accuracy(seeds: int, seed_spread: float) -
     levels = np.repeat(range(5), 20)
     for trial in range(trials):
         scores = simulated(np.random.default_rng(trial), seeds, seed_spread)
-        errors = seed_errors(scores.mean(1), "a", 2000)
+        errors = student(seed_errors(scores.mean(1), "a", 2000), seeds - 1)
         errors += problem_errors([scores.mean(0)], levels, "sum", 2000)[:, 0]
         low, high = scores.mean() + np.quantile(errors, (0.025, 0.975))
         covered += low <= truth <= high

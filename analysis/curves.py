@@ -1,0 +1,153 @@
+"""Series over steps: means over seeds with their intervals, drawn method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.methods import title
+from analysis.runs import Runs
+from analysis.statistics import TAILS, seed_errors, student
+from analysis.style import LOOKS, Look, save, series
+from analysis.tables import csv_text, write
+
+#: Bootstrap draws a point; a band needs fewer than a test.
+_DRAWS = 4_000
+
+
+def look_of(method: str, index: int) -> Look:
+    """A method's look; one without gets the ``index``-th of those for other series."""
+    return LOOKS.get(method, series(index))
+
+
+def over_seeds(frame: pd.DataFrame, value: str, *beside: str) -> pd.DataFrame:
+    """Means over seeds at each step, with 95 % intervals over seeds.
+
+    Args:
+        frame: ``method, seed, step`` and the columns named.
+        value: the column to average.
+        beside: columns of which just the means are wanted.
+
+    Returns:
+        ``method, step``, ``beside``, ``mean, low, high, seeds``. Steps that some of a method's
+        seeds lack are left out; for one seed ``low`` and ``high`` are NaN.
+    """
+    parts = []
+    for method, own in frame.groupby("method", sort=False):
+        table = own.pivot(index="seed", columns="step", values=value).dropna(axis=1)
+        means = own[own["step"].isin(table.columns)].groupby("step")[[value, *beside]].mean()
+        errors = student(seed_errors(table.to_numpy(), str(method), _DRAWS), len(table) - 1)
+        low, high = np.quantile(errors, TAILS, axis=0) + means[value].to_numpy()
+        alone = len(table) == 1
+        part = means.rename(columns={value: "mean"}).assign(
+            low=np.nan if alone else low, high=np.nan if alone else high, seeds=len(table)
+        )
+        parts.append(part.reset_index().assign(method=method))
+    names = ["method", "step", *beside, "mean", "low", "high", "seeds"]
+    return pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
+
+
+def draw(axes: Axes, own: pd.DataFrame, x: str, look: Look, every: int = 1) -> None:
+    """A method's line, with its band and a marker at every so many points."""
+    line = {**look.line, "markevery": every, "markeredgewidth": 0}
+    axes.plot(own[x], own["mean"], **line)
+    axes.fill_between(own[x], own["low"], own["high"], color=look.color, alpha=0.15, linewidth=0)
+
+
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, float, Look]], *, gap: float, reach: float = 0.1
+) -> None:
+    """Names at the right of the panel at the height where lines end, kept ``gap`` apart.
+
+    Args:
+        axes: the panel, its limits set.
+        ends: name, last value and look of each line.
+        gap: least distance, as a share of the panel's height.
+        reach: distance of the names from the panel, as a share of its width.
+    """
+    low, high = axes.get_ylim()
+    ordered = sorted(ends, key=lambda end: end[1])
+    places = spread([(value - low) / (high - low) for _, value, _ in ordered], gap)
+    for (name, value, look), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            name,
+            xy=(1.0, (value - low) / (high - low)),
+            xytext=(1 + reach, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=look.color,
+            fontsize=6,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look.color,
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 0,
+                "shrinkB": 1,
+            },
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places moved as little as it takes to be ``gap`` apart, around their own middle."""
+    clusters: list[list[float]] = []
+    for place in places:
+        clusters.append([place])
+        while len(clusters) > 1 and _top(clusters[-2], gap) + gap > _bottom(clusters[-1], gap):
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    return [_bottom(own, gap) + i * gap for own in clusters for i in range(len(own))]
+
+
+def _bottom(cluster: Sequence[float], gap: float) -> float:
+    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
+
+
+def _top(cluster: Sequence[float], gap: float) -> float:
+    return _bottom(cluster, gap) + gap * (len(cluster) - 1)
+
+
+def label(method: str) -> str:
+    """A method's name beside its line: those of HPT without what they share."""
+    return title(method).removeprefix("HPT, ")
+
+
+def seed_count(frame: pd.DataFrame) -> str:
+    """How many seeds the means are over."""
+    counts = sorted(frame["seeds"].unique())
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+
+
+def write_series(
+    figure: Figure | None, numbers: pd.DataFrame, runs: Runs, path: Path
+) -> list[Path]:
+    """Write a figure (.pdf, .png) with commit and seeds in its footer, and its numbers (.csv).
+
+    Nothing is written where there is nothing to show.
+    """
+    if figure is None:
+        return []
+    header = list(numbers.columns)
+    rows = (
+        ["" if pd.isna(x) else _short(x) for x in row] for row in numbers.itertuples(index=False)
+    )
+    table = write(path.with_suffix(".csv"), csv_text(header, rows))
+    return [*save(figure, path, footer(runs)), table]
+
+
+def footer(runs: Runs) -> str:
+    """Commit, profile and seeds, short enough for the side of a figure."""
+    first, *others = runs.commits.split(", ")
+    more = f" and {len(others)} more" if others else ""
+    seeds = ", ".join(map(str, runs.all_seeds))
+    return f"{first}{more} · {runs.profile} profile · seeds {seeds}"
+
+
+def _short(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value

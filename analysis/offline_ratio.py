@@ -1,0 +1,63 @@
+"""Figure: the share of demonstrations among the samples that a step learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from analysis.curves import draw, label_ends, look_of, over_seeds, seed_count, write_series
+from analysis.methods import GROUPS, title
+from analysis.runs import Runs
+from analysis.style import COLUMN, style
+
+#: Whose ratio changes in training, and the constant that the paper compares it with.
+METHODS = (*GROUPS["HPT"], "luffy")
+
+#: Steps over which the line is a moving mean: a step alone has few questions.
+WINDOW = 20
+
+
+def numbers(runs: Runs) -> pd.DataFrame:
+    """``method, step, mean, low, high, seeds``: of moving means over :data:`WINDOW` steps."""
+    metrics = runs.metrics()
+    if "offline_ratio" not in metrics:
+        return over_seeds(pd.DataFrame({"method": [], "seed": [], "step": []}), "offline_ratio")
+    metrics = metrics.sort_values(["seed", "step"])
+    own = pd.concat([metrics[metrics["method"] == method] for method in METHODS])
+    if not len(own):
+        return over_seeds(own, "offline_ratio")
+    smooth = own.groupby(["method", "seed"])["offline_ratio"].transform(
+        lambda ratio: ratio.rolling(WINDOW, center=True, min_periods=WINDOW // 2).mean()
+    )
+    return over_seeds(own.assign(offline_ratio=smooth), "offline_ratio")
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """One panel of a column's width."""
+    with style():
+        drawn, axes = plt.subplots(figsize=(COLUMN, 2.3))
+        ends = []
+        for i, (method, own) in enumerate(frame.groupby("method", sort=False)):
+            look = look_of(str(method), i)
+            draw(axes, own, "step", look, every=max(len(own) // 8, 1))
+            ends.append((title(str(method)), float(own["mean"].iloc[-1]), look))
+        axes.set(xlabel="step", ylabel="offline samples / all samples")
+        axes.set_ylim(0, None)
+        axes.margins(x=0)
+        label_ends(axes, ends, gap=0.09)
+        caption = (
+            f"Moving means over {WINDOW} steps, mean of {seed_count(frame)}; bands: 95 % intervals "
+            "over seeds."
+        )
+        drawn.supxlabel(caption, fontsize=5.5, color="#444444")
+    return drawn
+
+
+def write_figure(runs: Runs, folder: Path) -> list[Path]:
+    """Write ``offline_ratio`` (.pdf, .png, .csv); nothing if none of :data:`METHODS` was run."""
+    frame = numbers(runs)
+    drawn = figure(frame) if len(frame) else None
+    return write_series(drawn, frame, runs, folder / "offline_ratio")

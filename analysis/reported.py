@@ -1,0 +1,43 @@
+"""Numbers as published, from ``reported.yaml``; they are shown beside ours and never mixed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upge.config import read_yaml
+
+_FILE = Path(__file__).with_name("reported.yaml")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published table of accuracies, per cent.
+
+    Args:
+        title: its number there.
+        base: the model trained.
+        suites: by split, the average last.
+        rows: by method, a value for each suite of each split.
+        source: where it is published.
+        note: the table's own footnote.
+    """
+
+    title: str
+    base: str
+    suites: Mapping[str, Sequence[str]]
+    rows: Mapping[str, Sequence[float]]
+    source: str
+    note: str = ""
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Suite and split of each value of a row."""
+        return [(suite, split) for split, suites in self.suites.items() for suite in suites]
+
+
+def reported(name: str) -> Reported:
+    """The published table ``name``, as ``table2``."""
+    given = read_yaml(_FILE)
+    return Reported(**given[name], source=given["source"])

@@ -1,0 +1,130 @@
+"""Run folders are read for what they are: finished or not, of one kind, of known origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_runs import START, SUITES, write_run, write_selection
+
+from analysis.runs import load_runs
+from upge.errors import UpgeError
+
+
+def test_finished_runs_are_used_and_others_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 1)
+    write_run(tmp_path, "sft", 0)
+    write_run(tmp_path, "base", 0)
+    started = write_run(tmp_path, "sft", 2, finished=False)
+    (tmp_path / "hpt-s0-lost").mkdir()
+    (tmp_path / "hpt-s0-lost" / "metrics.jsonl").write_text("")
+    (tmp_path / "tables").mkdir()  # of the smoke profile: no run
+    write_run(tmp_path / "selection", "sft", 1000)
+    runs = load_runs(tmp_path)
+    assert runs.methods == ["base", "sft"]
+    assert runs.seeds("sft") == [0, 1]
+    assert runs.all_seeds == [0, 1]
+    assert runs.unfinished == {started.name: ("sft", 2), "hpt-s0-lost": None}
+    assert runs.trial == {"steps": 20, "seed": 1000}
+    assert runs.profile == tmp_path.name
+
+
+def test_frames_have_a_row_a_problem_and_a_row_a_step(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 0, per_level=3)
+    write_run(tmp_path, "base", 0, per_level=3)
+    runs = load_runs(tmp_path)
+    problems = runs.problems()
+    assert len(problems) == 2 * len(SUITES) * 5 * 3
+    assert set(problems["samples"]) == {4}
+    stored = pd.read_parquet(folder / "evaluation" / "aff.parquet")
+    right = stored.loc[stored["prompt"] == "aff4-2=", "reward"].sum() / 4
+    own = problems[(problems["method"] == "sft") & (problems["prompt"] == "aff4-2=")]
+    assert own[["level", "accuracy"]].values.tolist() == [[4, right]]
+    metrics = runs.metrics()
+    assert metrics["method"].unique().tolist() == ["sft"]  # the base model takes no steps
+    assert metrics["step"].tolist() == list(range(1, 21))
+    assert metrics["validation"].notna().sum() == 4
+
+
+def test_a_last_line_cut_short_is_left_out_and_other_damage_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "sft", 0) / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 21, "rew')
+    assert len(load_runs(tmp_path).metrics()) == 20
+    path.write_text("{]\n" + whole)
+    with pytest.raises(UpgeError, match=r"metrics\.jsonl: is damaged .* make it again"):
+        load_runs(tmp_path).metrics()
+
+
+def test_damaged_or_exchanged_evaluations_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 0) / "evaluation"
+    (folder / "sum.parquet").write_bytes((folder / "alt.parquet").read_bytes())
+    with pytest.raises(UpgeError, match=r"sum\.parquet: is not the evaluation"):
+        load_runs(tmp_path).problems()
+    (folder / "sum.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UpgeError, match=r"sum\.parquet: can't be read"):
+        load_runs(tmp_path).problems()
+    (folder / "sum.parquet").unlink()
+    with pytest.raises(UpgeError, match=r"sum\.parquet: can't be read"):
+        load_runs(tmp_path).problems()
+
+
+def test_all_origins_are_named_and_none_made_up(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0)
+    later = START | {"commit": "ba9876543210", "date": "2026-11-25 09:00 UTC", "trl": "1.16.0"}
+    write_run(tmp_path, "sft", 1, starts=[START, later])
+    origin = load_runs(tmp_path).provenance()
+    assert origin["commit"] == "0123456789ab, ba9876543210"
+    assert origin["hardware"] == START["hardware"]
+    assert origin["trl"] == "1.16.0, not recorded for 2 starts"
+    assert origin["date"] == "2026-11-24 14:04 UTC to 2026-11-25 09:00 UTC"
+    for path in tmp_path.glob("*/provenance.json"):
+        path.unlink()
+    assert load_runs(tmp_path).provenance() == {}
+    assert load_runs(tmp_path).commits == "not recorded"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"rate": 3e-4}, r"holds sft with two configurations.*stages\.0\.lr.*delete"),
+        ({"given": {"key": "other"}}, "holds sft with two configurations.*the same seed"),
+    ],
+)
+def test_two_configurations_of_a_method_are_refused(
+    tmp_path: Path, more: dict[str, object], message: str
+) -> None:
+    write_run(tmp_path, "sft", 0)
+    write_run(tmp_path, "sft", 0, **more)  # type: ignore[arg-type]
+    with pytest.raises(UpgeError, match=message):
+        load_runs(tmp_path)
+
+
+def test_methods_on_different_data_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0)
+    data = {"kind": "synthetic", "supply": {"problems": 100}, "test": 2}
+    write_run(tmp_path, "grpo", 0, given={"data": data})
+    with pytest.raises(UpgeError, match=r"can't be compared.*data\.supply\.problems"):
+        load_runs(tmp_path)
+
+
+def test_the_selection_is_read_if_it_is_there(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0)
+    assert load_runs(tmp_path).selection == {}
+    write_selection(tmp_path, ["sft"])
+    assert load_runs(tmp_path).selection["sft"]["lr"] == 1e-3
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UpgeError, match="no folder of runs; make them with"):
+        load_runs(tmp_path / "cpu")
+
+
+def test_an_unreadable_result_is_no_result(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 0)
+    (folder / "result.json").write_text(json.dumps({"suites": {}})[:5])
+    runs = load_runs(tmp_path)
+    assert not runs.finished
+    assert list(runs.unfinished) == [folder.name]

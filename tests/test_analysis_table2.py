@@ -1,0 +1,343 @@
+"""Table 2 shows what runs say, names what is missing, and keeps the paper's numbers apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_runs import SUITES, config, write_run, write_selection
+
+from analysis.methods import METHODS, grouped, ordered, title
+from analysis.reported import reported
+from analysis.runs import load_runs
+from analysis.style import LOOKS
+from analysis.table2 import (
+    COLUMNS,
+    CSV_COLUMNS,
+    Table2,
+    command,
+    heading,
+    main,
+    make,
+    missing,
+    sections,
+    to_csv,
+    write_table,
+)
+from analysis.tables import Section, latex, markdown, tex_text
+from upge.config import read_yaml
+from upge.errors import UpgeError
+
+RECIPE = Path("experiments/table2/recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base, SFT and GRPO with three seeds; HPT with one, and one that is not finished."""
+    folder = tmp_path_factory.mktemp("runs") / "cpu"
+    for seed in range(3):
+        write_run(folder, "base", seed, accuracy=0.2)
+        write_run(folder, "sft", seed, accuracy=0.9)
+        write_run(folder, "grpo", seed, accuracy=0.88, rate=3e-4)
+    write_run(folder, "hpt", 0, accuracy=0.9)
+    write_run(folder, "hpt", 1, finished=False)
+    write_selection(folder, ["sft", "grpo"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(runs: Path) -> Table2:
+    return make(load_runs(runs))
+
+
+@pytest.fixture(scope="module")
+def document(table: Table2) -> str:
+    return markdown(heading(table), sections(table))
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def part(document: str, start: str) -> str:
+    return next(p for p in document.split("\n## ") if p.startswith(start))
+
+
+# ---------------------------------------------------------------------------------------- the CSV
+
+
+def test_columns_are_the_promised_ones(table: Table2) -> None:
+    promised = "method,base,suite,split,mean,low,high,seeds,problems,reported"
+    assert to_csv(table).splitlines()[0] == promised == ",".join(CSV_COLUMNS)
+
+
+def test_means_are_those_of_the_result_files(runs: Path, table: Table2) -> None:
+    found = rows(to_csv(table))
+    for suite in SUITES:
+        results = [
+            pd.read_json(path, typ="series")["suites"][suite]
+            for path in runs.glob("grpo-s*/result.json")
+        ]
+        (row,) = [r for r in found if (r["method"], r["suite"]) == ("grpo", suite)]
+        assert float(row["mean"]) == pytest.approx(100 * sum(results) / 3, abs=1e-3)
+        assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+        assert (row["seeds"], row["problems"], row["reported"]) == ("3", "10", "")
+        assert row["base"] == "tiny"
+
+
+def test_averages_are_means_of_their_suites(table: Table2) -> None:
+    found = [r for r in rows(to_csv(table)) if r["method"] == "sft" and r["base"] == "tiny"]
+    for split in ("in distribution", "out of distribution"):
+        own = {r["suite"]: float(r["mean"]) for r in found if r["split"] == split}
+        average = own.pop("average")
+        assert average == pytest.approx(sum(own.values()) / len(own), abs=1e-3)
+        assert len(own) == {"in distribution": 6, "out of distribution": 2}[split]
+
+
+def test_the_papers_rows_hold_reported_numbers_alone(table: Table2) -> None:
+    theirs = [r for r in rows(to_csv(table)) if r["base"] == "Qwen2.5-Math-7B"]
+    assert len(theirs) == 12 * 10
+    assert not any(r[name] for r in theirs for name in ("mean", "low", "high", "seeds", "problems"))
+    cell = {(r["method"], r["suite"], r["split"]): r["reported"] for r in theirs}
+    assert cell["hpt", "AIME24", "in distribution"] == "33.0"
+    assert cell["luffy", "average", "out of distribution"] == "60.1"
+
+
+def test_reported_averages_agree_with_their_suites() -> None:
+    paper = reported("table2")
+    for method, values in paper.rows.items():
+        assert len(values) == len(paper.columns), method
+        assert sum(values[:6]) / 6 == pytest.approx(values[6], abs=0.0501), method
+        assert sum(values[7:9]) / 2 == pytest.approx(values[9], abs=0.0501), method
+
+
+# ----------------------------------------------------------------------------------- the document
+
+
+def test_every_method_has_a_line_with_its_seeds(document: str) -> None:
+    ours = part(document, "Reproduced: base model `tiny`")
+    lines = [line for line in ours.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| Base model",
+        "| SFT",
+        "| GRPO",
+        "| HPT, as published",
+    ]
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 3}
+    assert lines[-1].split(" | ")[1] == "1"
+
+
+def test_marks_tell_ties_from_chance_alone(table: Table2, document: str) -> None:
+    ours = part(document, "Reproduced")
+    sft, grpo, base = (
+        next(line for line in ours.splitlines() if line.startswith(f"| {name} |"))
+        for name in ("SFT", "GRPO", "Base model")
+    )
+    assert "°" in sft
+    assert "°" in grpo
+    assert "°" not in base
+    assert "**" not in sft
+
+
+def test_a_highest_that_stands_alone_is_bold(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "base", seed, accuracy=0.2)
+        write_run(tmp_path, "sft", seed, accuracy=0.9)
+    ours = part(markdown("", sections(make(load_runs(tmp_path)))), "Reproduced")
+    sft = next(line for line in ours.splitlines() if line.startswith("| SFT |"))
+    assert sft.count("**") == 2 * len(COLUMNS)
+    assert "°" not in sft
+
+
+def test_differences_are_bold_where_they_are_more_than_chance(document: str) -> None:
+    matrix = part(document, "More than chance? The average in distribution")
+    sft = next(line for line in matrix.splitlines() if line.startswith("| 2 SFT"))
+    against_base, itself, against_grpo, against_hpt = sft.strip("| ").split(" | ")[1:]
+    assert re.fullmatch(r"\*\*\+\d+\.\d\*\*", against_base)
+    assert itself.strip() == ""
+    assert "**" not in against_grpo
+    assert "**" not in against_hpt  # HPT has one seed
+    assert "for all 3 pairs" in matrix
+    assert "A method with one seed is not compared" in matrix
+
+
+def test_costs_are_sums_over_steps(document: str) -> None:
+    took = part(document, "What it took")
+    assert "| SFT | 0.001 | 20 | 80 | 0.01 | 0.02 | 2e10 | 10 |" in took
+    assert "Base model" not in took
+
+
+def test_the_selection_is_shown_and_contradictions_named(document: str) -> None:
+    rates = part(document, "Learning rates")
+    assert "| method | 0.001 | 0.003 |" in rates
+    assert "| SFT | **60.0** | – |" in rates
+    assert "`grpo` was trained at 0.0003, though `selection.json` chose 0.001." in rates
+    assert "`hpt`: how its rate was chosen is not recorded." in rates
+
+
+def test_rates_in_small_numbers_are_in_order(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0, rate=1e-4)
+    write_selection(tmp_path, ["sft"], rate=1e-4)
+    assert "| method | 0.0001 | 0.0003 |" in markdown("", sections(make(load_runs(tmp_path))))
+
+
+def test_a_pipeline_shows_the_rates_of_all_its_stages(tmp_path: Path) -> None:
+    stages = [config(m, 0, rate=r)["stages"][0] for m, r in (("sft", 1e-3), ("grpo", 3e-4))]
+    write_run(tmp_path, "sft_grpo", 0, given={"stages": stages})
+    took = part(markdown("", sections(make(load_runs(tmp_path)))), "What it took")
+    assert "| SFT→GRPO | 0.001 → 0.0003 |" in took
+
+
+def test_the_papers_block_is_labelled(document: str) -> None:
+    theirs = part(document, "Reported, arXiv 2509.04419, Table 2: Qwen2.5-Math-7B")
+    assert "| HPT, as published | 33.0 | 21.9 |" in theirs
+    assert "33.0" not in part(document, "Reproduced")
+
+
+def test_beneath_stand_seeds_problems_samples_and_origin(document: str) -> None:
+    origin = part(document, "Where this comes from")
+    for text in (
+        "Seeds: 0, 1, 2",
+        "10 problems a suite, 4 samples each",
+        "commit: 0123456789ab",
+        "hardware: x86_64, 2 cores, no GPU",
+        "Intervals: 95 %",
+        "one seed",
+    ):
+        assert text in origin
+
+
+def test_what_is_missing_is_named_with_its_command(table: Table2, document: str) -> None:
+    named = missing(table)
+    assert "`hpt`: seeds 1, 2" in named
+    assert "`luffy`: no finished run" in named
+    assert any(re.fullmatch(r"`hpt-s1-\w+` is not finished, and not used", n) for n in named)
+    assert not any("`sft`" in n for n in named)
+    assert command(table) == "make reproduce-table2 PROFILE=cpu SEEDS=3"
+    assert command(table) in part(document, "Missing")
+
+
+def test_nothing_missing_says_nothing(tmp_path: Path) -> None:
+    for method in METHODS:
+        write_run(tmp_path, method, 0)
+    found = make(load_runs(tmp_path))
+    assert missing(found) == []
+    assert "## Missing" not in markdown("", sections(found))
+
+
+def test_no_runs_leave_the_papers_numbers_and_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    found = make(load_runs(folder))
+    text = markdown("", sections(found))
+    assert f"`{command(found)}`" in text
+    assert command(found) == "make reproduce-table2 PROFILE=cpu"
+    assert text.count("no finished run") == len(METHODS)
+    assert "| HPT, as published | 33.0 |" in text
+    assert len(rows(to_csv(found))) == 120
+
+
+def test_smoke_runs_claim_no_order(tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    write_run(folder, "sft", 0, accuracy=1, per_level=1)
+    write_run(folder, "base", 0, accuracy=0, per_level=1)
+    text = markdown("", sections(make(load_runs(folder))))
+    assert "its numbers order nothing" in text
+    assert "nothing is compared, and no order claimed" in text
+    ours = [line for line in part(text, "Reproduced").splitlines() if line.startswith("|")]
+    assert not any("°" in line or "**" in line for line in ours)
+
+
+def test_latex_is_plain_ascii_with_balanced_tables(table: Table2) -> None:
+    text = latex(heading(table), sections(table))
+    assert text.isascii()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 6
+    for line in text.splitlines():
+        assert not re.search(r"(?<!\\)[%#]", line), line
+        assert not re.search(r"(?<!\\)_", line), line
+    assert r"HPT, as published & 33.0 & 21.9" in text
+
+
+def test_the_same_files_every_time(runs: Path, table: Table2, tmp_path: Path) -> None:
+    for path in write_table(make(load_runs(runs)), tmp_path / "again"):
+        first = next(p for p in write_table(table, tmp_path / "once") if p.name == path.name)
+        assert path.read_bytes() == first.read_bytes()
+
+
+# -------------------------------------------------------------------------------- methods, helpers
+
+
+def test_the_rows_are_those_of_the_recipe() -> None:
+    assert set(METHODS) == {"base", *read_yaml(RECIPE)["methods"]}
+
+
+def test_every_method_has_a_name_and_a_look_of_its_own() -> None:
+    assert len({title(method) for method in METHODS}) == len(METHODS)
+    looks = [LOOKS[method] for method in METHODS]
+    assert len(set(looks)) == len(looks)
+    assert title("hpt_official") == "HPT, as coded"
+    assert title("mine") == "mine"
+
+
+def test_order_and_groups() -> None:
+    assert ordered(["mine", "hpt", "base", "sft", "hpt"]) == ["base", "sft", "hpt", "mine"]
+    assert grouped(["mine", "dft", "base", "sft"]) == {
+        "Demonstrations": ["sft", "dft"],
+        "Others": ["mine"],
+    }
+
+
+def test_texts_become_latex() -> None:
+    assert tex_text("50 % of `a_b` ± **1**") == r"50 \% of \texttt{a\_b} $\pm$ \textbf{1}"
+
+
+def test_a_bar_does_not_end_a_cell() -> None:
+    assert r"| a\|b |" in markdown("", [Section("", ["h"], [["a|b"]])])
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "analysis.table2", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def test_the_command_writes_tables_and_figures(runs: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "tables", tmp_path / "figures"
+    done = run_module(str(runs), "--out", str(out), "--figures", str(figures))
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {
+        "table2.md",
+        "table2.tex",
+        "table2.csv",
+        "table2_comparisons.csv",
+    }
+    stems = ("learning_curves", "offline_ratio")
+    assert {p.name for p in figures.iterdir()} == {
+        f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png", "csv")
+    }
+    assert "make reproduce-table2 PROFILE=cpu SEEDS=3" in done.stdout
+
+
+def test_a_mistake_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of runs; make them"):
+        main(tmp_path / "nowhere", tmp_path, tmp_path)
+
+
+def test_a_place_that_cant_be_written_is_a_sentence(table: Table2, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UpgeError, match="can't be written"):
+        write_table(table, tmp_path / "file")
