@@ -15,9 +15,9 @@ from torch import Tensor
 
 from analysis.bias_variance.mixing import figure
 from analysis.style import style
-from experiments.recipe import load
 from upge import UpgeError, get
 from upge.advantage import GroupCentered
+from upge.config import load
 from upge.estimator import Estimator, Term
 from upge.feedback import Gate, Switch, Wiener, feedback
 from upge.normalization import TokenMean

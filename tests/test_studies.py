@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from analysis.style import LOOKS, look, save, style
 from experiments.bias_variance import __main__ as command
-from experiments.recipe import load
 from experiments.records import code_version, read_record, write_record
 from upge import REGISTRY, UpgeError
+from upge.config import load
 from upge.theory.enumeration import TabularPolicy, Tree
 from upge.theory.studies import STUDIES, advantage, demonstrations, mask, reference
 from upge.theory.studies.common import (

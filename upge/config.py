@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from upge.errors import UpgeError, unknown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 C = TypeVar("C", bound="Config")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 class Config(BaseModel):
@@ -74,6 +79,34 @@ def build(given: Mapping[str, Any], kind: type[C]) -> C:
         raise _sentence(error, kind) from None
 
 
+def load(path: Path, kind: type[D]) -> D:
+    """The dataclass whose fields a YAML file sets, checked as configurations are.
+
+    Raises:
+        UpgeError: as :func:`read_yaml`, :func:`build` and the dataclass do, naming the file.
+    """
+    given = read_yaml(path)
+    try:
+        return build_dataclass(given, kind)
+    except UpgeError as error:
+        raise UpgeError(f"{path}: {error}") from error
+
+
+def build_dataclass(given: Mapping[str, Any], kind: type[D]) -> D:
+    """The dataclass with these values, checked as configurations are.
+
+    Raises:
+        UpgeError: as :func:`build` and the dataclass do.
+    """
+    hints = get_type_hints(kind)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        default = ... if field.default is dataclasses.MISSING else field.default
+        fields[field.name] = (hints[field.name], default)
+    values = build(given, create_model(kind.__name__, __base__=Config, **fields))
+    return kind(**{name: getattr(values, name) for name in fields})
+
+
 def _json(given: Mapping[str, Any]) -> str:
     try:
         return json.dumps(given)
@@ -128,12 +161,17 @@ _WORDS = {
     "String should": "wanted it to",
     "valid array": "list",
     "valid dictionary": "mapping",
+    "valid integer": "whole number",
+    "valid number": "number",
+    "valid string": "word",
+    "valid boolean": "true or false",
 }
 
 
 def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
-    """The first fault as one sentence."""
-    fault = error.errors(include_url=False)[0]
+    """The first fault as one sentence; a misspelled key also leaves its right one missing."""
+    faults = error.errors(include_url=False)
+    fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
     path, inside = _walk(kind, fault["loc"])
     place = ".".join(path)
     if fault["type"] == "extra_forbidden":

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from experiments.bases.measure import accuracy
-from experiments.recipe import build
 from experiments.records import read_record
-from upge.config import read_yaml
+from upge.config import build_dataclass, read_yaml
 from upge.errors import UpgeError, unknown
 from upge.policies.bases import RECORD
 from upge.policies.pretrained import save_pretrained
@@ -40,7 +39,7 @@ def load_recipe(name: str) -> PretrainingRecipe:
         UpgeError: a name without a recipe, or a recipe that makes no sense.
     """
     try:
-        return build(_values(name), PretrainingRecipe)
+        return build_dataclass(_values(name), PretrainingRecipe)
     except UpgeError as error:
         raise UpgeError(f"base {name}: {error}") from error
 

@@ -22,8 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.recipe import load
 from experiments.records import code_version, key_of, read_record, write_record
+from upge.config import load
 from upge.errors import UpgeError, unknown
 from upge.files import make_folder, write_whole
 from upge.theory.studies import STUDIES
