@@ -203,8 +203,9 @@ def load_runs(folder: Path) -> Runs:
             starts = (_read_json(path / "provenance.json") or {}).get("starts", [])
             finished.append(Run(path, config, starts, result))
         elif config is not None or (path / "metrics.jsonl").exists():
-            known = config is not None and {"name", "seed"} <= config.keys()
-            unfinished[path.name] = (config["name"], config["seed"]) if known else None
+            known = config or {}
+            named = {"name", "seed"} <= known.keys()
+            unfinished[path.name] = (known["name"], known["seed"]) if named else None
     _check_alike(folder, finished)
     selection = _read_json(folder / "selection.json") or {}
     return Runs(folder, finished, unfinished, selection)

@@ -119,7 +119,7 @@ def student(errors: Array, freedom: float) -> Array:
         return errors
     random = np.random.default_rng([_CHI_SQUARE, *np.float64(freedom).tobytes()])
     factor = np.sqrt(freedom / random.chisquare(freedom, size=len(errors)))
-    return errors * factor.reshape(-1, *[1] * (errors.ndim - 1))
+    return np.asarray(errors * factor.reshape(-1, *[1] * (errors.ndim - 1)))
 
 
 def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
@@ -140,12 +140,12 @@ def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
     random = np.random.default_rng([count, *name.encode()])
     weights = random.multinomial(count, np.full(count, 1 / count), size=draws) / count
     widened = np.sqrt(count / (count - 1))
-    return np.tensordot(weights, values - _center(values), axes=1) * widened
+    return np.asarray(np.tensordot(weights, values - _center(values), axes=1) * widened)
 
 
 def _center(values: Array) -> Array:
     """The mean over the first axis, of equal values exactly, so that no spread is made up."""
-    return np.where((values == values[0]).all(0), values[0], values.mean(0))
+    return np.asarray(np.where((values == values[0]).all(0), values[0], values.mean(0)))
 
 
 def problem_errors(
