@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,7 +215,8 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool) -> None:
             soft_wrap=True,
         )
         raise typer.Exit(_INTERRUPTED) from None
-    print(_closing_line(run, folder, result, again))
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(_closing_line(run, folder, result, again))
 
 
 def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], again: bool) -> str:
