@@ -190,6 +190,8 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method.
 
+    Where ``comparison.json`` names the folders that belong to it, older ones beside them don't count.
+
     Raises:
         UpgeError: a folder that isn't there, runs of several configurations of one method, or of
             methods that were not trained or evaluated on the same.
@@ -197,15 +199,18 @@ def load_runs(folder: Path) -> Runs:
     if not folder.is_dir():
         raise UpgeError(f"{folder}: is no folder of runs; make them with `make reproduce-table2`")
     finished, unfinished = [], {}
+    named = (_read_json(folder / "comparison.json") or {}).get("runs")
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "selection"):
+        if named is not None and path.name not in named:
+            continue
         config, result = _read_json(path / "config.json"), _read_json(path / "result.json")
         if config is not None and result is not None:
             starts = (_read_json(path / "provenance.json") or {}).get("starts", [])
             finished.append(Run(path, config, starts, result))
         elif config is not None or (path / "metrics.jsonl").exists():
             known = config or {}
-            named = {"name", "seed"} <= known.keys()
-            unfinished[path.name] = (known["name"], known["seed"]) if named else None
+            told = {"name", "seed"} <= known.keys()
+            unfinished[path.name] = (known["name"], known["seed"]) if told else None
     _check_alike(folder, finished)
     selection = _read_json(folder / "selection.json") or {}
     return Runs(folder, finished, unfinished, selection)

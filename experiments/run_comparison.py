@@ -26,6 +26,9 @@ from experiments.comparison import BASE, Recipe
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
 from upge.training.records import write_json
 
+#: The file that names the run folders of the comparison last asked for, and not those of older ones.
+COMPARISON = "comparison.json"
+
 #: The folder of the trials that learning rates are chosen by.
 TRIALS = "selection"
 
@@ -157,6 +160,7 @@ def run_comparison(
             for method in (BASE, *methods)
         ]
         board.jobs = jobs
+        write_json(runs / COMPARISON, {"runs": [job.folder.path.name for job in jobs]})
         for job, failure in scheduler.as_finished(jobs):
             if failure is not None:
                 failures.append(failure)

@@ -110,6 +110,16 @@ def test_methods_on_different_data_are_refused(tmp_path: Path) -> None:
         load_runs(tmp_path)
 
 
+def test_only_the_runs_that_were_asked_for_count(tmp_path: Path) -> None:
+    asked = [write_run(tmp_path, "sft", seed).name for seed in (0, 1)]
+    write_run(tmp_path, "sft", 2, rate=3e-3)
+    (tmp_path / "comparison.json").write_text(json.dumps({"runs": [*asked, "sft-s3-unmade"]}))
+    assert load_runs(tmp_path).seeds("sft") == [0, 1]
+    (tmp_path / "comparison.json").unlink()
+    with pytest.raises(UpgeError, match="two configurations"):
+        load_runs(tmp_path)
+
+
 def test_the_selection_is_read_if_it_is_there(tmp_path: Path) -> None:
     write_run(tmp_path, "sft", 0)
     assert load_runs(tmp_path).selection == {}

@@ -12,7 +12,16 @@ from pathlib import Path
 import torch
 
 #: Packages whose versions can change a number.
-_PACKAGES = ("torch", "sympy", "hypothesis", "transformers", "trl", "verl")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "sympy",
+    "hypothesis",
+    "transformers",
+    "accelerate",
+    "trl",
+    "verl",
+)
 
 
 def provenance() -> dict[str, str]:
