@@ -190,7 +190,7 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method.
 
-    Where ``comparison.json`` names the folders that belong to it, older ones beside them don't count.
+    Where ``comparison.json`` names the folders that belong to it, older ones beside don't count.
 
     Raises:
         UpgeError: a folder that isn't there, runs of several configurations of one method, or of
