@@ -1,8 +1,7 @@
-"""Run folders as pandas frames: what finished, what did not, and where all of it comes from."""
+"""The runs of a comparison as frames: what finished, what did not, where all of it comes from."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,92 +10,24 @@ from typing import Any
 import pandas as pd
 
 from analysis.methods import ordered
+from analysis.records import is_recorded, read_records
+from analysis.run import PROBLEM, Found, Run
+from analysis.run_folders import read_folders
 from upge.errors import UpgeError
 
 #: What runs of one comparison have in common, whatever the method.
 _SHARED = ("model", "data", "evaluation", "max_tokens")
 
-#: How far the accuracy of stored responses may lie from the one in ``result.json`` (float32).
-_TOLERANCE = 1e-5
-
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Args:
-        path: its folder.
-        config: the resolved configuration.
-        starts: provenance of each start; more than one if the run was resumed.
-        result: the final numbers.
-    """
-
-    path: Path
-    config: Mapping[str, Any]
-    starts: Sequence[Mapping[str, str]]
-    result: Mapping[str, Any]
-
-    @property
-    def method(self) -> str:
-        """The method."""
-        return str(self.config["name"])
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return int(self.config["seed"])
-
-    def metrics(self) -> pd.DataFrame:
-        """One row a step; empty for a run without steps.
-
-        Raises:
-            UpgeError: a file that is damaged anywhere but in a last line that was cut short.
-        """
-        path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        try:
-            return pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
-        except ValueError as error:
-            raise UpgeError(
-                f"{path}: is damaged ({error}); delete the run and make it again"
-            ) from error
-
-    def responses(self) -> pd.DataFrame:
-        """One row a sampled response to a test problem.
-
-        Raises:
-            UpgeError: a file that can't be read, or that is not what ``result.json`` sums up.
-        """
-        frames = [self._suite(name, value) for name, value in self.result["suites"].items()]
-        return pd.concat(frames, ignore_index=True)
-
-    def _suite(self, name: str, accuracy: float) -> pd.DataFrame:
-        path = self.path / "evaluation" / f"{name}.parquet"
-        remedy = "delete the run and make it again"
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UpgeError(f"{path}: can't be read ({error}); {remedy}") from error
-        if abs(frame["reward"].mean() - accuracy) > _TOLERANCE:
-            raise UpgeError(f"{path}: is not the evaluation that result.json sums up; {remedy}")
-        return frame
-
-
-@dataclass(frozen=True)
-class Runs:
+class Runs(Found):
     """The runs of a folder.
 
     Args:
-        folder: where they are; its name is the profile's.
-        finished: those that are used.
-        unfinished: folders that are not used, and the method and seed of each, where known.
-        selection: how each method's learning rate was chosen; empty if that is not recorded.
+        folder: where they are, or their records; its name is the profile's.
     """
 
     folder: Path
-    finished: Sequence[Run]
-    unfinished: Mapping[str, tuple[str, int] | None]
-    selection: Mapping[str, Mapping[str, Any]]
 
     @property
     def profile(self) -> str:
@@ -106,8 +37,7 @@ class Runs:
     @property
     def trial(self) -> dict[str, int]:
         """Steps and seed of the trials that rates were chosen by; empty if there are none."""
-        for path in sorted(self.folder.glob("selection/*/config.json")):
-            config = _read_json(path) or {}
+        for config in (trial.config for trial in self.trials):
             if "stages" in config and "seed" in config:
                 steps = sum(stage["steps"] for stage in config["stages"])
                 return {"steps": steps, "seed": config["seed"]}
@@ -145,16 +75,16 @@ class Runs:
 
         Accuracy is the share of right answers among a run's samples.
         """
-        evaluated = [run for run in self._ordered if run.result.get("suites")]
-        keys = ["suite", "level", "prompt"]
-        frames = [
-            run.responses()
-            .groupby(keys, sort=True)["reward"]
-            .agg(accuracy="mean", samples="size")
-            .reset_index()
-            for run in evaluated
-        ]
-        return _stack(evaluated, frames)
+        answers = self.answers()
+        if not len(answers):
+            return answers
+        answers["accuracy"] = answers["right"] / answers["samples"]
+        return answers[["method", "seed", *PROBLEM, "accuracy", "samples"]]
+
+    def answers(self) -> pd.DataFrame:
+        """``method, seed`` and :data:`~analysis.run.ANSWER_COLUMNS`: a row a test problem."""
+        runs = [run for run in self._ordered if run.suites]
+        return _stack(runs, [run.answers() for run in runs])
 
     def provenance(self) -> dict[str, str]:
         """What the finished runs record of their origin; several values are all named."""
@@ -188,9 +118,7 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def load_runs(folder: Path) -> Runs:
-    """The runs of a comparison, one configuration a method.
-
-    Where ``comparison.json`` names the folders that belong to it, older ones beside don't count.
+    """The runs of a comparison, one configuration a method, from their folders or their records.
 
     Raises:
         UpgeError: a folder that isn't there, runs of several configurations of one method, or of
@@ -198,30 +126,9 @@ def load_runs(folder: Path) -> Runs:
     """
     if not folder.is_dir():
         raise UpgeError(f"{folder}: is no folder of runs; make them with `make reproduce-table2`")
-    finished, unfinished = [], {}
-    named = (_read_json(folder / "comparison.json") or {}).get("runs")
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "selection"):
-        if named is not None and path.name not in named:
-            continue
-        config, result = _read_json(path / "config.json"), _read_json(path / "result.json")
-        if config is not None and result is not None:
-            starts = (_read_json(path / "provenance.json") or {}).get("starts", [])
-            finished.append(Run(path, config, starts, result))
-        elif config is not None or (path / "metrics.jsonl").exists():
-            known = config or {}
-            told = {"name", "seed"} <= known.keys()
-            unfinished[path.name] = (known["name"], known["seed"]) if told else None
-    _check_alike(folder, finished)
-    selection = _read_json(folder / "selection.json") or {}
-    return Runs(folder, finished, unfinished, selection)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    found = read_records(folder) if is_recorded(folder) else read_folders(folder)
+    _check_alike(folder, found.finished)
+    return Runs(**vars(found), folder=folder)
 
 
 def _check_alike(folder: Path, runs: Sequence[Run]) -> None:

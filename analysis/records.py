@@ -1,0 +1,164 @@
+"""Records: what tables and figures need of runs, small enough to be committed.
+
+runs.jsonl       a line a run: folder, configuration with its key, provenance, result (null if the
+                 run is not finished)
+trials.jsonl     the same of the trials that learning rates were chosen by, with their validation
+selection.json   the choice
+steps.parquet    what was measured at each step of each run
+answers.parquet  right answers, samples and tokens of each test problem of each run
+
+No digit is lost: tables and figures made of records are those made of the runs, bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from analysis.run import ANSWER_COLUMNS, STEP_COLUMNS, Found, Run, Trial, check_accuracy
+from analysis.tables import write
+from upge.errors import UpgeError
+from upge.files import write_whole
+
+_RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
+_STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
+_REMEDY = "restore it, or write the records again with `make records`"
+
+#: What is kept of the configuration of a run that is not finished.
+_KNOWN = ("name", "seed")
+
+#: Measurements of which hardly two are equal; all other columns are coded by their distinct values.
+_CONTINUOUS = ("entropy", "cpu_seconds")
+
+
+@dataclass(frozen=True)
+class RecordedRun(Run):
+    """A run whose numbers are kept with those of others.
+
+    Args:
+        steps: its rows of ``steps.parquet``.
+        problems: its rows of ``answers.parquet``.
+    """
+
+    steps: pd.DataFrame
+    problems: pd.DataFrame
+
+    def metrics(self) -> pd.DataFrame:
+        """See :meth:`Run.metrics`."""
+        return self.steps
+
+    def answers(self) -> pd.DataFrame:
+        """See :meth:`Run.answers`."""
+        for name, accuracy in self.suites.items():
+            own = self.problems[self.problems["suite"] == name]
+            check_accuracy(own, accuracy, f"{self.path}, {name}", _REMEDY)
+        return self.problems
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether a folder holds records, and no run folders."""
+    return (folder / _RUNS).exists()
+
+
+def write_records(runs: Found, folder: Path) -> list[Path]:
+    """Write the records of runs.
+
+    Raises:
+        UpgeError: damaged runs, or a folder that can't be written to.
+    """
+    finished = [
+        {"folder": r.path.name, "config": r.config, "starts": r.starts, "result": r.result}
+        for r in runs.finished
+    ]
+    unfinished = [
+        {"folder": name, "config": known and dict(zip(_KNOWN, known, strict=True)), "result": None}
+        for name, known in runs.unfinished.items()
+    ]
+    steps = _frame(((r.path.name, r.metrics()) for r in runs.finished), STEP_COLUMNS)
+    answers = _frame(((r.path.name, r.answers()) for r in runs.finished), ANSWER_COLUMNS)
+    return [
+        write(folder / _RUNS, _lines([*finished, *unfinished])),
+        write(folder / _TRIALS, _lines(asdict(trial) for trial in runs.trials)),
+        write(folder / _SELECTION, _lines([runs.selection])),
+        write_whole(folder / _STEPS, _parquet(steps)),
+        write_whole(folder / _ANSWERS, _parquet(answers)),
+    ]
+
+
+def _lines(values: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def _frame(parts: Iterable[tuple[str, pd.DataFrame]], columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of all runs, each with its run's name."""
+    frames = [frame.assign(run=name) for name, frame in parts if len(frame)]
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run"])
+    return whole[["run", *(name for name in columns if name in whole)]]
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    continuous = [name for name in _CONTINUOUS if name in frame]
+    buffer = io.BytesIO()
+    parquet.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[name for name in frame if name not in continuous],
+        use_byte_stream_split=continuous,
+    )
+    return buffer.getvalue()
+
+
+def read_records(folder: Path) -> Found:
+    """The runs that records tell of.
+
+    Raises:
+        UpgeError: a file that can't be read.
+    """
+    steps, answers = _by_run(folder / _STEPS), _by_run(folder / _ANSWERS)
+    nothing = pd.DataFrame()
+    finished: list[Run] = []
+    unfinished: dict[str, tuple[str, int] | None] = {}
+    for line in _read_lines(folder / _RUNS):
+        name, config, result = line["folder"], line["config"], line["result"]
+        if result is None:
+            unfinished[name] = config and (config["name"], config["seed"])
+            continue
+        frames = steps.get(name, nothing), answers.get(name, nothing)
+        finished.append(RecordedRun(folder / name, config, line["starts"], result, *frames))
+    (selection,) = _read_lines(folder / _SELECTION)
+    trials = [Trial(**line) for line in _read_lines(folder / _TRIALS)]
+    return Found(finished, unfinished, selection, trials)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in _text(path).splitlines()]
+    except ValueError as error:
+        raise UpgeError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
+
+
+def _by_run(path: Path) -> dict[str, pd.DataFrame]:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
+    own = frame.groupby("run", sort=False)
+    return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in own}

@@ -1,0 +1,107 @@
+"""Runs as training leaves them: a folder each, with every step and every sampled response."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.run import ANSWER_COLUMNS, PROBLEM, STEP_COLUMNS, Found, Run, Trial, check_accuracy
+from upge.errors import UpgeError
+
+_TRIALS = "selection"
+_REMEDY = "delete the run and make it again"
+
+
+class RunFolder(Run):
+    """A run in its own folder."""
+
+    def metrics(self) -> pd.DataFrame:
+        """See :meth:`Run.metrics`; a last line that was cut short is left out."""
+        return _metrics(self.path / "metrics.jsonl")
+
+    def answers(self) -> pd.DataFrame:
+        """See :meth:`Run.answers`."""
+        frames = [self._suite(name, accuracy) for name, accuracy in self.suites.items()]
+        if not frames:
+            return pd.DataFrame(columns=list(ANSWER_COLUMNS))
+        return pd.concat(frames).sort_values(list(PROBLEM), ignore_index=True)
+
+    def _suite(self, name: str, accuracy: float) -> pd.DataFrame:
+        path = self.path / "evaluation" / f"{name}.parquet"
+        try:
+            frame = pd.read_parquet(path, columns=[*PROBLEM, "reward", "tokens"])
+        except (OSError, ValueError) as error:
+            raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
+        frame["right"] = (frame["reward"] > 0).astype(int)
+        answers = frame.groupby(list(PROBLEM), as_index=False).agg(
+            right=("right", "sum"), samples=("right", "size"), tokens=("tokens", "sum")
+        )
+        check_accuracy(answers, accuracy, str(path), _REMEDY)
+        return answers
+
+
+def read_folders(folder: Path) -> Found:
+    """The runs below a folder.
+
+    Where ``comparison.json`` names those that belong to it, older ones beside don't count.
+    """
+    finished: list[Run] = []
+    unfinished: dict[str, tuple[str, int] | None] = {}
+    named = (read_json(folder / "comparison.json") or {}).get("runs")
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != _TRIALS):
+        if named is not None and path.name not in named:
+            continue
+        config, result = read_json(path / "config.json"), read_json(path / "result.json")
+        if config is not None and result is not None:
+            finished.append(RunFolder(path, config, _starts(path), result))
+        elif config is not None or (path / "metrics.jsonl").exists():
+            known = config or {}
+            told = {"name", "seed"} <= known.keys()
+            unfinished[path.name] = (known["name"], known["seed"]) if told else None
+    selection = read_json(folder / "selection.json") or {}
+    return Found(finished, unfinished, selection, list(_trials(folder / _TRIALS)))
+
+
+def _trials(folder: Path) -> Iterator[Trial]:
+    for path in sorted(folder.glob("*")):
+        config = read_json(path / "config.json")
+        if config is not None:
+            yield Trial(path.name, config, _starts(path), _validation(path / "metrics.jsonl"))
+
+
+def _validation(path: Path) -> dict[str, float]:
+    frame = _metrics(path)
+    if "validation" not in frame:
+        return {}
+    validated = frame.dropna(subset="validation")
+    steps = map(str, validated["step"])
+    return dict(zip(steps, validated["validation"].tolist(), strict=True))
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        frame = pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
+    except ValueError as error:
+        raise UpgeError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+    return frame[[name for name in STEP_COLUMNS if name in frame]]
+
+
+def _starts(path: Path) -> Sequence[Mapping[str, str]]:
+    starts: Sequence[Mapping[str, str]] = (read_json(path / "provenance.json") or {}).get(
+        "starts", []
+    )
+    return starts
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None if there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
