@@ -113,6 +113,16 @@ def test_one_rollout_has_nothing_to_be_compared_with(name):
         build({"algorithm": name, "steps": 1, "lr": 1, "rollouts": 1}, Stage)
 
 
+def test_faults_are_of_gradient_accumulation():
+    given = {"algorithm": "sft", "steps": 1, "lr": 1, "faults": ["last_micro_batch_only"]}
+    with pytest.raises(UpgeError, match="set micro_batch too"):
+        build(given, Stage)
+    assert build(given | {"micro_batch": 2}, Stage).faults == ("last_micro_batch_only",)
+    torn = {"algorithm": "grpo", "micro_batch": 2, "faults": ["mean_of_means"]}
+    with pytest.raises(UpgeError, match="tear the groups of grpo apart"):
+        build(given | torn, Stage)
+
+
 @pytest.mark.parametrize(
     "name", ["reinforce", "reinforce_plus_plus", "luffy", "srft", "luffy_offline", "sft"]
 )

@@ -107,11 +107,11 @@ def flat(module):
     )
 
 
-def take(estimator, batch, budget=10**9, bonus=0.0, only=None, module=None):
+def take(estimator, batch, budget=10**9, bonus=0.0, only=None, module=None, **options):
     """The accumulated gradient and the report."""
     module = module or policy()
     module.zero_grad()
-    accumulator = GradientAccumulator(module, Accelerator(), budget)
+    accumulator = GradientAccumulator(module, Accelerator(), budget, **options)
     report = accumulator(accumulator.plan(estimator, batch), bonus, only)
     gradient = flat(module)
     module.zero_grad()
@@ -158,6 +158,45 @@ def test_sft_is_the_mean_over_the_demonstrations_tokens():
         for t in tokens_of(batch, i)
     ]
     assert_equal(take(upge.get("sft"), batch)[0], naive_gradient(-sum(picked) / len(picked)))
+
+
+def demonstrations_by_two(batch):
+    """Log π of the demonstrations' tokens, two demonstrations a micro-batch; the last has one."""
+    logp = distributions(batch)
+    rows = [i for i in range(len(logp)) if batch.offline[i, 0]]
+    micros = [rows[start : start + 2] for start in range(0, len(rows), 2)]
+    return [
+        [logp[i][t][batch.tokens[i, t]] for i in micro for t in tokens_of(batch, i)]
+        for micro in micros
+    ]
+
+
+def test_rows_a_micro_batch_change_nothing():
+    batch = ragged()
+    for name in ("sft", "hpt", "luffy"):
+        whole = take(upge.get(name), batch)[0]
+        assert_equal(take(upge.get(name), batch, micro_batch=2)[0], whole)
+
+
+def test_the_fault_that_loses_micro_batches():
+    batch = ragged()
+    *lost, kept = demonstrations_by_two(batch)
+    count = len(kept) + sum(map(len, lost))
+    options = {"micro_batch": 2, "faults": ("last_micro_batch_only",)}
+    expected = naive_gradient(-sum(kept) / count)
+    assert lost
+    assert_equal(take(upge.get("sft"), batch, **options)[0], expected)
+
+
+def test_the_fault_that_averages_means():
+    batch = ragged()
+    micros = demonstrations_by_two(batch)
+    expected = naive_gradient(-sum(sum(own) / len(own) for own in micros) / len(micros))
+    options = {"micro_batch": 2, "faults": ("mean_of_means",)}
+    faulty = take(upge.get("sft"), batch, **options)[0]
+    assert_equal(faulty, expected)
+    right = take(upge.get("sft"), batch)[0]
+    assert (faulty - right).norm() > 0.01 * right.norm()
 
 
 def test_dr_grpo_is_its_formula():

@@ -17,6 +17,7 @@ from upge.files import file_digest
 from upge.policies.bases import base_folder
 from upge.rollouts.sampler import Sampling
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
+from upge.training.gradient import Fault
 
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
 NUMBERS = 1
@@ -110,6 +111,10 @@ class Stage(Config):
         skip_norm: a step whose gradient norm exceeds it is skipped; None for no skip.
         entropy_bonus: c of c·H, H the mean entropy over tokens that bear weight.
         temperature: of the rollouts.
+        micro_batch: rows a micro-batch, in the order they come; None for rows of like lengths
+            within the run's token budget.
+        faults: faults of other trainers to commit, off by default; see
+            :data:`upge.training.gradient.Fault`.
         on_bad_step: what a loss or gradient that is not finite leads to; it is never averaged in.
     """
 
@@ -129,6 +134,8 @@ class Stage(Config):
     entropy_bonus: NonNegative = 0.0
     temperature: Rate = 1.0
     on_bad_step: Literal["stop", "skip"] = "stop"
+    micro_batch: PositiveInt | None = None
+    faults: tuple[Fault, ...] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -148,6 +155,13 @@ class Stage(Config):
             raise ValueError(
                 f"algorithm: {self.algorithm} needs a critic, which the loop doesn't train; take "
                 "one with a group advantage, as grpo"
+            )
+        if self.faults and self.micro_batch is None:
+            raise ValueError("faults: are faults of gradient accumulation; set micro_batch too")
+        if "mean_of_means" in self.faults and self.samples_rollouts:
+            raise ValueError(
+                f"faults: mean_of_means would tear the groups of {self.algorithm} apart; take an "
+                "algorithm without rollouts"
             )
         return self
 

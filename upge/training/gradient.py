@@ -6,16 +6,22 @@ split, over micro-batches or over processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator, Plan, term_metrics
+
+#: What spoiled baselines of this literature (arXiv 2604.23747), to be shown by switching it on.
+#: ``last_micro_batch_only``: under gradient accumulation the gradients of all micro-batches but the
+#: last are lost (DeepSpeed ZeRO 1/2 with an offloaded optimizer). ``mean_of_means``: each
+#: micro-batch is divided by its own count of tokens, and the means are averaged (OpenRLHF).
+Fault = Literal["last_micro_batch_only", "mean_of_means"]
 
 
 @dataclass
@@ -78,10 +84,20 @@ class GradientAccumulator:
         policy: π_θ, as prepared by Accelerate.
         accelerator: Accelerate's object, for backward passes and sums over processes.
         token_budget: padded tokens a micro-batch, at most (but always a row).
+        micro_batch: rows a micro-batch, in the order they come, in place of a token budget.
+        faults: faults of other trainers to commit, see :data:`Fault`.
     """
 
-    def __init__(self, policy: Any, accelerator: Any, token_budget: int) -> None:
+    def __init__(
+        self,
+        policy: Any,
+        accelerator: Any,
+        token_budget: int,
+        micro_batch: int | None = None,
+        faults: Sequence[Fault] = (),
+    ) -> None:
         self.policy, self.accelerator, self.token_budget = policy, accelerator, token_budget
+        self.micro_batch, self.faults = micro_batch, faults
 
     def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
         """The estimator on the batch, with the whole batch's entropy where it weighs by that."""
@@ -113,8 +129,13 @@ class GradientAccumulator:
         report = _empty_report(len(plan.parts), batch.mask.device)
         micros = list(self._micro_batches(batch, rows))
         for i, micro in enumerate(micros):
-            with self._last_only(i + 1 == len(micros)):
+            last = i + 1 == len(micros)
+            if "last_micro_batch_only" in self.faults and not last:
+                continue
+            with self._last_only(last):
                 part = plan.select(micro)
+                if "mean_of_means" in self.faults:
+                    part = _with_own_counts(part, len(micros))
                 logp, entropy = self._likelihood(part.batch)
                 report.finite &= logp.isfinite().all() & entropy.isfinite().all()
                 logp, entropy = logp.nan_to_num(0, 0, 0), entropy.nan_to_num(0, 0, 0)
@@ -137,15 +158,12 @@ class GradientAccumulator:
         return self._reduced(report)
 
     def _micro_batches(self, batch: TrajectoryBatch, rows: Tensor) -> Iterator[Tensor]:
-        """Rows by length, in parts within the token budget; as many parts in every process."""
-        lengths = _lengths(batch)[rows]
-        order = lengths.argsort(stable=True)
-        parts: list[list[int]] = []
-        for place in order.tolist():
-            length = int(lengths[place])
-            if not parts or (len(parts[-1]) + 1) * length > self.token_budget:
-                parts.append([])
-            parts[-1].append(place)
+        """The rows in parts; as many parts in every process."""
+        parts = self._by_length(_lengths(batch)[rows])
+        if self.micro_batch is not None:
+            places = list(range(len(rows)))
+            starts = range(0, len(rows), self.micro_batch)
+            parts = [places[start : start + self.micro_batch] for start in starts]
         count = len(parts)
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.gather(torch.tensor([count], device=rows.device))
@@ -154,6 +172,16 @@ class GradientAccumulator:
             yield rows[torch.tensor(part, device=rows.device)]
         for _ in range(count - len(parts)):
             yield rows[:0]
+
+    def _by_length(self, lengths: Tensor) -> list[list[int]]:
+        """Places of rows of like lengths, in parts within the token budget."""
+        parts: list[list[int]] = []
+        for place in lengths.argsort(stable=True).tolist():
+            length = int(lengths[place])
+            if not parts or (len(parts[-1]) + 1) * length > self.token_budget:
+                parts.append([])
+            parts[-1].append(place)
+        return parts
 
     def _likelihood(self, part: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         """Log π_θ and entropy (N, T) of a micro-batch, computed no wider than its longest row."""
@@ -180,6 +208,16 @@ class GradientAccumulator:
         fields = {name: self._sum(x.double()) for name, x in seen.items()}
         fields["finite"] = fields["finite"] == self.accelerator.num_processes
         return replace(report, **fields)  # type: ignore[arg-type]
+
+
+def _with_own_counts(part: Plan, parts: int) -> Plan:
+    """A micro-batch normalised by its own counts and averaged over ``parts``: the fault."""
+    own = part.estimator.plan(part.batch, partial=True)
+    scaled = (
+        replace(mine, advantage=whole.advantage, scale=mine.scale / parts)
+        for mine, whole in zip(own.parts, part.parts, strict=True)
+    )
+    return replace(part, parts=tuple(scaled))
 
 
 def weighs_by_batch(estimator: Estimator) -> bool:

@@ -150,7 +150,6 @@ class Trainer:
             self._check_stage(stage)
         if self._is_main:
             self.folder.open(self.config)
-        self.gradient = GradientAccumulator(self.policy, self.accelerator, self.config.token_budget)
 
     def _check_stage(self, stage: Stage) -> None:
         if stage.reads_demonstrations and not any(q.demonstration for q in self.questions):
@@ -194,6 +193,13 @@ class Trainer:
         if self.progress.step == first:
             self._optimizer_state, self.progress.updates = {}, 0
         self._unwrapped.temperature = stage.temperature
+        self.gradient = GradientAccumulator(
+            self.policy,
+            self.accelerator,
+            self.config.token_budget,
+            stage.micro_batch,
+            stage.faults,
+        )
         self.optimizer = self._make_optimizer(stage)
         pool = self._pool(stage)
         while self.progress.step < first + stage.steps:
