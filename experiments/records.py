@@ -16,11 +16,11 @@ from upge.provenance import provenance
 
 
 def code_version(module: str) -> str:
-    """Hash of the code of a module and of all modules of its package that it imports.
+    """Hash of the code of a module and of all modules of its package, and ours, that it imports.
 
     Comments, formatting and docstrings don't count: they change no number.
     """
-    package, seen, waiting = module.partition(".")[0], dict[str, str](), [module]
+    packages, seen, waiting = {module.partition(".")[0], "upge"}, dict[str, str](), [module]
     while waiting:
         name = waiting.pop()
         path = _source(name)
@@ -29,13 +29,14 @@ def code_version(module: str) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         seen[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and (node.module or "").partition(".")[0] == package
-            ):
+            if isinstance(node, ast.ImportFrom) and _root(node) in packages:
                 assert node.module is not None
                 waiting += [node.module, *(f"{node.module}.{part.name}" for part in node.names)]
     return _digest(sorted(seen.items()))
+
+
+def _root(node: ast.ImportFrom) -> str:
+    return (node.module or "").partition(".")[0]
 
 
 def key_of(recipe: Any, code: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,14 +22,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.network import study as network
 from experiments.records import code_version, key_of, read_record, write_record
 from upge.config import load
 from upge.errors import UpgeError, unknown
 from upge.files import make_folder, write_whole
-from upge.theory.studies import STUDIES
-from upge.theory.studies.common import Row, Rows
+from upge.theory.studies import STUDIES as EXACT
+from upge.theory.studies.common import Row, Rows, Study
 
 RECIPES = Path(__file__).parent
+
+#: The exact studies, and the one that samples from a trained network.
+STUDIES: dict[str, Study[Any]] = {
+    **EXACT,
+    "network": Study(network.Recipe, network.study, network.headlines),
+}
 
 
 def main(
