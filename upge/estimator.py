@@ -206,7 +206,8 @@ class Estimate:
     def metrics(self) -> dict[str, float]:
         """Numbers read off the weights: each term's, and the share of demonstrations.
 
-        ``offline_ratio`` is the share of demonstrations among the rows that bear any weight.
+        ``offline_ratio`` is the share of demonstrations among the rows that bear any weight. The
+        records of a training run count all rows of open gates instead, as the paper does.
         """
         named = {
             f"term{i}/{name}": value

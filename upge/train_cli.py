@@ -86,7 +86,8 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change any value of the run, as stages.0.lr=3e-4; repeatable.",
+            help="Change any value of the run, as stages.0.lr=3e-4; repeatable. The value is YAML: "
+            "quote a text that starts with a brace, as 'data.prompt=\"{problem}\"'.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
@@ -100,7 +101,13 @@ def train(
     Either CONFIG describes the run (a run folder's config.json is one), or --algorithm and its
     companions do, as in
 
-        upge train --algorithm hpt --model tiny --data problems.jsonl --steps 200 --lr 1e-3
+        upge train --algorithm hpt --steps 200
+
+        upge train --algorithm grpo --model smollm2 --data problems.jsonl
+
+    The tiny bases read and write the letters of the synthetic suites alone, and no newline: --data
+    wants another --model, or templates that do without (data.prompt, data.demonstration and
+    data.marker) and --max-tokens 64.
 
     What they don't cover is reached by --set; --dry-run shows everything there is to set, as a file
     that can be kept and given as CONFIG.
@@ -207,9 +214,11 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool) -> None:
             trainer.observe = observe
             result = trainer.run()
     except KeyboardInterrupt:
+        kept = any(folder.checkpoints.glob("step-*"))
+        where = "goes on from the last checkpoint" if kept else "starts anew, without a checkpoint,"
         Console(stderr=True).print(
-            f"Interrupted at step {trainer.progress.step} of {run.steps}; the same command goes on "
-            f"from the last checkpoint in {folder.path}",
+            f"Interrupted at step {trainer.progress.step} of {run.steps}; the same command {where} "
+            f"in {folder.path}",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -32,9 +32,8 @@ def main(
     runs = out / profile
     chosen = methods or list(recipe.methods)
     failures = run_comparison(recipe, runs, seeds or recipe.seeds, chosen, Console(stderr=True))
-    print(
-        f"{runs}: {len(chosen)} methods, {seeds or recipe.seeds} seeds, {len(failures)} runs failed"
-    )
+    total = (1 + len(chosen)) * (seeds or recipe.seeds)
+    print(f"{runs}: {total} runs with those of the base model, {len(failures)} of them failed")
     if failures:
         sys.exit(1)
 

@@ -109,7 +109,7 @@ class Stage(Config):
         warmup: optimizer steps over which the rate rises linearly.
         max_grad_norm: gradients are scaled down to this norm; None for no clip.
         skip_norm: a step whose gradient norm exceeds it is skipped; None for no skip.
-        entropy_bonus: c of c·H, H the mean entropy over tokens that bear weight.
+        entropy_bonus: c of c·H, H the mean entropy over all tokens of rows that bear weight.
         temperature: of the rollouts.
         micro_batch: rows a micro-batch, in the order they come; None for rows of like lengths
             within the run's token budget.

@@ -125,13 +125,21 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     Raises:
         UpgeError: the text is empty, or has a character that the tokenizer doesn't know.
     """
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    ids = _ids(tokenizer, text)
     unknown = {tokenizer.unk_token_id, tokenizer.pad_token_id} - {None, tokenizer.eos_token_id}
     if not ids or not unknown.isdisjoint(ids):
+        letters = dict.fromkeys(text)
+        lacking = [c for c in letters if not unknown.isdisjoint(_ids(tokenizer, c))]
+        named = f" (it lacks {', '.join(map(repr, lacking[:5]))})" if lacking else ""
         raise UpgeError(
-            f"the model's tokenizer can't encode {text[:40]!r}; take a model whose vocabulary has "
-            "these characters"
+            f"the model's tokenizer can't encode {text[:40]!r}{named}; take a model whose "
+            "vocabulary has these characters, or templates without them"
         )
+    return ids
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 
 

@@ -8,6 +8,33 @@ evaluation/        sampled responses as Parquet, a file for each evaluation
 bad_steps/         batches whose gradient was not finite, or above ``skip_norm``
 policy/            the trained model and its tokenizer, in the Hugging Face format
 result.json        the final numbers; there if and only if the run is finished
+
+A line of metrics.jsonl:
+
+step, stage              from 1; from 0, in the order of the configuration
+reward                   mean over the step's rollouts
+solved                   share of solved rollouts of each question, P
+offline_ratio            demonstrations among the samples that some term reads through an open gate
+demonstrations           how many these are
+response_length          tokens, mean over rollouts
+finished                 share of rollouts that ended by themselves
+entropy                  mean over the tokens of rollouts that were computed, nats
+tokens_sampled           of all rollouts
+tokens_computed          of prompts and responses that went forward and backward
+tokens_avoided           of those that had no weight
+term0/mass               Σ|w| of the algorithm's first term; terms as in ``upge algorithms NAME``
+term0/clip_fraction      share of its tokens that the stabilizer changes
+term0/effective_sample_size  of its ratios π_θ/π_ref, over its tokens: 1 where all are equal
+term_norms               each term's gradient norm, every ``norms_every`` steps
+grad_norm                of the whole gradient, before the clip
+loss                     −Σ w log π: not comparable between steps but for SFT
+skipped                  updates that were not applied
+flops                    of sampling and training
+validation               accuracy, every ``evaluation.every`` steps and after the last
+seconds, cpu_seconds     of the step with its validation
+
+What rollouts alone have is missing where none were sampled. Of several updates a step, masses,
+loss and norms are means, tokens sums.
 """
 
 from __future__ import annotations
