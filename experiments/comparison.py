@@ -59,6 +59,17 @@ class Recipe(Config):
     seeds: PositiveInt
     selection: Selection
 
+    @model_validator(mode="after")
+    def _rates_are_known_in_time(self) -> Self:
+        before: set[str] = set()
+        for method in self.methods:
+            if unmet := self.waits_for(method) - before:
+                raise ValueError(
+                    f"methods.{method}: {_LR_OF} names {min(unmet)!r}, wanted a method above it"
+                )
+            before.add(method)
+        return self
+
     def config(
         self, method: str, seed: int, rates: Mapping[str, float], *, steps: int | None = None
     ) -> RunConfig:

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.comparison import BASE, Recipe
+from experiments.records import read_record
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
 from upge.training.records import write_json
 
@@ -150,17 +151,16 @@ def run_comparison(
     trials = recipe.selection.steps or 0
     total = len(needed) * len(recipe.selection.rates) * trials + len(methods) * seeds * recipe.steps
     board = Board(console, [BASE, *needed], total)
-    failures: list[Failure] = []
     with Scheduler(tick=board.update) as scheduler, board.shown():
-        rates = choose_rates(recipe, runs, needed, scheduler, board)
+        rates, failures = choose_rates(recipe, runs, needed, scheduler, board)
         board.rates = rates
         jobs = [
             Job(recipe.config(method, seed, rates), runs)
             for seed in range(seeds)
-            for method in (BASE, *methods)
+            for method in (BASE, *(m for m in methods if m in rates))
         ]
         board.jobs = jobs
-        write_json(runs / COMPARISON, {"runs": [job.folder.path.name for job in jobs]})
+        _name_runs(recipe, runs, seeds)
         for job, failure in scheduler.as_finished(jobs):
             if failure is not None:
                 failures.append(failure)
@@ -168,6 +168,23 @@ def run_comparison(
             elif not console.is_terminal:
                 board.say(_line(job))
     return failures
+
+
+def _name_runs(recipe: Recipe, runs: Path, seeds: int) -> None:
+    """Name the folders of the whole comparison, also of methods that were not asked for now."""
+    rates = {m: entry["lr"] for m, entry in _selection(runs).items() if entry["lr"] is not None}
+    known = [m for m in recipe.methods if {m, *recipe.waits_for(m)} <= rates.keys()]
+    names = [
+        Job(recipe.config(method, seed, rates), runs).folder.path.name
+        for seed in range(seeds)
+        for method in (BASE, *known)
+    ]
+    write_json(runs / COMPARISON, {"runs": names})
+
+
+def _selection(runs: Path) -> dict[str, dict[str, Any]]:
+    """The chosen rates and their grids, by method, as far as they were chosen."""
+    return dict(read_record(runs / "selection.json"))
 
 
 def _line(job: Job) -> str:
@@ -179,44 +196,50 @@ def _line(job: Job) -> str:
 
 def choose_rates(
     recipe: Recipe, runs: Path, methods: Sequence[str], scheduler: Scheduler, board: Board
-) -> dict[str, float]:
-    """Each method's learning rate: the one with the best validation accuracy after its trial."""
+) -> tuple[dict[str, float], list[Failure]]:
+    """Each method's learning rate: the one with the best validation accuracy after its trial.
+
+    A method whose trials all failed has none; these trials are the failures.
+    """
     rates, chosen = recipe.selection.rates, dict[str, float]()
-    if recipe.selection.steps is None:
-        chosen = dict.fromkeys(methods, rates[0])
-        record = {m: {"lr": lr, "grid": {f"{lr:g}": None}} for m, lr in chosen.items()}
-        runs.mkdir(parents=True, exist_ok=True)
-        write_json(runs / "selection.json", record)
-        return chosen
-    grids: dict[str, dict[str, float | None]] = {}
-    waiting = list(methods)
-    while waiting:
-        ready = [m for m in waiting if recipe.waits_for(m) <= chosen.keys()]
+    grids: dict[str, dict[float, float | None]] = {}
+    failures: list[Failure] = []
+    for method in methods if recipe.selection.steps is None else ():
+        chosen[method], grids[method] = rates[0], {rates[0]: None}
+    while waiting := [m for m in methods if m not in grids]:
+        ready = [m for m in waiting if recipe.waits_for(m) <= grids.keys()]
         jobs = {
             (method, rate): Job(recipe.trial(method, rate, chosen), runs / TRIALS)
             for method in ready
+            if recipe.waits_for(method) <= chosen.keys()
             for rate in rates
         }
         board.jobs = [*board.jobs, *jobs.values()]
-        for job, failure in scheduler.as_finished(list(jobs.values())):
-            if failure is not None:
-                board.say(f"trial {job.folder.path.name} failed: {failure.reason}")
+        failed = [f for _, f in scheduler.as_finished(list(jobs.values())) if f is not None]
+        for failure in failed:
+            board.say(f"trial {failure.job.folder.path.name} failed: {failure.reason}")
         for method in ready:
-            grid = {rate: _trial_accuracy(jobs[method, rate]) for rate in rates}
-            chosen[method] = max(rates, key=lambda rate: (grid[rate], -rate))
-            grids[method] = {
-                f"{rate:g}": None if math.isinf(value) else value for rate, value in grid.items()
-            }
-        waiting = [m for m in waiting if m not in chosen]
+            own = {rate: jobs[method, rate] for rate in rates if (method, rate) in jobs}
+            grids[method] = {rate: _trial_accuracy(job) for rate, job in own.items()}
+            reached = {rate: x for rate, x in grids[method].items() if x is not None}
+            if reached:
+                chosen[method] = max(reached, key=lambda rate: (reached[rate], -rate))
+            else:
+                board.say(f"{method}: no trial succeeded, so it has no learning rate and no runs")
+                failures += [f for f in failed if f.job.config.name == method]
     board.done_before = sum(job.steps_done for job in board.jobs)
     board.jobs = []
-    record = {m: {"lr": chosen[m], "grid": grids[m]} for m in methods}
-    write_json(runs / "selection.json", record)
-    return chosen
+    record = {
+        m: {"lr": chosen.get(m), "grid": {f"{rate:g}": x for rate, x in grids[m].items()}}
+        for m in methods
+    }
+    runs.mkdir(parents=True, exist_ok=True)
+    write_json(runs / "selection.json", _selection(runs) | record)
+    return chosen, failures
 
 
-def _trial_accuracy(job: Job) -> float:
-    """Validation accuracy after the last step; −∞ for a trial that failed."""
+def _trial_accuracy(job: Job) -> float | None:
+    """Validation accuracy after the last step; None for a trial that failed."""
     if job.folder.result is None:
-        return -math.inf
+        return None
     return float(last_lines(job.folder.metrics_path)[-1]["validation"])

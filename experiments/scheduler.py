@@ -99,12 +99,10 @@ class Scheduler:
                 process.kill()
         self._pool.shutdown(wait=not any(error), cancel_futures=True)
 
-    def run(self, jobs: Sequence[Job]) -> list[Failure]:
-        """Make the runs, in this order; those that are finished cost nothing."""
-        return [failure for _, failure in self.as_finished(jobs) if failure is not None]
-
     def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
-        """Each job when it ends, with its failure if it failed.
+        """Make the runs, in this order, and give each when it ends, with its failure if it failed.
+
+        Those that are finished cost nothing.
 
         Raises:
             UpgeError: a worker was killed from outside.

@@ -1,0 +1,204 @@
+"""Comparisons: from recipes to runs, and how each method gets its learning rate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments import run_comparison as runner
+from experiments.comparison import BASE, Recipe, load_recipe
+from experiments.run_comparison import run_comparison
+from experiments.scheduler import Failure, Job, last_lines
+from upge.config import build
+from upge.errors import UpgeError
+
+RECIPE = Path("experiments/table2")
+
+
+def recipe(**changes) -> Recipe:
+    given = {
+        "run": {"evaluation": {"every": 2}},
+        "stage": {"questions": 2, "rollouts": 2},
+        "methods": {
+            "sft": [{"algorithm": "sft"}],
+            "grpo": [{"algorithm": "grpo"}],
+            "both": [
+                {"algorithm": "sft", "share": 0.5, "lr_of": "sft"},
+                {"algorithm": "grpo", "share": 0.5},
+            ],
+        },
+        "steps": 8,
+        "seeds": 2,
+        "selection": {"rates": [1e-3, 1e-2], "steps": 4, "seed": 1000},
+    }
+    return build(given | changes, Recipe)
+
+
+class Pretended:
+    """A scheduler whose runs end at once, with the validation accuracy that ``accuracy`` says."""
+
+    def __init__(self, accuracy) -> None:
+        self.accuracy, self.made = accuracy, []
+
+    def __call__(self, tick) -> Pretended:
+        return self
+
+    def __enter__(self) -> Pretended:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
+        for job in jobs:
+            if job.folder.result is None:
+                self.made.append(job)
+            value = self.accuracy(job)
+            if value is None:
+                yield job, Failure(job, "it diverged")
+                continue
+            job.folder.path.mkdir(parents=True, exist_ok=True)
+            job.folder.append({"step": job.config.steps, "validation": value})
+            job.folder.finish({"in_distribution": value})
+            yield job, None
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    def start(accuracy, methods=None, *, seeds=2, of=None):
+        of = of or recipe()
+        scheduler = Pretended(accuracy)
+        monkeypatch.setattr(runner, "Scheduler", scheduler)
+        methods = methods or list(of.methods)
+        with Console(stderr=True) as console:
+            failures = run_comparison(of, tmp_path, seeds, methods, console)
+        return scheduler.made, failures
+
+    return start
+
+
+def rate_of(job: Job) -> float:
+    return job.config.stages[-1].lr if job.config.stages else 0.0
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_each_method_takes_the_rate_that_validates_best(run, tmp_path) -> None:
+    best = {"sft": 1e-3, "grpo": 1e-2, "both": 1e-2}
+    made, failures = run(lambda job: 0.5 + 0.1 * (rate_of(job) == best.get(job.config.name)))
+    assert not failures
+    final = [job for job in made if job.config.seed < 1000]
+    assert {job.config.name: rate_of(job) for job in final} == {BASE: 0.0, **best}
+    assert sorted((job.config.name, job.config.seed) for job in final) == sorted(
+        (method, seed) for method in (BASE, *best) for seed in (0, 1)
+    )
+    selection = read(tmp_path / "selection.json")
+    assert selection["grpo"] == {"lr": 1e-2, "grid": {"0.001": 0.5, "0.01": 0.6}}
+
+
+def test_of_equally_good_rates_the_lower_one_is_taken(run, tmp_path) -> None:
+    run(lambda job: 0.5)
+    assert {entry["lr"] for entry in read(tmp_path / "selection.json").values()} == {1e-3}
+
+
+def test_trials_have_their_own_seed_and_steps_and_no_test(run) -> None:
+    made, _ = run(lambda job: 0.5)
+    trials = [job for job in made if job.folder.path.parent.name == "selection"]
+    assert len(trials) == 6
+    assert {job.config.seed for job in trials} == {1000}
+    assert {job.config.steps for job in trials} == {4}
+    assert {job.config.evaluation.test_samples for job in trials} == {None}
+
+
+def test_a_later_stage_waits_for_the_rate_of_an_earlier_one(run) -> None:
+    made, _ = run(lambda job: rate_of(job), ["both"])
+    both = [job.config for job in made if job.config.name == "both"]
+    assert {config.stages[0].lr for config in both} == {1e-2}  # what sft's trials chose
+    assert {config.stages[1].lr for config in both} == {1e-3, 1e-2}
+    assert [stage.steps for stage in both[-1].stages] == [4, 4]
+
+
+def test_a_method_whose_trials_all_fail_has_no_runs(run, tmp_path) -> None:
+    made, failures = run(lambda job: None if job.config.name == "sft" else 0.5)
+    assert {failure.job.config.name for failure in failures} == {"sft"}
+    final = {job.config.name for job in made if job.config.seed < 1000}
+    assert final == {BASE, "grpo"}  # nor has the one that starts from sft's rate
+    assert read(tmp_path / "selection.json")["sft"]["lr"] is None
+
+
+def test_a_part_run_alone_keeps_the_rest(run, tmp_path) -> None:
+    run(lambda job: 0.5)
+    before = [read(tmp_path / name) for name in ("selection.json", "comparison.json")]
+    made, _ = run(lambda job: 0.5, ["sft"])
+    assert not made
+    assert [read(tmp_path / name) for name in ("selection.json", "comparison.json")] == before
+    assert len(before[1]["runs"]) == 8
+
+
+def test_a_single_rate_needs_no_trial(run, tmp_path) -> None:
+    made, _ = run(lambda job: 0.5, of=recipe(selection={"rates": [1e-3], "steps": None}))
+    assert all(job.config.seed < 1000 for job in made)
+    assert read(tmp_path / "selection.json")["sft"] == {"lr": 1e-3, "grid": {"0.001": None}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"selection": {"rates": [1e-3, 1e-2], "steps": None}}, "a grid of several rates needs"),
+        ({"selection": {"rates": [], "steps": 4}}, "selection.rates"),
+        ({"seeds": 0}, "seeds: got 0"),
+        ({"stepss": 1}, "unknown key 'stepss'; did you mean 'steps'?"),
+        (
+            {"methods": {"a": [{"algorithm": "sft", "lr_of": "b"}], "b": [{"algorithm": "sft"}]}},
+            "methods.a: lr_of names 'b', wanted a method above it",
+        ),
+        (
+            {"methods": {"a": [{"algorithm": "sft", "lr_of": "a"}]}},
+            "methods.a: lr_of names 'a', wanted a method above it",
+        ),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(changes, sentence) -> None:
+    with pytest.raises(UpgeError) as caught:
+        recipe(**changes)
+    assert sentence in str(caught.value)
+
+
+def test_a_method_that_makes_no_run_is_named() -> None:
+    wrong = recipe(methods={"mine": [{"algorithm": "sfft"}]})
+    with pytest.raises(UpgeError, match=r"mine: .*did you mean 'sft'"):
+        wrong.config("mine", 0, {"mine": 1e-3})
+    with pytest.raises(UpgeError, match="unknown method 'sfft'; did you mean 'sft'"):
+        recipe().config("sfft", 0, {})
+
+
+@pytest.mark.parametrize("profile", ["cpu", "smoke"])
+def test_every_method_of_table_2_makes_a_run(profile) -> None:
+    table = load_recipe(RECIPE, profile)
+    rates = dict.fromkeys(table.methods, 1e-3)
+    configs = [table.config(method, 0, rates) for method in (BASE, *table.methods)]
+    assert len({config.key for config in configs}) == len(configs)
+    for config in configs[1:]:
+        assert config.steps == table.steps
+        assert config.model_dump()["data"] == configs[0].model_dump()["data"]
+
+
+def test_an_unknown_profile_is_named() -> None:
+    with pytest.raises(UpgeError, match="unknown profile 'gpus'"):
+        load_recipe(RECIPE, "gpus")
+
+
+def test_the_last_lines_are_those_that_are_whole(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_lines(path) == []
+    lines = [json.dumps({"step": step, "solved": [0.125] * 40}) for step in range(1000)]
+    path.write_text("\n".join(lines) + "\n" + '{"step": 1000', encoding="utf-8")
+    found = last_lines(path)
+    assert found[-1]["step"] == 999
+    assert [line["step"] for line in found] == list(range(1000 - len(found), 1000))
