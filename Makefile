@@ -26,7 +26,7 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 bases check-resume claims bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table4 figure5 figure7 records check-results bases check-resume claims bias-variance test test-slow lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -34,12 +34,35 @@ help: ## List what make can do here
 reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; results go to paper_tables/
 	"$(VENV)/bin/upge" verify --out "$(OUT)"
 
-# Only the cpu profile's results are results; those of smoke stay with its runs.
-table2_out = $(if $(filter smoke,$(PROFILE)),--out "$(RUNS)/smoke/tables" --figures "$(RUNS)/smoke/figures",--out "$(OUT)")
+# Tables and figures of a profile are made of its records, which are committed beside them. Those of
+# smoke order nothing: they are made of the runs, and stay with them.
+smoke = $(filter smoke,$(PROFILE))
+results_of = $(if $(smoke),"$(RUNS)/smoke","$(OUT)/records/$(PROFILE)")
+tables_out = --out $(if $(smoke),"$(RUNS)/smoke/tables","$(OUT)")
+figures_out = $(if $(smoke),"$(RUNS)/smoke/figures","figures$(1)")
+keep_records = $(one_thread) $(python) -m analysis.keep_records "$(RUNS)/$(PROFILE)" --out "$(OUT)/records"
 
 reproduce-table2: $(VENV)/.stamp ## Train and compare HPT and its baselines (PROFILE=cpu: 90 minutes on 2 cores; smoke: 2)
 	$(one_thread) $(python) -m experiments.table2 --profile "$(PROFILE)" --out "$(RUNS)" $(if $(SEEDS),--seeds $(SEEDS))
-	$(one_thread) $(python) -m analysis.table2 "$(RUNS)/$(PROFILE)" $(table2_out)
+	$(if $(smoke),,$(keep_records))
+	$(one_thread) $(python) -m analysis.table2 $(results_of) $(tables_out) --figures $(call figures_out,/table2)
+
+reproduce-table4: $(VENV)/.stamp ## Count the problems that HPT, GRPO or LUFFY solves alone, in the runs of Table 2
+	$(one_thread) $(python) -m analysis.table4 $(results_of) $(tables_out)
+
+draw = $(one_thread) $(python) -m analysis.training_curves $(results_of) --out $(call figures_out,) --only
+
+figure5: $(VENV)/.stamp ## Draw validation accuracy over the steps of Table 2's runs
+	$(draw) 5
+
+figure7: $(VENV)/.stamp ## Draw entropy and response length over the steps of Table 2's runs
+	$(draw) 7
+
+records: $(VENV)/.stamp ## Write what tables and figures need of finished runs to paper_tables/records/
+	$(keep_records)
+
+check-results: $(VENV)/.stamp ## Check that committed tables and figures follow from the committed records, bit for bit
+	$(one_thread) $(python) -m analysis.check_results
 
 bases: $(VENV)/.stamp ## Pre-train the base models again, up to 10 minutes each; compare with those in the package
 	$(one_thread) $(python) -m experiments.bases

@@ -19,6 +19,9 @@ from analysis.tables import csv_text, write
 #: Bootstrap draws a point; a band needs fewer than a test.
 _DRAWS = 4_000
 
+#: Steps over which lines of what is measured at each step are moving means.
+WINDOW = 20
+
 
 def look_of(method: str, index: int) -> Look:
     """A method's look; one without gets the ``index``-th of those for other series."""
@@ -50,6 +53,15 @@ def over_seeds(frame: pd.DataFrame, value: str, *beside: str) -> pd.DataFrame:
         parts.append(part.reset_index().assign(method=method))
     names = ["method", "step", *beside, "mean", "low", "high", "seeds"]
     return pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
+
+
+def smoothed(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """With moving means over :data:`WINDOW` steps of each method and seed instead of a column."""
+    frame = frame.sort_values(["seed", "step"])
+    means = frame.groupby(["method", "seed"])[value].transform(
+        lambda own: own.rolling(WINDOW, center=True, min_periods=WINDOW // 2).mean()
+    )
+    return frame.assign(**{value: means})
 
 
 def draw(axes: Axes, own: pd.DataFrame, x: str, look: Look, every: int = 1) -> None:
@@ -133,12 +145,16 @@ def write_series(
     """
     if figure is None:
         return []
-    header = list(numbers.columns)
+    table = write(path.with_suffix(".csv"), series_csv(numbers))
+    return [*save(figure, path, footer(runs)), table]
+
+
+def series_csv(numbers: pd.DataFrame) -> str:
+    """The numbers of a figure as CSV, six digits each."""
     rows = (
         ["" if pd.isna(x) else _short(x) for x in row] for row in numbers.itertuples(index=False)
     )
-    table = write(path.with_suffix(".csv"), csv_text(header, rows))
-    return [*save(figure, path, footer(runs)), table]
+    return csv_text(list(numbers.columns), rows)
 
 
 def footer(runs: Runs) -> str:

@@ -8,7 +8,16 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.curves import draw, label_ends, look_of, over_seeds, seed_count, write_series
+from analysis.curves import (
+    WINDOW,
+    draw,
+    label_ends,
+    look_of,
+    over_seeds,
+    seed_count,
+    smoothed,
+    write_series,
+)
 from analysis.methods import GROUPS, title
 from analysis.runs import Runs
 from analysis.style import COLUMN, style
@@ -16,23 +25,14 @@ from analysis.style import COLUMN, style
 #: Whose ratio changes in training, and the constant that the paper compares it with.
 METHODS = (*GROUPS["HPT"], "luffy")
 
-#: Steps over which the line is a moving mean: a step alone has few questions.
-WINDOW = 20
-
 
 def numbers(runs: Runs) -> pd.DataFrame:
     """``method, step, mean, low, high, seeds``: of moving means over :data:`WINDOW` steps."""
     metrics = runs.metrics()
     if "offline_ratio" not in metrics:
         return over_seeds(pd.DataFrame({"method": [], "seed": [], "step": []}), "offline_ratio")
-    metrics = metrics.sort_values(["seed", "step"])
     own = pd.concat([metrics[metrics["method"] == method] for method in METHODS])
-    if not len(own):
-        return over_seeds(own, "offline_ratio")
-    smooth = own.groupby(["method", "seed"])["offline_ratio"].transform(
-        lambda ratio: ratio.rolling(WINDOW, center=True, min_periods=WINDOW // 2).mean()
-    )
-    return over_seeds(own.assign(offline_ratio=smooth), "offline_ratio")
+    return over_seeds(smoothed(own, "offline_ratio") if len(own) else own, "offline_ratio")
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -37,6 +37,35 @@ class Reported:
         return [(suite, split) for split, suites in self.suites.items() for suite in suites]
 
 
+@dataclass(frozen=True)
+class ReportedExclusive:
+    """Published counts of problems that HPT or another method solves alone.
+
+    Args:
+        title: its number there.
+        base: the problems.
+        levels: their levels.
+        problems: how many each level has.
+        rows: by the other method, counts by level: of HPT alone, of the other alone.
+        source: where it is published.
+        note: what a reader should know.
+    """
+
+    title: str
+    base: str
+    levels: Sequence[int]
+    problems: Sequence[int]
+    rows: Mapping[str, Sequence[Sequence[int]]]
+    source: str
+    note: str
+
+
+def reported_exclusive() -> ReportedExclusive:
+    """The published Table 4."""
+    given = read_yaml(_FILE)
+    return ReportedExclusive(**given["table4"], source=given["source"])
+
+
 def reported(name: str) -> Reported:
     """The published table ``name``, as ``table2``."""
     given = read_yaml(_FILE)

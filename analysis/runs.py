@@ -53,6 +53,18 @@ class Runs(Found):
         """The seeds of the finished runs."""
         return sorted({run.seed for run in self.finished})
 
+    @property
+    def expected_seeds(self) -> list[int]:
+        """Seeds that any run has, finished or not."""
+        started = [known[1] for known in self.unfinished.values() if known]
+        return sorted({*self.all_seeds, *started})
+
+    @property
+    def command(self) -> str:
+        """The command that makes what is missing."""
+        seeds = f" SEEDS={max(self.expected_seeds) + 1}" if self.expected_seeds else ""
+        return f"make reproduce-table2 PROFILE={self.profile}{seeds}"
+
     def of(self, method: str) -> list[Run]:
         """A method's finished runs, by seed."""
         return sorted((r for r in self.finished if r.method == method), key=lambda r: r.seed)

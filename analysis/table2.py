@@ -78,8 +78,7 @@ class Table2:
     @property
     def expected_seeds(self) -> list[int]:
         """Seeds that any run has."""
-        started = [known[1] for known in self.runs.unfinished.values() if known]
-        return sorted({*self.runs.all_seeds, *started})
+        return self.runs.expected_seeds
 
 
 def make(runs: Runs) -> Table2:
@@ -364,8 +363,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def command(table: Table2) -> str:
     """The command that makes what is missing."""
-    seeds = f" SEEDS={max(table.expected_seeds) + 1}" if table.expected_seeds else ""
-    return f"make reproduce-table2 PROFILE={table.runs.profile}{seeds}"
+    return table.runs.command
 
 
 def _missing(table: Table2) -> Section | None:
@@ -409,20 +407,28 @@ def _range(values: Sequence[int] | set[int]) -> str:
 # ------------------------------------------------------------------------------------------- output
 
 
-def write_table(table: Table2, folder: Path) -> list[Path]:
-    """Write the table as Markdown, LaTeX and CSV, and the comparisons as CSV."""
+def texts(runs: Runs) -> dict[str, str]:
+    """The text of each of the table's files, from runs."""
+    return _texts(make(runs))
+
+
+def _texts(table: Table2) -> dict[str, str]:
     parts = sections(table)
-    contents = {
+    return {
         "table2.md": markdown(heading(table), parts),
         "table2.tex": latex(heading(table), parts),
         "table2.csv": to_csv(table),
         "table2_comparisons.csv": comparisons_csv(table),
     }
-    return [write(folder / name, text) for name, text in contents.items()]
+
+
+def write_table(table: Table2, folder: Path) -> list[Path]:
+    """Write the table as Markdown, LaTeX and CSV, and the comparisons as CSV."""
+    return [write(folder / name, text) for name, text in _texts(table).items()]
 
 
 def main(
-    runs: Annotated[Path, typer.Argument(help="The runs of a profile, as runs/cpu.")],
+    runs: Annotated[Path, typer.Argument(help="The runs of a profile, or their records.")],
     out: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("paper_tables"),
     figures: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("figures/table2"),
 ) -> None:

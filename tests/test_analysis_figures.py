@@ -11,7 +11,7 @@ from fake_runs import metrics, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import learning_curves, offline_ratio
+from analysis import learning_curves, offline_ratio, training_curves
 from analysis.curves import footer, over_seeds, spread
 from analysis.runs import load_runs
 
@@ -96,3 +96,73 @@ def test_labels_keep_order_and_distance_and_move_no_more_than_needed(places: lis
     assert np.mean(moved) == pytest.approx(np.mean(places), abs=1e-9)
     if (np.diff(places) >= gap).all():
         assert moved == pytest.approx(places)
+
+
+# ---------------------------------------------------------------------------------- figures 5 and 7
+
+
+def entropies(method_seed: int, steps: int = 60) -> list[dict[str, float]]:
+    random = np.random.default_rng(method_seed)
+    return [
+        line | {"entropy": random.random(), "response_length": 10 + random.random()}
+        for line in metrics(steps=steps)
+    ]
+
+
+def test_figure_7_is_of_moving_means_over_seeds(tmp_path: Path) -> None:
+    lines = {seed: entropies(seed) for seed in range(2)}
+    for seed, own in lines.items():
+        write_run(tmp_path, "grpo", seed, steps=own)
+    write_run(tmp_path, "sft", 0)
+    frame = training_curves.figure7_numbers(load_runs(tmp_path))
+    assert frame["method"].unique().tolist() == ["grpo"]
+    assert frame["quantity"].unique().tolist() == ["entropy", "response_length"]
+    assert set(frame["seeds"]) == {2}
+    for quantity, own in frame.groupby("quantity"):
+        assert own["step"].tolist() == list(range(5, 61, 5))
+        means = [np.mean([line[str(quantity)] for line in lines[seed][19:39]]) for seed in lines]
+        at_30 = own[own["step"] == 30].iloc[0]
+        assert at_30["mean"] == pytest.approx(np.mean(means))
+        half = 12.706 * np.std(means, ddof=1) / np.sqrt(2)  # t with one degree of freedom
+        assert at_30["high"] - at_30["low"] > half
+
+
+def test_steps_that_learn_from_no_rollout_have_no_entropy_and_do_not_shift_the_window(
+    tmp_path: Path,
+) -> None:
+    lines = entropies(0)
+    for line in lines[20:24]:
+        del line["entropy"]
+    write_run(tmp_path, "hpt", 0, steps=lines)
+    frame = training_curves.figure7_numbers(load_runs(tmp_path))
+    own = frame[(frame["quantity"] == "entropy") & (frame["step"] == 30)]["mean"].item()
+    there = [line["entropy"] for line in lines[19:39] if "entropy" in line]
+    assert len(there) == 16
+    assert own == pytest.approx(np.mean(there))
+
+
+def test_figure_5_has_the_numbers_of_the_learning_curves(tmp_path: Path) -> None:
+    for method in ("sft", "grpo", "hpt"):
+        write_run(tmp_path, method, 0)
+    runs = load_runs(tmp_path)
+    frame, curves = training_curves.figure5_numbers(runs), learning_curves.numbers(runs)
+    assert frame["method"].unique().tolist() == ["grpo", "hpt"]
+    own = curves[curves["method"] != "sft"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(frame, own, check_exact=True)
+
+
+def test_figures_5_and_7_are_drawn_on_demand(tmp_path: Path) -> None:
+    runs = tmp_path / "cpu"
+    for method in ("grpo", "luffy", "hpt", "hpt_global_token"):
+        write_run(runs, method, 0, steps=entropies(0, steps=20))
+    training_curves.main(runs, tmp_path / "one", [7])
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {
+        f"figure7.{suffix}" for suffix in ("pdf", "png", "csv")
+    }
+    training_curves.main(runs, tmp_path / "both", None)
+    assert len(list((tmp_path / "both").iterdir())) == 6
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "both" / path.name).read_bytes()
+    write_run(tmp_path / "none", "base", 0)
+    training_curves.main(tmp_path / "none", tmp_path / "nothing", None)
+    assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,117 @@
+"""Problems that one of two methods solves alone, level by level, and McNemar's exact test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import comb
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.run import PROBLEM
+from analysis.statistics import corrected
+from upge.errors import UpgeError
+from upge.evaluation.metrics import exclusive_solves
+
+#: The level column's value for all levels together.
+ALL = "all"
+
+COLUMNS = ("method", "other", "seed", "level", "problems", "alone", "other_alone", "p", "p_holm")
+
+
+def mcnemar(alone: int, other: int) -> float:
+    """P-value of McNemar's exact test, two-sided.
+
+    Of the b + c problems that one of the two solves alone, each would be either's with chance ½:
+
+        p = min(1, 2 · Σ_{i ≤ min(b, c)} C(b + c, i) / 2^{b + c})
+
+    Args:
+        alone: b, solved by the first alone.
+        other: c, solved by the second alone.
+    """
+    tail = sum(comb(alone + other, i) for i in range(min(alone, other) + 1))
+    return min(1.0, 2 * tail / 2 ** (alone + other))
+
+
+def exclusive(answers: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Exclusive solves of pairs of methods, seed by seed and level by level.
+
+    A problem is solved where more than half of its samples are right
+    (:func:`upge.evaluation.metrics.solved`).
+
+    Args:
+        answers: as :meth:`analysis.runs.Runs.answers` gives them.
+        pairs: of methods.
+
+    Returns:
+        :data:`COLUMNS`, for the seeds that both methods have. Holm's correction is for the levels
+        of a pair and seed; the test of :data:`ALL` is not one of them.
+
+    Raises:
+        UpgeError: methods that were tested on different problems.
+    """
+    rows = []
+    for method, other in pairs:
+        first, second = _by_seed(answers, method), _by_seed(answers, other)
+        for seed in sorted(first.keys() & second.keys()):
+            _check_same_problems(method, other, first[seed], second[seed])
+            counts = _by_level(first[seed], second[seed])
+            rows += [(method, other, seed, *row) for row in with_tests(counts)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def with_tests(
+    counts: Mapping[object, tuple[int, int, int]],
+) -> list[tuple[object, int, int, int, float, float]]:
+    """Level, problems, both exclusive counts, p and corrected p; :data:`ALL` after the levels."""
+    p_values = [mcnemar(b, c) for _, b, c in counts.values()]
+    rows = [
+        (level, *count, p, holm)
+        for (level, count), p, holm in zip(
+            counts.items(), p_values, corrected(p_values), strict=True
+        )
+    ]
+    problems, alone, other = (sum(column) for column in zip(*counts.values(), strict=True))
+    return [*rows, (ALL, problems, alone, other, mcnemar(alone, other), float("nan"))]
+
+
+def _by_seed(answers: pd.DataFrame, method: str) -> dict[int, pd.DataFrame]:
+    if not len(answers):
+        return {}
+    own = answers[answers["method"] == method].sort_values(list(PROBLEM))
+    return {int(seed): frame for seed, frame in own.groupby("seed")}  # type: ignore[call-overload]
+
+
+def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFrame) -> None:
+    names = list(PROBLEM)
+    if not np.array_equal(a[names].to_numpy(), b[names].to_numpy()):
+        raise UpgeError(
+            f"{method} and {other} were tested on different problems; delete the runs of one and "
+            "make them again"
+        )
+
+
+def _by_level(a: pd.DataFrame, b: pd.DataFrame) -> dict[object, tuple[int, int, int]]:
+    found = exclusive_solves(_rewards(a), _rewards(b))
+    levels = a["level"].to_numpy()
+    return {
+        int(level): (
+            int((levels == level).sum()),
+            *(int(alone.numpy()[levels == level].sum()) for alone in found),
+        )
+        for level in np.unique(levels)
+    }  # type: ignore[return-value]
+
+
+def _rewards(answers: pd.DataFrame) -> Tensor:
+    """Rewards (P, n) with as many right ones: their order within a problem does not matter."""
+    samples = answers["samples"].unique()
+    if len(samples) != 1:
+        raise UpgeError(
+            f"samples: got {sorted(samples.tolist())} a problem in one run, wanted one number"
+        )
+    right = torch.tensor(answers["right"].to_numpy())
+    return (torch.arange(int(samples[0])) < right[:, None]).float()
