@@ -53,8 +53,8 @@ class Run:
             UpgeError: a file that is damaged anywhere but in a last line that was cut short.
         """
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
         try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
             return pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
         except ValueError as error:
             raise UpgeError(
@@ -75,9 +75,10 @@ class Run:
         remedy = "delete the run and make it again"
         try:
             frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+            found = frame["reward"].mean()
+        except (OSError, ValueError, KeyError) as error:
             raise UpgeError(f"{path}: can't be read ({error}); {remedy}") from error
-        if abs(frame["reward"].mean() - accuracy) > _TOLERANCE:
+        if abs(found - accuracy) > _TOLERANCE:
             raise UpgeError(f"{path}: is not the evaluation that result.json sums up; {remedy}")
         return frame
 
@@ -190,7 +191,7 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method.
 
-    Where ``comparison.json`` names the folders that belong to it, older ones beside them don't count.
+    Where ``comparison.json`` names the folders that belong to it, older ones don't count.
 
     Raises:
         UpgeError: a folder that isn't there, runs of several configurations of one method, or of
@@ -204,7 +205,7 @@ def load_runs(folder: Path) -> Runs:
         if named is not None and path.name not in named:
             continue
         config, result = _read_json(path / "config.json"), _read_json(path / "result.json")
-        if config is not None and result is not None:
+        if config is not None and {"name", "seed"} <= config.keys() and result is not None:
             starts = (_read_json(path / "provenance.json") or {}).get("starts", [])
             finished.append(Run(path, config, starts, result))
         elif config is not None or (path / "metrics.jsonl").exists():

@@ -26,7 +26,7 @@ from experiments.comparison import BASE, Recipe
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
 from upge.training.records import write_json
 
-#: The file that names the run folders of the comparison last asked for, and not those of older ones.
+#: The file that names the run folders of the comparison last asked for, not those of older ones.
 COMPARISON = "comparison.json"
 
 #: The folder of the trials that learning rates are chosen by.
