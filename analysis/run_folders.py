@@ -35,7 +35,8 @@ class RunFolder(Run):
         try:
             frame = pd.read_parquet(path, columns=[*PROBLEM, "reward", "tokens"])
         except (OSError, ValueError) as error:
-            raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
+            reason = str(error).partition("\n")[0]
+            raise UpgeError(f"{path}: can't be read ({reason}); {_REMEDY}") from error
         frame["right"] = (frame["reward"] > 0).astype(int)
         answers = frame.groupby(list(PROBLEM), as_index=False).agg(
             right=("right", "sum"), samples=("right", "size"), tokens=("tokens", "sum")
@@ -56,11 +57,11 @@ def read_folders(folder: Path) -> Found:
         if named is not None and path.name not in named:
             continue
         config, result = read_json(path / "config.json"), read_json(path / "result.json")
-        if config is not None and result is not None:
-            finished.append(RunFolder(path, config, _starts(path), result))
+        known = config or {}
+        told = {"name", "seed"} <= known.keys()
+        if told and result is not None:
+            finished.append(RunFolder(path, known, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():
-            known = config or {}
-            told = {"name", "seed"} <= known.keys()
             unfinished[path.name] = (known["name"], known["seed"]) if told else None
     selection = read_json(folder / "selection.json") or {}
     return Found(finished, unfinished, selection, list(_trials(folder / _TRIALS)))
@@ -83,8 +84,8 @@ def _validation(path: Path) -> dict[str, float]:
 
 
 def _metrics(path: Path) -> pd.DataFrame:
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
     try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         frame = pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
     except ValueError as error:
         raise UpgeError(f"{path}: is damaged ({error}); {_REMEDY}") from error

@@ -138,3 +138,19 @@ def test_an_unreadable_result_is_no_result(tmp_path: Path) -> None:
     runs = load_runs(tmp_path)
     assert not runs.finished
     assert list(runs.unfinished) == [folder.name]
+
+
+def test_what_is_no_record_is_named_or_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "grpo", 0)
+    (run,) = load_runs(tmp_path).finished
+    (run.path / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(UpgeError, match=r"metrics\.jsonl: is damaged"):
+        run.metrics()
+    pd.DataFrame({"other": [1]}).to_parquet(
+        run.path / "evaluation" / f"{next(iter(SUITES))}.parquet"
+    )
+    with pytest.raises(UpgeError, match=r"^[^\n]*parquet: can't be read [^\n]*$"):
+        run.answers()
+    (run.path / "config.json").write_text("{}", encoding="utf-8")
+    runs = load_runs(tmp_path)
+    assert not runs.finished and runs.unfinished == {run.path.name: None}

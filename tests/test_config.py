@@ -62,6 +62,19 @@ def test_the_base_is_accepted():
         ("evaluation.evry", 9, "unknown key 'evaluation.evry'; did you mean 'evaluation.every'?"),
         ("data.kind", "jsonlines", "unknown data.kind 'jsonlines'; did you mean 'jsonl'?"),
         ("data.kind", None, "data.kind: is missing"),
+        ("data", "x", "data: got 'x', wanted a mapping"),
+        ("model", "\ud800", "a value holds text that is no Unicode; write it in UTF-8"),
+        ("name", " ", "name: got ' ', wanted what can be a folder's name"),
+        ("name", "a\nb", "name: got 'a\\nb', wanted what can be a folder's name"),
+        ("name", "a/b", "name: got 'a/b', wanted what can be a folder's name"),
+        ("name", "é" * 101, "wanted what can be a folder's name, of at most 200 bytes"),
+        ("stages.0.questions", 10**9, "questions: got 1000000000, wanted less than or equal to"),
+        ("stages.0.rollouts", 10**30, "wanted less than or equal to 1000000"),
+        ("stages.0.epochs", 10**30, "wanted less than or equal to 1000000"),
+        ("evaluation.test_samples", 10**9, "wanted less than or equal to 1000000"),
+        ("data.supply.problems", 10**9, "wanted less than or equal to 1000000"),
+        ("stages.0.temperature", 1e-45, "temperature: got 1e-45, wanted 0, which is greedy, or at"),
+        ("evaluation.temperature", 1e-320, "evaluation: temperature: got 1e-320, wanted 0, which"),
         ("stages", None, "stages: is missing"),
         ("stages.0.lr", None, "stages.0.lr: is missing"),
         ("stages.0.algorithm", None, "stages.0.algorithm: is missing"),
@@ -77,8 +90,7 @@ def test_the_base_is_accepted():
         ("stages.0.betas", [0.9, 1.0], "stages.0.betas.1: got 1.0, wanted less than 1"),
         ("stages.0.on_bad_step", "halt", "on_bad_step: got 'halt', wanted 'stop' or 'skip'"),
         ("stages.0.max_grad_norm", -1, "max_grad_norm: got -1, wanted greater than 0"),
-        ("name", "a/b", "name: got 'a/b', wanted it to match pattern"),
-        ("name", "", "name: got '', wanted it to match pattern"),
+        ("name", "", "name: got '', wanted what can be a folder's name"),
         ("seed", -1, "seed: got -1, wanted greater than or equal to 0"),
         ("evaluation.top_p", 1.2, "evaluation.top_p: got 1.2, wanted less than or equal to 1"),
         ("data.supply.levels", [9], "levels: got 9, wanted some of (1, 2, 3, 4, 5)"),
@@ -244,6 +256,14 @@ def test_demonstrations_that_do_not_end_in_their_answer(fails):
     assert "no demonstration passes the verifier (the first ends in '11')" in sentence
     sentence = fails("sft", records=WORKED, data={"demonstration": "{solution}{answers}"})
     assert "a template is wrong (KeyError('answers'))" in sentence
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{solution.x}", "{solution[x]}", "{solution[0]}", "{answer!r}", "{answer:>9999999}"],
+)
+def test_a_template_that_wants_more_than_the_text(fails, template):
+    assert "a template is wrong" in fails("sft", records=WORKED, data={"demonstration": template})
 
 
 def test_a_model_that_is_not_there(fails, tmp_path):

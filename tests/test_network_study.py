@@ -178,7 +178,7 @@ def samples(
 ) -> Samples:
     new, other = nets
     source = other if old else new
-    batch = source.groups(QUESTION, count, N, demonstration=True, seed=(seed, "groups"))
+    batch = source.groups([QUESTION] * count, N, demonstration=True, seed=(seed, "groups"))
     blocks, _ = reference(new, QUESTION, 4096, 16, (seed, "truth"))
     demo = new.demonstration(QUESTION)
     pairs = [("z_score", "rloo")] if "z_score" in estimators else []
@@ -257,7 +257,7 @@ def test_the_demonstrations_gradient_is_exact(nets: tuple[Network, Network]) -> 
 
 
 def test_divergence_is_the_exact_kl(nets: tuple[Network, Network]) -> None:
-    batch = nets[1].groups(QUESTION, 1, 4000, demonstration=False, seed=(5,))
+    batch = nets[1].groups([QUESTION], 4000, demonstration=False, seed=(5,))
     where = setting(nets, old=True)
     assert where.old is not None
     wanted = kl(where.old.logp(), where.policy.logp()).item()
@@ -284,7 +284,7 @@ def test_gates_realise_what_they_do_exactly(nets: tuple[Network, Network]) -> No
 def test_group_gradients_are_those_of_autograd(nets: tuple[Network, Network]) -> None:
     new, old = nets
     estimators = list((on_policy_estimators() | off_policy_estimators()).values())
-    batch = old.groups(QUESTION, 3, N, demonstration=True, seed=(7,))
+    batch = old.groups([QUESTION] * 3, N, demonstration=True, seed=(7,))
     likelihood = likelihood_of(new.policy, batch)
     found = group_gradients(estimators, batch, likelihood, new.gradients)
     for k in range(3):

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from upge import UpgeError
 from upge.extras import available, hint, require
 from upge.policies import pretrained
-from upge.policies.pretrained import SMOLLM2, load_pretrained
+from upge.policies.pretrained import SMOLLM2, load_pretrained, save_pretrained
 
 if not available("transformers"):
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -90,6 +91,27 @@ def test_a_folder_without_a_model(folder: Path) -> None:
     for config in ("{", '{"model_type": "nonsense"}'):
         (folder / "config.json").write_text(config, encoding="utf-8")
         is_one_sentence(str(folder))
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_weights_that_are_missing_or_no_numbers(folder: Path, missing: bool) -> None:
+    save_tiny_model(folder)
+    weights = load_file(folder / "model.safetensors")
+    name = min(name for name in weights if "layers" in name)
+    if missing:
+        del weights[name]
+    else:
+        weights[name][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    reason = "1 of its weights are missing, as " if missing else "its weight "
+    assert reason + name in is_one_sentence(str(folder))
+
+
+def test_a_model_is_not_saved_into_a_file(folder: Path) -> None:
+    model = save_tiny_model(folder)
+    _, tokenizer = load_pretrained(str(folder))
+    with pytest.raises(FileExistsError):
+        save_pretrained(model, tokenizer, folder / "config.json")
 
 
 def test_weights_that_are_none(folder: Path) -> None:

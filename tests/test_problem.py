@@ -58,6 +58,11 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
         ('{"problem": "a", "answer": "2", "solution": 2}', "TypeError(\"'solution' is 2"),
         ('{"problem": "a", "answer": "2", "level": 5.5}', "TypeError(\"'level' is 5.5"),
         ('{"problem": "a", "answer": "2", "family": 1}', "TypeError(\"'family' is 1"),
+        (
+            '{"problem": "a", "answer": "2", "level": 2147483648}',
+            "ValueError(\"'level' is too large",
+        ),
+        ("[" * 100_000, "RecursionError("),
     ],
 )
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
@@ -75,7 +80,7 @@ def test_an_empty_file(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.jsonl", tmp_path):
+    for path in (tmp_path / "nowhere.jsonl", tmp_path, tmp_path / "a\0b"):
         with pytest.raises(
             UpgeError, match=rf"^{path}: .*; name a file .* set UPGE_DATA to the folder"
         ):
@@ -86,6 +91,11 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     path = write(tmp_path, '{"problem": "é", "answer": "1"}'.encode("latin-1"))
     with pytest.raises(UpgeError, match=rf"^{path}"):
         load_problems(path)
+
+
+def test_a_byte_order_mark_is_none_of_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path, b'\xef\xbb\xbf{"problem": "a", "answer": "1"}\n')
+    assert load_problems(path) == [Problem("a", "1")]
 
 
 def test_the_folder_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from upge.config import build
 from upge.errors import UpgeError
+from upge.training.config import RunConfig
 from upge.training.records import RunFolder, file_error, write_atomically, write_json
 
 
@@ -107,4 +109,22 @@ def test_what_keeps_a_run_from_writing_is_said_in_a_sentence(folder):
         "step 50"
     )
     other = PermissionError(errno.EACCES, "Permission denied", "/run/x")
-    assert str(file_error(other, folder.path, 50)).startswith("/run/x: can't be used (")
+    assert str(file_error(other, folder.path, 50)) == (
+        "/run/x: can't be used (Permission denied); mend that, or choose another --out"
+    )
+
+
+@pytest.mark.parametrize("line", ["3", "{}", '{"step": 1}', '{"step": 3}', '{"step": "2"}'])
+def test_a_line_that_is_not_the_next_step_is_done_again(folder, line):
+    folder.append({"step": 1})
+    with folder.metrics_path.open("a") as file:
+        file.write(line + '\n{"step": 3}\n')
+    assert folder.metrics() == [{"step": 1}]
+    assert folder.recorded == 1
+
+
+def test_provenance_that_was_edited_is_begun_anew(folder):
+    write_json(folder.path / "provenance.json", {"starts": 3})
+    folder.open(build({"name": "x", "stages": []}, RunConfig))
+    record = json.loads((folder.path / "provenance.json").read_text())
+    assert len(record["starts"]) == 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import string
 import subprocess
 import sys
@@ -448,6 +449,7 @@ def test_what_cannot_be_evaluated(run: Run, tmp_path: Path, speller: Path, lette
         ((speller, "--data", letters, *EASY, "--marker", " "), "marker: got ' '"),
         ((speller, "--data", letters, *EASY, "--temperature", -1), "temperature: got -1"),
         ((speller, "--data", letters, *EASY, "--top-p", 0), "top_p: got 0"),
+        ((speller, "--data", letters, *EASY, "-k", 10**9), "--samples"),
         ((tmp_path, "--data", letters), "no model can be loaded from"),
     ):
         done = run("evaluate", *options)
@@ -455,6 +457,25 @@ def test_what_cannot_be_evaluated(run: Run, tmp_path: Path, speller: Path, lette
 
 
 # ------------------------------------------------------------------------------------------ sample
+
+
+def test_what_cannot_be_sampled(run: Run, tmp_path: Path, speller: Path) -> None:
+    endless = tmp_path / "endless"
+    shutil.copytree(speller, endless)
+    settings = json.loads((endless / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for token in (None, "<unheard-of>"):
+        settings["eos_token"] = token
+        (endless / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        done = run("sample", endless, "ab=")
+        assert done.code == 2 and "has no end-of-sequence token that the model knows" in done.err
+    for options, sentence in (
+        (("\udcff",), "the model's tokenizer can't encode"),
+        (("a" * 601,), "wanted shorter prompts, or a longer model"),
+        (("ab=", "-n", 10**9), "--samples"),
+        (("ab=", "--temperature", 1e-320), "wanted 0, which is greedy, or at least 1e-09"),
+    ):
+        done = run("sample", speller, *options)
+        assert done.code == 2 and done.out == "" and sentence in done.err, done.err
 
 
 @pytest.mark.parametrize("temperature", [0.7, 0])

@@ -161,6 +161,7 @@ _WORDS = {
     "String should": "wanted it to",
     "valid array": "list",
     "valid dictionary": "mapping",
+    "an object": "a mapping",
     "valid integer": "whole number",
     "valid number": "number",
     "valid string": "word",
@@ -180,6 +181,8 @@ def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
         return unknown("key", place, [prefix + name for name in names])
     if fault["type"] == "missing":
         return UpgeError(f"{place}: is missing")
+    if fault["type"] == "json_invalid":
+        return UpgeError("a value holds text that is no Unicode; write it in UTF-8")
     if fault["type"] == "union_tag_not_found":
         return UpgeError(f"{place}.{_tag(fault)}: is missing")
     if fault["type"] == "union_tag_invalid":

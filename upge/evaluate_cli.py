@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+#: Responses or problems, at most: more is a typing error, and more than any memory holds.
+_MOST = 1_000_000
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -84,11 +87,13 @@ def evaluate(
     per_level: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Synthetic problems a suite and level. Default: the run's, or 20."
+            min=1,
+            max=_MOST,
+            help="Synthetic problems a suite and level. Default: the run's, or 20.",
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-k", min=1, help="Responses to each problem.")
+        int, typer.Option("--samples", "-k", min=1, max=_MOST, help="Responses to each problem.")
     ] = 8,
     temperature: Annotated[float, typer.Option(help="0 is greedy; 0.6 is the paper's.")] = 0.6,
     top_p: Annotated[float, typer.Option(help="0.95 is the paper's.")] = 0.95,
@@ -225,7 +230,7 @@ def sample(
         list[str], typer.Argument(metavar="PROMPT", help="Prompts, as the model reads them.")
     ],
     samples: Annotated[
-        int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")
+        int, typer.Option("--samples", "-n", min=1, max=_MOST, help="Responses to each prompt.")
     ] = 4,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens only.")] = 1.0,

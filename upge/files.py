@@ -66,7 +66,7 @@ def file_digest(path: Path) -> str:
     try:
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size)
-    except OSError:
+    except (OSError, ValueError):  # a name may hold what no file's name can
         return ""
 
 

@@ -63,34 +63,28 @@ class Network:
 
     def groups(
         self,
-        question: Question,
-        count: int,
+        questions: Sequence[Question],
         size: int,
         *,
         demonstration: bool,
         seed: tuple[Any, ...],
     ) -> TrajectoryBatch:
-        """``count`` independent groups of ``size`` rollouts, and the demonstration if asked for."""
+        """A group of ``size`` rollouts for each entry, and the demonstration if asked for.
+
+        A question that comes K times has K independent groups.
+        """
         return collect(
-            [question] * count,
-            slots=range(count),
+            questions,
+            slots=range(len(questions)),
             sampler=self._sampler,
             demonstrations=demonstration,
             samples=size,
             settings=Sampling(self.max_tokens),
-            seeds=[question_seed(*seed, k) for k in range(count)],
+            seeds=[question_seed(*seed, k) for k in range(len(questions))],
             verifier=self.verifier,
             tokenizer=self.tokenizer,
             device=torch.device("cpu"),
         ).batch
-
-    def success(self, questions: Sequence[Question], size: int, seed: int) -> Tensor:
-        """(Q,) share of ``size`` rollouts that succeed."""
-        shares = [
-            self.groups(q, 1, size, demonstration=False, seed=(seed, "trial", i)).reward.mean()
-            for i, q in enumerate(questions)
-        ]
-        return torch.stack(shares)
 
     def estimate(self, estimator: Estimator, batch: TrajectoryBatch) -> Tensor:
         """(D,) the estimator on a whole batch whose gates and normalisers need no policy."""
@@ -267,7 +261,7 @@ def reference(
     Each is the leave-one-out estimate of a block of ``rollouts``/``blocks`` rollouts.
     """
     size = rollouts // blocks
-    batch = network.groups(question, blocks, size, demonstration=False, seed=seed)
+    batch = network.groups([question] * blocks, size, demonstration=False, seed=seed)
     rows = [(batch.question == b).nonzero().flatten() for b in range(blocks)]
     found = torch.stack([network.estimate(UNBIASED, batch.select(own)) for own in rows])
     return found, batch.reward.mean().item()

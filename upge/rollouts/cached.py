@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from upge.errors import UpgeError
-from upge.rollouts.sampler import Rollouts, Sampling
+from upge.rollouts.sampler import Rollouts, Sampling, room
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.
 _LEAVE = 0.125
@@ -29,11 +29,18 @@ class CachedSampler:
         rows: responses sampled at a time, at most (but always a whole group).
 
     Raises:
-        UpgeError: when called, without a prompt, with an empty one, without a seed for each, or
-            with prompts and ``max_tokens`` that the model has no positions for.
+        UpgeError: the model knows no such end of sequence; when called, without a prompt, with an
+            empty one, without a seed for each, or with prompts and ``max_tokens`` that the model
+            has no positions for.
     """
 
-    def __init__(self, model: Any, eos: int, rows: int = 512) -> None:
+    def __init__(self, model: Any, eos: int | None, rows: int = 512) -> None:
+        tokens = model.get_input_embeddings().num_embeddings
+        if eos is None or eos >= tokens:
+            raise UpgeError(
+                "model: its tokenizer has no end-of-sequence token that the model knows, so no "
+                "response could end; set eos_token in tokenizer_config.json"
+            )
         self.model, self.eos, self.rows = model, eos, rows
 
     def __call__(
@@ -75,7 +82,7 @@ class CachedSampler:
             raise UpgeError(
                 f"max_tokens: got {settings.max_tokens}, which with the longest prompt "
                 f"({whole - settings.max_tokens} tokens) is more than the model's {positions} "
-                f"positions; wanted at most {positions - whole + settings.max_tokens}"
+                f"positions; wanted {room(positions - whole + settings.max_tokens)}"
             )
 
     def _sample(

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from upge.errors import UpgeError
 
+#: Logits divided by less than this may overflow.
+_COLDEST = 1e-9
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -31,6 +34,11 @@ class Sampling:
             raise UpgeError(f"max_tokens: got {self.max_tokens}, wanted at least 1")
         if not 0 <= self.temperature < float("inf"):
             raise UpgeError(f"temperature: got {self.temperature}, wanted a finite number ≥ 0")
+        if 0 < self.temperature < _COLDEST:
+            raise UpgeError(
+                f"temperature: got {self.temperature}, wanted 0, which is greedy, or at least "
+                f"{_COLDEST:g}"
+            )
         if not 0 < self.top_p <= 1:
             raise UpgeError(f"top_p: got {self.top_p}, wanted a number above 0, at most 1")
 
@@ -67,6 +75,11 @@ class Sampler(Protocol):
         A prompt's responses hang on its own seed alone, whatever else is sampled with it, up to
         rounding of the log-probabilities.
         """
+
+
+def room(positions: int) -> str:
+    """What to want where prompt and response don't fit: so many tokens at most, if any are left."""
+    return f"at most {positions}" if positions > 0 else "shorter prompts, or a longer model"
 
 
 def question_seed(*parts: int | str) -> int:

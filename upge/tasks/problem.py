@@ -51,13 +51,13 @@ def load_problems(path: Path) -> list[Problem]:
     """
     try:
         # Not splitlines: texts may hold other line separators than the newline of JSON Lines.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UpgeError(f"{path}: is not UTF-8 text ({error.reason})") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UpgeError(
-            f"{path}: {error.strerror}; name a file that is there, or set UPGE_DATA to the folder "
-            "of the data sets"
+            f"{path}: {getattr(error, 'strerror', error)}; name a file that is there, or set "
+            "UPGE_DATA to the folder of the data sets"
         ) from error
     problems = [_parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not problems:
@@ -80,7 +80,7 @@ def _parse(path: Path, number: int, line: str) -> Problem:
         record = json.loads(line)
         for name, (types, optional) in _FIELDS.items():
             _check_field(record, name, types, optional)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UpgeError(
             f"{path}, line {number}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
         ) from error
@@ -101,3 +101,5 @@ def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool
         raise TypeError(f"{name!r} is {json.dumps(value)[:40]}")
     if not optional and not str(value).strip():
         raise ValueError(f"{name!r} is empty")
+    if optional and isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{name!r} is too large")

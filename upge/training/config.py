@@ -22,6 +22,8 @@ from upge.training.gradient import Fault
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
 NUMBERS = 1
 
+#: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,7 +39,7 @@ class Supply(Config):
         seed: which problems get one.
     """
 
-    problems: PositiveInt = 900
+    problems: Count = 900
     demonstrations: Annotated[int, Field(ge=0)] | None = None
     families: tuple[str, ...] = tuple(IN_DISTRIBUTION)
     levels: tuple[int, ...] = LEVELS
@@ -66,8 +68,8 @@ class Synthetic(Config):
 
     kind: Literal["synthetic"] = "synthetic"
     supply: Supply = Supply()
-    validation: PositiveInt = 6
-    test: PositiveInt = 20
+    validation: Count = 6
+    test: Count = 20
 
 
 class JsonLines(Config):
@@ -87,7 +89,7 @@ class JsonLines(Config):
     train: str
     validation: str | None = None
     test: str | None = None
-    held_out: PositiveInt = 64
+    held_out: Count = 64
     prompt: str = "{problem}\n"
     demonstration: str = "{solution}\n#### {answer}"
     marker: str = "####"
@@ -121,10 +123,10 @@ class Stage(Config):
     algorithm: str
     options: dict[str, float | str] = Field(default={})
     steps: PositiveInt
-    questions: PositiveInt = 16
-    rollouts: PositiveInt = 8
-    updates: PositiveInt = 1
-    epochs: PositiveInt = 1
+    questions: Count = 16
+    rollouts: Count = 8
+    updates: Count = 1
+    epochs: Count = 1
     lr: Rate
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
@@ -140,6 +142,7 @@ class Stage(Config):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         estimator = self.estimator
+        Sampling(1, self.temperature)  # says which temperatures there are
         if self.updates > self.questions:
             raise ValueError(
                 f"updates: got {self.updates} parts of {self.questions} questions, wanted at most "
@@ -207,10 +210,15 @@ class Evaluation(Config):
     """
 
     every: PositiveInt | None = 50
-    validation_samples: PositiveInt = 4
-    test_samples: PositiveInt | None = 8
+    validation_samples: Count = 4
+    test_samples: Count | None = 8
     temperature: NonNegative = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.sampling(1)
+        return self
 
     def sampling(self, max_tokens: int) -> Sampling:
         """As the rollout backend takes it."""
@@ -235,7 +243,7 @@ class RunConfig(Config):
         trackers: where metrics also go, besides the run's folder.
     """
 
-    name: Annotated[str, Field(pattern=r"^[^/\x00]+$")]
+    name: str
     model: str = "tiny"
     data: Annotated[Synthetic | JsonLines, Field(discriminator="kind")] = Synthetic()
     stages: tuple[Stage, ...]
@@ -250,6 +258,12 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        name = self.name
+        if not name.strip() or not name.isprintable() or "/" in name or len(name.encode()) > 200:
+            raise ValueError(
+                f"name: got {name!r:.60}, wanted what can be a folder's name, of at most 200 bytes "
+                "and without '/'"
+            )
         if self.token_budget < self.max_tokens:
             raise ValueError(
                 f"token_budget: got {self.token_budget}, in which no response of max_tokens "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from string import Formatter
 
 from upge.errors import UpgeError
 from upge.tasks.dataset import Dataset, split_off, synthetic
@@ -45,13 +46,25 @@ def _json_lines(data: JsonLines) -> Dataset:
 
 
 def _formatted(problem: Problem, data: JsonLines) -> Problem:
+    prompt = _filled(data.prompt, problem=problem.prompt)
+    solution = problem.demonstration
+    worked = solution and _filled(data.demonstration, solution=solution, answer=problem.answer)
+    return replace(problem, prompt=prompt, demonstration=worked or None)
+
+
+def _filled(template: str, **texts: str) -> str:
+    """The template with texts for its names: no attributes, items, conversions or formats of them.
+
+    Raises:
+        UpgeError: it holds something else in braces.
+    """
     try:
-        prompt = data.prompt.format(problem=problem.prompt)
-        solution = problem.demonstration
-        worked = solution and data.demonstration.format(solution=solution, answer=problem.answer)
-    except (KeyError, IndexError, ValueError) as error:
+        for _, name, form, conversion in Formatter().parse(template):
+            if name is not None and (name not in texts or form or conversion):
+                raise KeyError(name)
+        return template.format(**texts)
+    except (KeyError, ValueError) as error:
         raise UpgeError(
             f"data: a template is wrong ({error!r}); 'prompt' may hold {{problem}}, "
             "'demonstration' {solution} and {answer}"
         ) from error
-    return replace(problem, prompt=prompt, demonstration=worked or None)

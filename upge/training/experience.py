@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.errors import UpgeError
-from upge.rollouts.sampler import Rollouts, Sampler, Sampling
+from upge.rollouts.sampler import Rollouts, Sampler, Sampling, room
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
 from upge.training.config import RunConfig
@@ -60,11 +60,6 @@ def encode_questions(
     """
     if not problems:
         raise UpgeError("train: there are no problems; name a file that has some")
-    if tokenizer.eos_token_id is None:
-        raise UpgeError(
-            "model: its tokenizer has no end-of-sequence token, so no response could end; set "
-            "eos_token in tokenizer_config.json"
-        )
     texts = [(demonstrations and problem.demonstration) or "" for problem in problems]
     rewards = verifier(texts, problems)
     questions = []
@@ -115,7 +110,7 @@ def check_lengths(
     if positions is not None and prompt + config.max_tokens > positions:
         raise UpgeError(
             f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
-            f"is more than the model's {positions} positions; wanted at most {positions - prompt}"
+            f"is more than the model's {positions} positions; wanted {room(positions - prompt)}"
         )
 
 
@@ -139,6 +134,8 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
+    if text.encode(errors="ignore").decode() != text:  # half of a surrogate pair is no character
+        return []
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 

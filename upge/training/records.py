@@ -93,8 +93,9 @@ class RunFolder:
         """Write the configuration and note the start."""
         given = {"key": config.key} | config.model_dump(mode="json")
         write_json(self.path / "config.json", given)
-        starts = (_read_json(self.path / "provenance.json") or {}).get("starts", [])
-        write_json(self.path / "provenance.json", {"starts": [*starts, provenance()]})
+        starts = (_read_json(self.path / "provenance.json") or {}).get("starts")
+        before = starts if isinstance(starts, list) else []
+        write_json(self.path / "provenance.json", {"starts": [*before, provenance()]})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -119,28 +120,26 @@ class RunFolder:
         sync(self.metrics_path)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics, up to a line that was cut short."""
+        """The steps' metrics, up to a line that was cut short or is not the next step's."""
         try:
             lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
+        found: list[dict[str, Any]] = []
+        for line in map(_parse_object, lines):
+            if line is None or line.get("step") != len(found) + 1:
                 break
+            found.append(line)
         return found
 
     @property
     def recorded(self) -> int:
         """The last step whose metrics are there."""
-        lines = self.metrics()
-        return int(lines[-1]["step"]) if lines else 0
+        return len(self.metrics())
 
     def rewind(self, step: int) -> None:
         """Forget the metrics of later steps: they are done again."""
-        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        kept = [json.dumps(line) + "\n" for line in self.metrics()[:step]]
         write_atomically(self.metrics_path, "".join(kept))
 
     def keep_bad_step(self, name: str, batch: Mapping[str, Any]) -> Path:
@@ -205,12 +204,23 @@ def file_error(error: Exception, folder: Path, step: int) -> UpgeError:
             f"{folder}: the disk is full; free space and run the same command: it resumes from "
             f"step {step}"
         )
-    return UpgeError(f"{getattr(error, 'filename', None) or folder}: can't be used ({error})")
+    return UpgeError(
+        f"{getattr(error, 'filename', None) or folder}: can't be used "
+        f"({getattr(error, 'strerror', None) or error}); mend that, or choose another --out"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parse_object(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _parse_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None if it is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
