@@ -33,7 +33,7 @@ def mcnemar(alone: int, other: int) -> float:
         other: c, solved by the second alone.
     """
     tail = sum(comb(alone + other, i) for i in range(min(alone, other) + 1))
-    return min(1.0, 2 * tail / 2 ** (alone + other))
+    return min(1.0, 2 * tail / (1 << (alone + other)))
 
 
 def exclusive(answers: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def exclusive(answers: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.Dat
 
 
 def with_tests(
-    counts: Mapping[object, tuple[int, int, int]],
+    counts: Mapping[int, tuple[int, int, int]],
 ) -> list[tuple[object, int, int, int, float, float]]:
     """Level, problems, both exclusive counts, p and corrected p; :data:`ALL` after the levels."""
     p_values = [mcnemar(b, c) for _, b, c in counts.values()]
@@ -82,7 +82,7 @@ def _by_seed(answers: pd.DataFrame, method: str) -> dict[int, pd.DataFrame]:
     if not len(answers):
         return {}
     own = answers[answers["method"] == method].sort_values(list(PROBLEM))
-    return {int(seed): frame for seed, frame in own.groupby("seed")}  # type: ignore[call-overload]
+    return {int(seed): own[own["seed"] == seed] for seed in own["seed"].unique()}
 
 
 def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -94,16 +94,15 @@ def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFra
         )
 
 
-def _by_level(a: pd.DataFrame, b: pd.DataFrame) -> dict[object, tuple[int, int, int]]:
+def _by_level(a: pd.DataFrame, b: pd.DataFrame) -> dict[int, tuple[int, int, int]]:
     found = exclusive_solves(_rewards(a), _rewards(b))
+    alone, other = (part.numpy() for part in found)
     levels = a["level"].to_numpy()
-    return {
-        int(level): (
-            int((levels == level).sum()),
-            *(int(alone.numpy()[levels == level].sum()) for alone in found),
-        )
-        for level in np.unique(levels)
-    }  # type: ignore[return-value]
+    counts = {}
+    for level in np.unique(levels):
+        own = levels == level
+        counts[int(level)] = int(own.sum()), int(alone[own].sum()), int(other[own].sum())
+    return counts
 
 
 def _rewards(answers: pd.DataFrame) -> Tensor:

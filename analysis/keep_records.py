@@ -22,6 +22,8 @@ def main(
     """Write what tables and figures need of runs, small enough to be committed."""
     try:
         loaded = load_runs(runs)
+        if not loaded.finished:
+            raise UpgeError(f"{runs}: holds no finished run; make some with `{loaded.command}`")
         written = write_records(loaded, out / loaded.profile)
     except UpgeError as error:
         sys.exit(f"error: {error}")

@@ -66,7 +66,8 @@ class Run(ABC):
     @property
     def suites(self) -> Mapping[str, float]:
         """The accuracy on each test suite; empty for a run that was not tested."""
-        return self.result.get("suites", {})
+        suites: Mapping[str, float] = self.result.get("suites", {})
+        return suites
 
     @abstractmethod
     def metrics(self) -> pd.DataFrame:

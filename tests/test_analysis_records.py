@@ -211,3 +211,10 @@ def test_the_command_writes_below_the_profiles_name(
     assert "steps.parquet: " in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of runs"):
         main(tmp_path / "nowhere", tmp_path)
+
+
+def test_no_finished_run_replaces_no_records(tmp_path: Path) -> None:
+    write_run(tmp_path / "cpu", "sft", 0, finished=False)
+    with pytest.raises(SystemExit, match=r"^error: .*holds no finished run; make some with `make"):
+        main(tmp_path / "cpu", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
