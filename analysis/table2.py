@@ -435,6 +435,10 @@ def main(
     """Make Table 2 and its figures of the runs that are finished; what is missing is named."""
     try:
         loaded = load_runs(runs)
+        if not loaded.finished:
+            raise UpgeError(
+                f"{runs}: holds no finished run; make some with `make reproduce-table2`"
+            )
         table = make(loaded)
         written = write_table(table, out)
         for draw in (learning_curves.write_figure, offline_ratio.write_figure):

@@ -337,6 +337,13 @@ def test_a_mistake_is_a_sentence(tmp_path: Path) -> None:
         main(tmp_path / "nowhere", tmp_path, tmp_path)
 
 
+def test_no_runs_make_no_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "sft", 0, finished=False)
+    with pytest.raises(SystemExit, match=r"^error: .*runs: holds no finished run; make some"):
+        main(tmp_path / "runs", tmp_path / "out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_place_that_cant_be_written_is_a_sentence(table: Table2, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UpgeError, match="can't be written"):

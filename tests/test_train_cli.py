@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import string
 import subprocess
@@ -20,10 +21,12 @@ import yaml
 from safetensors.torch import load_file
 
 from upge import cli, train_cli
+from upge.config import build
 from upge.evaluation.responses import Responses
 from upge.policies.pretrained import load_pretrained
 from upge.policies.tiny import build_tokenizer
 from upge.tasks.synthetic import ALPHABET
+from upge.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,29 @@ def sums(path: Path, count: int = 12, solution: bool = True) -> Path:
     if solution:
         records = [r | {"solution": f"It is {r['answer']}."} for r in records]
     return write(path, records)
+
+
+def test_the_tiny_base_reads_problems_of_its_own_letters(run: Run, tmp_path: Path) -> None:
+    pairs = [(f"{100 + i}-001=", f"{i + 99:03}") for i in range(12)]
+    data = write(
+        tmp_path / "own.jsonl",
+        [{"problem": p, "answer": a, "solution": p + a} for p, a in pairs],
+    )
+    done = run("train", "-a", "hpt", "--data", data, "--steps", 1, "--out", tmp_path / "runs")
+    assert done.code == 0, done.err
+
+
+def test_another_model_in_the_same_folder_is_another_run(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "ab=")
+    given = {"name": "a", "model": str(folder), "stages": []}
+    before = build(given, RunConfig).key
+    assert build(given, RunConfig).key == before
+    weights = folder / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(0, 0))
+    assert build(given, RunConfig).key != before
 
 
 SMALL = ("--steps", 3, "--questions", 4, "--rollouts", 2, "--max-tokens", 24, "--lr", "1e-2")

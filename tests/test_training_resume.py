@@ -49,6 +49,17 @@ def two_stages(tiny):
     )
 
 
+def test_where_steps_take_long_checkpoints_go_by_the_clock(tiny, tmp_path, monkeypatch):
+    saved = []
+    config = tiny.config("sft", steps=4).model_copy(update={"checkpoint_every": 100})
+    monkeypatch.setattr(loop, "save_checkpoint", lambda folder, c: saved.append(c.step))
+    run(config, tmp_path / "quick")
+    assert saved == [4]
+    monkeypatch.setattr(loop, "_LATE", 0.0)
+    run(config, tmp_path / "slow")
+    assert saved == [4, 1, 2, 3, 4]
+
+
 @pytest.fixture(scope="session")
 def whole(tiny, tmp_path_factory):
     """The uninterrupted run."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from upge.errors import UpgeError
 from upge.extras import require
+from upge.policies.bases import base_folder
 
 if TYPE_CHECKING:
     from upge.training.config import RunConfig
@@ -76,7 +77,7 @@ def train(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="The longest response. Default: 64 for the synthetic suites, 512 for --data.",
+            help="The longest response. Default: 64 for the tiny bases, else 512 for --data.",
             rich_help_panel=_MADE,
         ),
     ] = None,
@@ -105,9 +106,8 @@ def train(
 
         upge train --algorithm grpo --model smollm2 --data problems.jsonl
 
-    The tiny bases read and write the letters of the synthetic suites alone, and no newline: --data
-    wants another --model, or templates that do without (data.prompt, data.demonstration and
-    data.marker) and --max-tokens 64.
+    The tiny bases read and write the letters of the synthetic suites alone: --data with other texts
+    wants another --model.
 
     What they don't cover is reached by --set; --dry-run shows everything there is to set, as a file
     that can be kept and given as CONFIG.
@@ -173,27 +173,37 @@ def _from_options(made: dict[str, Any]) -> dict[str, Any]:
     if "algorithm" not in made:
         raise UpgeError("what to train? Name a CONFIG.yaml, or an algorithm by --algorithm")
     model = made.get("model", "tiny")
-    own_data = "data" in made
+    own_data, is_tiny = "data" in made, base_folder(model) is not None
+    long = own_data and not is_tiny
     stage = {
         "algorithm": made["algorithm"],
         "steps": made.get("steps", 200),
-        "lr": made.get("lr", _TINY_RATE if model.startswith("tiny") else _RATE),
+        "lr": made.get("lr", _TINY_RATE if is_tiny else _RATE),
     }
     return {
         "name": made["algorithm"],
         "model": model,
-        "max_tokens": made.get("max_tokens", TEXT_TOKENS if own_data else SYNTHETIC_TOKENS),
+        "max_tokens": made.get("max_tokens", TEXT_TOKENS if long else SYNTHETIC_TOKENS),
         "seed": made.get("seed", 0),
-        "data": _json_lines(made["data"]) if own_data else {"kind": "synthetic"},
+        "data": _json_lines(made["data"], is_tiny) if own_data else {"kind": "synthetic"},
         "stages": [stage | {key: made[key] for key in ("questions", "rollouts") if key in made}],
     }
 
 
-def _json_lines(path: Path) -> dict[str, Any]:
+#: How the tiny bases, which know neither blank nor newline, read problems and write solutions.
+_TINY_TEMPLATES = {
+    "prompt": "{problem}",
+    "demonstration": "{solution}#{answer}",
+    "marker": "#",
+}
+
+
+def _json_lines(path: Path, is_tiny: bool) -> dict[str, Any]:
     from upge.tasks.problem import load_problems
 
     held_out = min(max(len(load_problems(path)) // 10, 1), _HELD_OUT)
-    return {"kind": "jsonl", "train": str(path), "held_out": held_out}
+    templates = _TINY_TEMPLATES if is_tiny else {}
+    return {"kind": "jsonl", "train": str(path), "held_out": held_out, **templates}
 
 
 def _print_configuration(run: RunConfig, folder: RunFolder) -> None:

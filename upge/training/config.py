@@ -24,6 +24,9 @@ NUMBERS = 1
 
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+#: How the names of files with a model's weights end.
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -238,7 +241,7 @@ class RunConfig(Config):
         max_tokens: the longest response, in tokens.
         long_demonstrations: what happens to demonstrations beyond it.
         token_budget: padded tokens a micro-batch, at most.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; where these take long, every two minutes too.
         norms_every: steps between measurements of each term's gradient norm; None for none.
         trackers: where metrics also go, besides the run's folder.
     """
@@ -278,10 +281,12 @@ class RunConfig(Config):
 
     @property
     def _files(self) -> list[Path]:
-        """Files whose contents determine the result: one's own problems, the package's bases."""
-        data, base = self.data, base_folder(self.model)
+        """Files whose contents determine the result: one's own problems and model."""
+        data = self.data
         given = (data.train, data.validation, data.test) if isinstance(data, JsonLines) else ()
-        weights = [] if base is None else [base / "model.safetensors"]
+        model = base_folder(self.model) or Path(self.model)
+        files = sorted(model.iterdir()) if model.is_dir() else [model]
+        weights = [path for path in files if path.suffix in _WEIGHTS and path.is_file()]
         return [Path(path) for path in given if path is not None] + weights
 
     @property

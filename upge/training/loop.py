@@ -56,6 +56,9 @@ _PATIENCE = 10
 #: Seconds that another process leaves the main one to say what both of them found.
 _MAIN_FIRST = 10
 
+#: Seconds after which a checkpoint is due, whatever the step.
+_LATE = 120.0
+
 #: FLOPs a parameter and token: 2 forward, 4 backward (Kaplan et al. 2020, arXiv 2001.08361).
 _FORWARD, _BACKWARD = 2, 4
 
@@ -97,6 +100,7 @@ class Trainer:
         if (result := self.folder.result) is not None:
             return result
         self.accelerator = _accelerator(self.config, self.folder)
+        self._saved_at = time.monotonic()
         try:
             with self.folder.locked() if self._is_main else nullcontext():
                 return self._run()
@@ -213,8 +217,14 @@ class Trainer:
                 "cpu_seconds": time.process_time() - cpu,
             }
             self._record(metrics)
-            if last or self.progress.step % self.config.checkpoint_every == 0:
+            due = self.progress.step % self.config.checkpoint_every == 0
+            if last or due or self._is_late():
                 self._save(last)
+
+    def _is_late(self) -> bool:
+        """Whether more time has passed since the last checkpoint than a kill should cost."""
+        late = time.monotonic() - self._saved_at > _LATE
+        return bool(self._all_sum(torch.tensor(int(late), device=self.accelerator.device)))
 
     def _make_optimizer(self, stage: Stage) -> Any:
         optimizer = torch.optim.AdamW(
@@ -433,6 +443,7 @@ class Trainer:
                 ),
             )
         self.accelerator.wait_for_everyone()
+        self._saved_at = time.monotonic()
 
     def _test(self) -> dict[str, Any]:
         """Accuracy on each test suite, and the averages over those in and out of distribution."""
