@@ -81,9 +81,7 @@ def figure7(frame: pd.DataFrame) -> Figure:
             axes.set_ylabel(_PANELS[quantity])
         text = (
             f"Moving means over {WINDOW} steps, mean of {seed_count(frame)}; bands: 95 % intervals "
-            "over seeds.\nEntropy is over the rollout tokens that bear weight in a step: under "
-            "GRPO and HPT those of groups whose rewards differ, under LUFFY nearly all.\nCompare "
-            "it along a line, not between lines: at step 1 all methods have the same policy."
+            "over seeds.\nEntropy is the mean of −log π over the tokens of all rollouts."
         )
         _caption(drawn, text)
     return drawn

@@ -317,6 +317,16 @@ def test_the_entropy_bonus_raises_entropy(tiny, tmp_path):
     assert entropy(1.0) > entropy(0.0) + 0.1
 
 
+def test_entropy_is_of_the_policy_and_not_of_the_method(tiny, tmp_path):
+    """At the first step all methods have the same policy and rollouts."""
+    first = [
+        run(tiny.config(name, steps=1, rollouts=4), tmp_path / name).metrics()[0]["entropy"]
+        for name in ("grpo", "srft", "hpt")
+    ]
+    assert first[0] > 0.1
+    assert first == [first[0]] * 3
+
+
 # ------------------------------------------------------------------------------ stages and records
 
 

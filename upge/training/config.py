@@ -20,7 +20,7 @@ from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 from upge.training.gradient import Fault
 
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
-NUMBERS = 1
+NUMBERS = 2
 
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]

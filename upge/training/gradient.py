@@ -30,8 +30,6 @@ class GradientReport:
 
     Attributes:
         terms: (terms, 5), :meth:`upge.estimator.TermEstimate.sums` of each.
-        entropy: sum of the entropies (nats) of rollout tokens that were computed.
-        entropy_tokens: how many these are.
         loss: −Σ w log π, without the entropy bonus.
         computed, avoided: tokens (prompt and response) that went through the policy, and of rows
             that had no weight.
@@ -40,8 +38,6 @@ class GradientReport:
     """
 
     terms: Tensor
-    entropy: Tensor
-    entropy_tokens: Tensor
     loss: Tensor
     computed: Tensor
     avoided: Tensor
@@ -52,8 +48,6 @@ class GradientReport:
         """Of the gradients of both."""
         return GradientReport(
             self.terms + other.terms,
-            self.entropy + other.entropy,
-            self.entropy_tokens + other.entropy_tokens,
             self.loss + other.loss,
             self.computed + other.computed,
             self.avoided + other.avoided,
@@ -68,8 +62,6 @@ class GradientReport:
             for i, sums in enumerate(self.terms / self.updates)
             for name, value in term_metrics(sums).items()
         }
-        if self.entropy_tokens:
-            named["entropy"] = (self.entropy / self.entropy_tokens).item()
         return named | {
             "loss": self.loss.item() / self.updates,
             "tokens_computed": self.computed.item(),
@@ -150,9 +142,6 @@ class GradientAccumulator:
                 # Accelerate averages gradients over processes; ours are parts of one sum.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
                 report.terms += torch.stack([term.sums() for term in estimate.terms])
-                rollout = part.batch.tokens_of("online")
-                report.entropy += torch.where(rollout, entropy.detach(), 0.0).sum()
-                report.entropy_tokens += rollout.sum()
         report.computed += batch.attention[rows].sum()  # type: ignore[index]
         report.avoided += batch.attention[~needed].sum()  # type: ignore[index]
         return self._reduced(report)
@@ -245,8 +234,6 @@ def _empty_report(terms: int, device: torch.device) -> GradientReport:
 
     return GradientReport(
         terms=torch.zeros(terms, 5, dtype=torch.float64, device=device),
-        entropy=zero(),
-        entropy_tokens=zero(),
         loss=zero(),
         computed=zero(),
         avoided=zero(),

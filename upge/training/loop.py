@@ -367,9 +367,10 @@ class Trainer:
                 (lengths * rollouts).sum(),
                 (batch.reward * rollouts).sum(),
                 experience.finished.sum().to(batch.mask.device),
+                batch.require("old_logp", "entropy").double().sum(),
             ]
         ).double()
-        demos, samples, count, tokens, reward, finished = self._all_sum(sums).tolist()
+        demos, samples, count, tokens, reward, finished, logp = self._all_sum(sums).tolist()
         solved = experience.solved
         if self.accelerator.num_processes > 1:
             solved = require("accelerate", "train").utils.gather_object(solved)
@@ -379,6 +380,7 @@ class Trainer:
                 "reward": reward / count,
                 "solved": [share for _, share in sorted(solved)],
                 "response_length": tokens / count,
+                "entropy": -logp / tokens,
                 "finished": finished / count,
                 "tokens_sampled": tokens,
             }

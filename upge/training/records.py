@@ -18,7 +18,8 @@ offline_ratio            demonstrations among the samples that some term reads t
 demonstrations           how many these are
 response_length          tokens, mean over rollouts
 finished                 share of rollouts that ended by themselves
-entropy                  mean over the tokens of rollouts that were computed, nats
+entropy                  mean of −log π over all rollout tokens, nats: an estimate without bias of the
+                         entropy of the policy that sampled them, at its temperature
 tokens_sampled           of all rollouts
 tokens_computed          of prompts and responses that went forward and backward
 tokens_avoided           of those that had no weight
