@@ -31,7 +31,7 @@ class Responses:
     Args:
         problems: P problems.
         texts: P lists of k responses.
-        rewards: (P, k).
+        rewards: (P, k), float64.
         lengths: (P, k), tokens.
     """
 
@@ -149,7 +149,7 @@ def respond(
             rewards[row].append(reward)
             lengths[row].append(length)
         progress(len(own))
-    return Responses(problems, texts, torch.tensor(rewards), torch.tensor(lengths))
+    return Responses(problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths))
 
 
 def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> dict[str, Responses]:

@@ -18,8 +18,8 @@ offline_ratio            demonstrations among the samples that some term reads t
 demonstrations           how many these are
 response_length          tokens, mean over rollouts
 finished                 share of rollouts that ended by themselves
-entropy                  mean of −log π over all rollout tokens, nats: an estimate without bias of the
-                         entropy of the policy that sampled them, at its temperature
+entropy                  mean of −log π over all rollout tokens, nats: of the policy that sampled
+                         them, at its temperature, without bias
 tokens_sampled           of all rollouts
 tokens_computed          of prompts and responses that went forward and backward
 tokens_avoided           of those that had no weight
