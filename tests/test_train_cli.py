@@ -204,11 +204,14 @@ def test_defaults_follow_the_model(
     assert config["stages"][0]["steps"] == 200 and config["data"]["kind"] == "synthetic"
 
 
-def test_defaults_follow_the_data(run: Run, tmp_path: Path) -> None:
+def test_defaults_follow_the_data_and_the_model(run: Run, tmp_path: Path) -> None:
     for count, held_out in ((2, 1), (50, 5), (900, 64)):
         data = sums(tmp_path / f"{count}.jsonl", count)
-        config = yaml.safe_load(run("train", "-a", "sft", "--data", data, "--dry-run").out)
-        assert (config["data"]["held_out"], config["max_tokens"]) == (held_out, 512)
+        for model, tokens, marker in (("smollm2", 512, "####"), ("tiny", 64, "#")):
+            made = ("train", "-a", "sft", "--model", model, "--data", data, "--dry-run")
+            config = yaml.safe_load(run(*made).out)
+            found = (config["data"]["held_out"], config["max_tokens"], config["data"]["marker"])
+            assert found == (held_out, tokens, marker)
 
 
 def test_a_finished_run_is_not_repeated(run: Run, tmp_path: Path, reader: Path) -> None:

@@ -83,7 +83,7 @@ class Responses:
                     for row in firsts
                 ],
                 [texts[start : start + k] for start in range(0, len(texts), k)],
-                torch.tensor([row["reward"] for row in rows]).view(shape),
+                torch.tensor([row["reward"] for row in rows], dtype=torch.float64).view(shape),
                 torch.tensor([row["tokens"] for row in rows]).view(shape),
             )
         except (
