@@ -271,7 +271,7 @@ def test_responses_are_kept(tmp_path: Path) -> None:
     found.save(path)
     loaded = Responses.load(path)
     assert loaded.problems == found.problems and loaded.texts == found.texts
-    assert torch.equal(loaded.rewards, found.rewards) and loaded.rewards.dtype == torch.float32
+    assert torch.equal(loaded.rewards, found.rewards) and loaded.rewards.dtype == torch.float64
     assert torch.equal(loaded.lengths, found.lengths)
     assert [p.name for p in path.parent.iterdir()] == ["echo.parquet"]
 

@@ -149,7 +149,9 @@ def respond(
             rewards[row].append(reward)
             lengths[row].append(length)
         progress(len(own))
-    return Responses(problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths))
+    return Responses(
+        problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths)
+    )
 
 
 def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> dict[str, Responses]:
