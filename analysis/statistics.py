@@ -272,12 +272,15 @@ def _average(parts: Sequence[Scores]) -> Scores:
     )
 
 
+def within(interval: tuple[float, float]) -> tuple[float, float]:
+    """The part of an interval that an accuracy can be in."""
+    low, high = np.clip(interval, 0, 1).tolist()
+    return low, high
+
+
 def cells(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
     """``method, suite, split, mean, low, high, seeds, problems``; accuracies from 0 to 1."""
-    rows = [
-        (*key, e.mean, *np.clip(e.interval, 0, 1).tolist(), e.seeds, e.problems)
-        for key, e in found.items()
-    ]
+    rows = [(*key, e.mean, *within(e.interval), e.seeds, e.problems) for key, e in found.items()]
     names = ["method", "suite", "split", "mean", "low", "high", "seeds", "problems"]
     return pd.DataFrame(rows, columns=names)
 

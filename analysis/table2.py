@@ -22,6 +22,7 @@ from analysis.statistics import (
     comparisons,
     estimates,
     verdict,
+    within,
 )
 from analysis.tables import NONE, Section, csv_text, latex, markdown, write
 from upge.errors import UpgeError
@@ -198,10 +199,35 @@ def _cell(table: Table2, method: str, column: tuple[str, str], marks: Mapping[st
     estimate = table.estimates.get((method, *column))
     if estimate is None:
         return NONE
-    low, high = estimate.interval
-    text = f"{100 * estimate.mean:.1f} ± {50 * (high - low):.1f}"
     mark = marks.get(method, "")
+    text = _with_interval(estimate)
     return f"**{text}**" if mark == "**" else text + mark
+
+
+def _with_interval(estimate: Estimate) -> str:
+    low, high = within(estimate.interval)
+    return f"{100 * estimate.mean:.1f} ± {50 * (high - low):.1f}"
+
+
+def readme_table(table: Table2) -> str:
+    """The averages beside those that the paper reports for its own models and problems."""
+    averages = [column for column in COLUMNS if column[0] == AVERAGE]
+    header = ["method", "in distribution", "out of distribution", "paper: in", "paper: out"]
+    lines = [header, ["---"] * len(header)]
+    published = table.paper
+    for method in table.methods:
+        own = [table.estimates.get((method, *column)) for column in averages]
+        values = published.rows.get(method, ())
+        reported_ = dict(zip(published.columns, values, strict=False))
+        theirs = [reported_.get(column) for column in averages]
+        lines.append(
+            [
+                title(method),
+                *(NONE if e is None else _with_interval(e) for e in own),
+                *(NONE if x is None else f"{x:.1f}" for x in theirs),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _differences(table: Table2) -> list[Section]:
@@ -288,7 +314,7 @@ def _amount(value: float) -> str:
 
 
 def _million(value: float) -> str:
-    return NONE if pd.isna(value) else f"{value / 1e6:.2f}"
+    return NONE if pd.isna(value) else f"{value / 1e6:.3g}"
 
 
 def _scientific(value: float) -> str:
