@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from analysis.bias_variance.series import caption, letter
 from analysis.style import CYCLE, DASHES, PAGE, Look, look, style
@@ -140,6 +141,7 @@ def _against_kl(axes: Axes, rows: Rows, measure: str, entries: dict[str, tuple[s
             )
             axes.vlines(x, low, high, color=looks.color, linewidth=0.7)
     axes.set(title=str(rows[0]["point"]), xscale="log", xlabel="KL(π$_{θ\\,old}$ ‖ π$_θ$) [nats]")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if measure == "variance":
         axes.set_yscale("log", nonpositive="mask")
     else:

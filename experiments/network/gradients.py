@@ -87,7 +87,8 @@ class Gradients:
     def _weighted(self, parameters: dict[str, Tensor], tokens: Tensor, weights: Tensor) -> Tensor:
         logits = functional_call(self.model, parameters, (tokens[None, :-1],)).logits[0]
         logp = logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
-        return (weights[1:] * logp).sum()
+        total: Tensor = (weights[1:] * logp).sum()
+        return total
 
 
 def group_gradients(

@@ -126,7 +126,7 @@ class Parts:
             "bias_sq_scaled": (1 - forward**2 / (mean * size)).clamp(0, 1),
             "mse_scaled": 1 - forward**2 / (self.second * size),
             "snr": self.mean / (self.second - self.mean).where(self.second > self.mean, math.nan),
-            "cosine_single": self.single / size.sqrt(),
+            "cosine_single": (self.single / size.sqrt()).clamp(-1, 1),
         }
 
 

@@ -226,7 +226,7 @@ def _network(recipe: Recipe, state: State, data: Dataset) -> Network:
 def choose(recipe: Recipe, networks: Sequence[Network], data: Dataset) -> list[Question]:
     """Questions that are solved sometimes at every point, of several success rates.
 
-    Of twice as many, those whose outcome varies most (p (1 − p), as a geometric mean over the
+    Of twice as many, those whose outcome varies most where it varies least (p (1 − p) over the
     points), every second by p.
     """
     problems = data.train[: recipe.candidates]
@@ -243,8 +243,7 @@ def choose(recipe: Recipe, networks: Sequence[Network], data: Dataset) -> list[Q
             f"questions: got {recipe.questions}, wanted at most {most}, half of the candidates"
         )
     rates = torch.stack([success(network, candidates, recipe) for network in networks])
-    smooth = (rates * recipe.trial + 0.5) / (recipe.trial + 1)  # Jeffreys' estimate: never 0 or 1
-    spread = (smooth * (1 - smooth)).log().mean(0)
+    spread = (rates * (1 - rates)).amin(0)
     able = spread.argsort(descending=True, stable=True)[: 2 * recipe.questions]
     ordered = able[rates[:, able].mean(0).argsort(stable=True)]
     return [candidates[i] for i in ordered[:: -(-len(ordered) // recipe.questions)].tolist()]
