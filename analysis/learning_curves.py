@@ -60,6 +60,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             if x == "flops":
                 axes.set_xscale("log")
                 axes.xaxis.set_minor_locator(NullLocator())
+        # By the lines: the band of a method with few or unlike seeds may leave the frame.
+        panels[0, 0].set_ylim(max(frame["mean"].min() - 0.05, 0), min(frame["mean"].max() + 0.1, 1))
         for column, methods in enumerate(panels_of.values()):
             _label(panels[0, column], frame, methods)
         drawn.supxlabel(_caption(frame), fontsize=6, color="#444444")
@@ -86,8 +88,8 @@ def _label(axes: Axes, frame: pd.DataFrame, methods: list[str]) -> None:
 def _caption(frame: pd.DataFrame) -> str:
     return (
         f"Lines: means over {seed_count(frame)}; bands: 95 % intervals over seeds (none for one "
-        "seed). Grey: the methods of the other panels.\nFLOPs: of sampling and training up to the "
-        "step, mean over seeds."
+        "seed), cut at the frame. Grey: the methods of\nthe other panels. FLOPs: of sampling and "
+        "training up to the step, mean over seeds."
     )
 
 

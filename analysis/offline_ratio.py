@@ -38,7 +38,7 @@ def numbers(runs: Runs) -> pd.DataFrame:
 def figure(frame: pd.DataFrame) -> Figure:
     """One panel of a column's width."""
     with style():
-        drawn, axes = plt.subplots(figsize=(COLUMN, 2.3))
+        drawn, axes = plt.subplots(figsize=(1.15 * COLUMN, 2.3))
         ends = []
         for i, (method, own) in enumerate(frame.groupby("method", sort=False)):
             look = look_of(str(method), i)
@@ -49,8 +49,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes.margins(x=0)
         label_ends(axes, ends, gap=0.09)
         caption = (
-            f"Moving means over {WINDOW} steps, mean of {seed_count(frame)}; bands: 95 % intervals "
-            "over seeds."
+            f"Moving means over {WINDOW} steps, mean of {seed_count(frame)};\n"
+            "bands: 95 % intervals over seeds."
         )
         drawn.supxlabel(caption, fontsize=5.5, color="#444444")
     return drawn

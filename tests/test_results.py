@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.check_results import RECORDS
+from analysis.runs import load_runs
+from analysis.table2 import make
+from analysis.table2 import readme_table as readme_table_2
 from upge.algorithms import REGISTRY
 from upge.theory.tables import load_findings, readme_table, rows_of, write_tables
 
@@ -33,3 +37,8 @@ def test_readme_shows_the_record() -> None:
     findings, _ = load_findings(TABLES / "table1.json")
     shown = Path("README.md").read_text().split("<!-- table1 -->")[1].split("<!-- /table1 -->")[0]
     assert shown.strip() == readme_table(rows_of(findings)).strip()
+
+
+def test_readme_shows_the_records_of_table_2() -> None:
+    shown = Path("README.md").read_text().split("<!-- table2 -->")[1].split("<!-- /table2 -->")[0]
+    assert shown.strip() == readme_table_2(make(load_runs(RECORDS))).strip()
