@@ -403,7 +403,7 @@ def test_statements_turn_when_their_inputs_do(nets: tuple[Network, Network]) -> 
     assert unbiased(_flipped(found, "rloo", "hpt"))[1] == "does not"
     every = {name: off_policy_estimators()[name] for name in REFERENCES}
     away = samples(nets, every, old=True, count=100)
-    _, one = OFF_POLICY["one's error"]
+    one = OFF_POLICY["one's error"]
     assert one(away)[1] != one(_flipped(away, "one", "trajectory"))[1] == "does not"
 
 

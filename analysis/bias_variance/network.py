@@ -142,9 +142,9 @@ def _against_kl(axes: Axes, rows: Rows, measure: str, entries: dict[str, tuple[s
             axes.vlines(x, low, high, color=looks.color, linewidth=0.7)
     axes.set(title=str(rows[0]["point"]), xscale="log", xlabel="KL(π$_{θ\\,old}$ ‖ π$_θ$) [nats]")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    if measure == "variance":
+    if measure == "variance" and any(float(row["value"]) > 0 for row in own):
         axes.set_yscale("log", nonpositive="mask")
-    else:
+    elif measure == "weight":
         axes.axhline(0, color="#000000", linewidth=0.6)
         axes.axhline(1, color="#000000", linewidth=0.4, linestyle=_DOTTED)
 

@@ -316,7 +316,7 @@ class Place:
         kl = sum(divergence(batch, self.network) for batch in batches) / len(batches)
         shared: Row = {"part": direction, "kl": kl, "kl_wanted": wanted}
         rows = list(self._measures(samples, {"reward": 0.0}))
-        for name, (_, statement) in OFF_POLICY.items():
+        for name, statement in OFF_POLICY.items():
             found, verdict = statement(samples)
             rows.append(_stated(name, verdict) | _interval(found))
         return [self._row(shared | row) for row in rows]
