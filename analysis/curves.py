@@ -59,7 +59,7 @@ def smoothed(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """With moving means over :data:`WINDOW` steps of each method and seed instead of a column."""
     frame = frame.sort_values(["seed", "step"])
     means = frame.groupby(["method", "seed"])[value].transform(
-        lambda own: own.rolling(WINDOW, center=True, min_periods=WINDOW // 2).mean()
+        lambda own: own.rolling(WINDOW, center=True, min_periods=min(WINDOW // 2, len(own))).mean()
     )
     return frame.assign(**{value: means})
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import learning_curves, offline_ratio, training_curves
-from analysis.curves import footer, over_seeds, spread
+from analysis.curves import footer, over_seeds, smoothed, spread
 from analysis.runs import load_runs
 
 
@@ -59,6 +59,11 @@ def test_the_offline_ratio_is_a_moving_mean_of_hpt_and_luffy_alone(tmp_path: Pat
     assert frame.loc[frame["method"] == "luffy", "mean"].to_numpy() == pytest.approx(0.125)
     middle = frame[(frame["method"] == "hpt") & (frame["step"] == 30)]["mean"].item()
     assert middle == pytest.approx(ratios[19:39].mean())
+
+
+def test_a_run_shorter_than_the_window_is_drawn_too() -> None:
+    frame = pd.DataFrame({"method": "hpt", "seed": 0, "step": range(1, 7), "x": range(6)})
+    assert smoothed(frame, "x")["x"].tolist() == [2.5] * 6
 
 
 def test_figures_are_written_the_same_every_time(tmp_path: Path) -> None:
