@@ -27,6 +27,7 @@ from experiments.network.points import points
 from experiments.network.statements import (
     OFF_POLICY,
     REFERENCES,
+    covered,
     gains,
     on_policy,
     verdict,
@@ -403,6 +404,7 @@ def test_statements_turn_when_their_inputs_do(nets: tuple[Network, Network]) -> 
     assert unbiased(_flipped(found, "rloo", "hpt"))[1] == "does not"
     every = {name: off_policy_estimators()[name] for name in REFERENCES}
     away = samples(nets, every, old=True, count=100)
+    assert covered(away)[1] and not covered(_flipped(away, "one", "trajectory"))[1]
     one = OFF_POLICY["one's error"]
     assert one(away)[1] != one(_flipped(away, "one", "trajectory"))[1] == "does not"
 

@@ -88,7 +88,8 @@ def _caption() -> str:
         "sample), averages over the questions. One group a question.\n"
         "(d)–(i): filled, π$_{θ\\,old}$ some updates earlier in training; open, π$_θ$ moved from "
         "π$_{θ\\,old}$ along ∇E[r]. (a)–(c): filled, against ∇E[r]; open, against ∇J$_μ$.\n"
-        "(m): groups of one point each; a statement of several distances has several marks."
+        "(m): not decided also where eq. 3's ratio, which is unbiased, is not seen to be: there "
+        "π$_{θ\\,old}$ hardly samples what it weighs most."
     )
 
 

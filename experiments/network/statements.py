@@ -2,7 +2,8 @@
 
 A statement is a number, a threshold and the side on which it holds. It carries over where the
 number's whole 95 % interval lies on that side, does not where it lies on the other, and is not
-decided at this sample size where the interval holds the threshold.
+decided at this sample size where the interval holds the threshold, or where :func:`covered` says
+that groups of π_θold are too few to tell.
 """
 
 from __future__ import annotations
@@ -64,6 +65,16 @@ def verdict(found: Interval, side: Literal["above", "below"], threshold: float) 
     if found.high < threshold:
         return "carries over" if side == "below" else "does not"
     return "not decided"
+
+
+def covered(samples: Samples) -> tuple[Interval, bool]:
+    """The mean of eq. 3's ratio along ∇E[r], and whether it may be 1, which it is in truth.
+
+    Where it is not seen to be, π_θold hardly samples what the ratio would weigh most: resamples of
+    groups that lack it tell nothing of it, and no verdict is due.
+    """
+    found = Interval.of(_measured(samples, "trajectory", "weight"))
+    return found, found.low <= 1 <= found.high
 
 
 # ------------------------------------------------------------------------------ the numbers

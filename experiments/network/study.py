@@ -29,7 +29,7 @@ from experiments.network.laboratory import (
     solved,
 )
 from experiments.network.points import State, points
-from experiments.network.statements import OFF_POLICY, gains, on_policy
+from experiments.network.statements import OFF_POLICY, covered, gains, on_policy
 from experiments.network.statistics import Interval, Parts
 from upge.advantage import GroupZScore, LeaveOneOut
 from upge.algorithms import get
@@ -316,9 +316,11 @@ class Place:
         kl = sum(divergence(batch, self.network) for batch in batches) / len(batches)
         shared: Row = {"part": direction, "kl": kl, "kl_wanted": wanted}
         rows = list(self._measures(samples, {"reward": 0.0}))
+        coverage, seen = covered(samples)
+        rows.append({"measure": "coverage", "estimator": "trajectory"} | _interval(coverage))
         for name, statement in OFF_POLICY.items():
             found, verdict = statement(samples)
-            rows.append(_stated(name, verdict) | _interval(found))
+            rows.append(_stated(name, verdict if seen else "not decided") | _interval(found))
         return [self._row(shared | row) for row in rows]
 
     def behind(self, nats: float) -> Network:
