@@ -119,8 +119,9 @@ def _kept_by_scaling(samples: Samples) -> Tensor:
 
 
 def _lowest_angle(samples: Samples) -> Tensor:
-    """The lowest cosine of a demonstration's gradient with ∇E[r] among questions.
+    """The cosine of a demonstration's gradient with ∇E[r] on the question that may have the lowest.
 
+    It is that whose interval ends lowest, so that one above 0 speaks for all questions.
     Resamples change m·T alone, not the norms, of which a noisy one may have no root. NaN where no
     question's ‖∇E[r]‖² is above 0.
     """
@@ -128,7 +129,7 @@ def _lowest_angle(samples: Samples) -> Tensor:
     seen = [parts for parts in every if parts.truth[0] > 0]
     cosines = [parts.along / (parts.mean[0] * parts.truth[0]).sqrt() for parts in seen]
     none = torch.full((1 + samples.draws,), torch.nan)
-    return min(cosines, key=lambda cosine: cosine[0].item(), default=none)
+    return min(cosines, key=lambda cosine: cosine.quantile(0.025).item(), default=none)
 
 
 # ------------------------------------------------------------------------------ gates
