@@ -10,28 +10,10 @@ from matplotlib.ticker import NullFormatter
 
 from analysis.bias_variance.series import caption, letter
 from analysis.style import CYCLE, DASHES, PAGE, Look, look, style
+from experiments.network.study import REGISTERED
 from upge.theory.studies.common import Rows, chosen
 
 _POINTS = ("base", "middle", "end")
-
-#: Estimators on policy that are algorithms.
-_ALGORITHMS = (
-    "reinforce",
-    "rloo",
-    "grpo",
-    "dr_grpo",
-    "dapo",
-    "sft",
-    "dft",
-    "luffy",
-    "srft",
-    "chord",
-    "sft_rl",
-    "hpt",
-    "hpt_official",
-    "hpt_global_token",
-    "hpt_wiener",
-)
 
 _SOLID, _DASHED, _DOTDASH, _DOTTED = DASHES
 
@@ -96,13 +78,13 @@ def _caption() -> str:
 def _errors(axes: Axes, rows: Rows, point: str, first: bool) -> None:
     """The error of each algorithm's best multiple."""
     own = chosen(rows, part="on policy", level="pooled", measure="mse_scaled")
-    for place, name in enumerate(reversed(_ALGORITHMS)):
+    for place, name in enumerate(reversed(REGISTERED)):
         for target, filled, shift in (("reward", True, 0.13), ("mu", False, -0.13)):
             for row in chosen(own, estimator=name, target=target):
                 _mark(axes, row, float(row["value"]), place + shift, look(name), filled)
     step = int(float(rows[0]["step"]))
     axes.set(title=f"{point}, step {step}", xlabel="MSE of the best multiple", xlim=(None, 1.02))
-    _names(axes, list(reversed(_ALGORITHMS)), first)
+    _names(axes, list(reversed(REGISTERED)), first)
 
 
 def _mark(axes: Axes, row: dict, x: float, y: float, looks: Look, filled: bool) -> None:
