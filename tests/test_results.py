@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,8 @@ TABLES = Path("paper_tables")
 
 def made_anew() -> bool:
     """Whether this checkout's tables are others than the committed ones: a user's own results."""
+    if shutil.which("git") is None:
+        return False
     command = ["git", "status", "--porcelain", "--", str(TABLES)]
     return bool(subprocess.run(command, capture_output=True, check=False).stdout)
 
