@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from upge.errors import UpgeError
 from upge.training.config import RunConfig
@@ -18,6 +19,8 @@ from upge.training.records import RunFolder, run_folder
 
 #: Processes at a time. On two cores more than two don't pay off; a second thread each neither.
 WORKERS = 2
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class Failure:
     reason: str
 
 
+@contextmanager
+def worker_pool(workers: int = WORKERS) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each, which end with this one, and at once if it fails."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in list(pool._processes.values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
 class Scheduler:
     """Makes runs in worker processes, which end with this one.
 
@@ -82,22 +101,15 @@ class Scheduler:
         self, workers: int = WORKERS, tick: Callable[[Sequence[Job]], None] = lambda jobs: None
     ) -> None:
         self.workers, self.tick = workers, tick
+        self._stack = ExitStack()
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Scheduler:
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[variable] = "1"
-        self._pool = ProcessPoolExecutor(
-            self.workers, multiprocessing.get_context("spawn"), _start_worker
-        )
+        self._pool = self._stack.enter_context(worker_pool(self.workers))
         return self
 
-    def __exit__(self, *error: object) -> None:
-        assert self._pool is not None
-        if any(error):
-            for process in list(self._pool._processes.values()):
-                process.kill()
-        self._pool.shutdown(wait=not any(error), cancel_futures=True)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
         """Make the runs, in this order, and give each when it ends, with its failure if it failed.
@@ -119,11 +131,16 @@ class Scheduler:
             self.tick(list(running.values()))
             for future in done:
                 job = running.pop(future)
-                reason = _reason(future)
+                reason = outcome(future)
                 yield job, None if reason is None else Failure(job, reason)
 
 
-def _reason(future: Future[str | None]) -> str | None:
+def outcome(future: Future[Outcome]) -> Outcome:
+    """What a worker returned.
+
+    Raises:
+        UpgeError: the worker was ended from outside.
+    """
     try:
         return future.result()
     except multiprocessing.ProcessError as error:

@@ -21,6 +21,7 @@ from upge.evaluation.metrics import (
     exclusive_solves,
     mean_by,
     pass_at_k,
+    pass_at_k_of_counts,
     solved,
 )
 from upge.evaluation.responses import Responses, respond, respond_suites
@@ -289,3 +290,11 @@ def test_files_that_hold_no_responses(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", bad, other, empty, cut):
         with pytest.raises(UpgeError, match=rf"^{path}: can't be read as responses"):
             Responses.load(path)
+
+
+def test_pass_at_k_of_counts_is_that_of_any_responses_so_many_of_which_are_right() -> None:
+    rewards = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
+    found = pass_at_k_of_counts(torch.tensor([2, 0, 4]), 4, [1, 3])
+    assert torch.equal(found, pass_at_k(rewards, [1, 3]))
+    with pytest.raises(UpgeError, match="got 5 of 4 responses"):
+        pass_at_k_of_counts(torch.tensor([5]), 4, [1])

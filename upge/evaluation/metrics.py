@@ -42,13 +42,7 @@ def avg_at_k(rewards: Tensor) -> Tensor:
 
 
 def pass_at_k(rewards: Tensor, ks: Sequence[int]) -> Tensor:
-    """pass@k of each problem, without bias (Chen et al. 2021, arXiv 2107.03374, eq. 1).
-
-    The chance that k of the n responses, drawn without replacement, hold one of the c correct ones:
-
-        1 − C(n−c, k) / C(n, k) = 1 − Π_{i = n−c+1 … n} (1 − k/i)
-
-    The product is taken in logarithms, so that neither large n nor small chances lose digits.
+    """pass@k of each problem, without bias; see :func:`pass_at_k_of_counts`.
 
     Args:
         rewards: (P, n).
@@ -61,14 +55,38 @@ def pass_at_k(rewards: Tensor, ks: Sequence[int]) -> Tensor:
         UpgeError: no problem, no response, or a k out of range.
     """
     n = _checked(rewards).shape[1]
+    return pass_at_k_of_counts((rewards > 0).sum(1).cpu(), n, ks)
+
+
+def pass_at_k_of_counts(correct: Tensor, n: int, ks: Sequence[int]) -> Tensor:
+    """pass@k of each problem, without bias (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+
+    The chance that k of the n responses, drawn without replacement, hold one of the c correct ones:
+
+        1 − C(n−c, k) / C(n, k) = 1 − Π_{i = n−c+1 … n} (1 − k/i)
+
+    The product is taken in logarithms, so that neither large n nor small chances lose digits.
+
+    Args:
+        correct: (P,) integers, c of each problem, from 0 to n.
+        n: responses to each.
+        ks: how many responses are drawn, each from 1 to n.
+
+    Returns:
+        (P, len(ks)), float64.
+
+    Raises:
+        UpgeError: a count or a k out of range.
+    """
     for k in ks:
         if not 1 <= k <= n:
             raise UpgeError(f"k: got {k} with {n} responses a problem, wanted 1 to {n}")
+    for count in correct[(correct < 0) | (correct > n)].tolist():
+        raise UpgeError(f"correct: got {count} of {n} responses, wanted 0 to {n}")
     i = torch.arange(n, 0, -1, dtype=torch.float64)
     factors = -torch.tensor(list(ks), dtype=torch.float64) / i[:, None]
     log_miss = torch.zeros(n + 1, len(ks), dtype=torch.float64)  # by c
     log_miss[1:] = factors.clamp(min=-1).log1p().cumsum(0)
-    correct = (rewards > 0).sum(1).cpu()
     return -log_miss[correct].expm1()
 
 
