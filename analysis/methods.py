@@ -22,6 +22,14 @@ _TITLES = {
     BASE: "Base model",
     "sft_grpo": "SFT→GRPO",
     "hpt_sequence_mean": "HPT, sequence means",
+    "sft_last": "SFT, last micro-batch only",
+    "sft_means": "SFT, mean of means",
+    "sft_both": "SFT, both faults",
+    "sft_long": "SFT, as much compute as HPT",
+    "sft_grpo_last": "SFT→GRPO, last micro-batch only",
+    "sft_grpo_means": "SFT→GRPO, mean of means",
+    "sft_grpo_both": "SFT→GRPO, both faults",
+    "sft_grpo_long": "SFT→GRPO, as much compute as HPT",
 }
 
 

@@ -1,0 +1,202 @@
+"""What methods reach with a budget of compute: validations read off at it, tests that fit into it.
+
+With a constant learning rate the first part of a run is the shorter run, so that a validation curve
+tells what every smaller budget buys. A pipeline's stages have fixed lengths: of its run only the
+end is what a budget buys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import Runs
+from analysis.statistics import DRAWS, Array, Estimate, Scores
+
+#: Ends the name of a longer training of the method that the rest names.
+LONGER = "_long"
+
+#: Two trainings are at equal compute where neither takes more than so many times the other's.
+ALIKE = 4 / 3
+
+#: What a training takes, besides steps.
+COSTS = ("demonstrations", "tokens_sampled", "tokens_computed", "flops")
+
+
+def family(method: str) -> str:
+    """The method that a longer or ordinary training is one of."""
+    return method.removesuffix(LONGER)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Results of trainings of one method, by the compute that they took.
+
+    Args:
+        method: as its runs are named.
+        flops: (K,) of sampling and training, ascending; means over seeds.
+        by_seed: (S, K) accuracies.
+    """
+
+    method: str
+    flops: Array
+    by_seed: Array
+
+    @property
+    def start(self) -> float:
+        """The least compute with a result."""
+        return float(self.flops[0])
+
+    @property
+    def end(self) -> float:
+        """The whole training's."""
+        return float(self.flops[-1])
+
+    def at(self, flops: float) -> Estimate:
+        """Interpolated in compute, seed by seed; the last result beyond the end."""
+        values = np.array([np.interp(flops, self.flops, own) for own in self.by_seed])
+        return Scores(values, np.zeros(DRAWS), 0).estimate(self.method)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The result of whole trainings.
+
+    Args:
+        method: as its runs are named.
+        end: FLOPs of sampling and training, mean over seeds.
+        estimate: what was measured.
+    """
+
+    method: str
+    end: float
+    estimate: Estimate
+
+    @property
+    def start(self) -> float:
+        """The same as the end."""
+        return self.end
+
+    def at(self, flops: float) -> Estimate:
+        """The result, whatever the budget."""
+        return self.estimate
+
+
+class Reading(NamedTuple):
+    """A result, the run it is of, and the compute that it took."""
+
+    method: str
+    flops: float
+    estimate: Estimate
+
+
+def within(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+    """What each method reaches with at most ``budget`` FLOPs, by :func:`family`.
+
+    It is read off the shortest training that the budget doesn't exceed, or else is the end of the
+    longest. Methods of which nothing is known at so small a budget are left out.
+    """
+    found = {}
+    for name, own in _families(curves).items():
+        known = [curve for curve in own if curve.start <= budget]
+        if known:
+            found[name] = _read(next((c for c in known if c.end >= budget), known[-1]), budget)
+    return found
+
+
+def near(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+    """What each method reaches with ``budget`` FLOPs, or about as many, by :func:`family`.
+
+    It is read off a training that passes the budget, or else is the end of the one that ends
+    nearest to it, if that is within :data:`ALIKE`. Other methods are left out.
+    """
+    found = {}
+    for name, own in _families(curves).items():
+        passing = [curve for curve in own if curve.start <= budget <= curve.end]
+        nearest = min(own, key=lambda curve: _times(curve, budget))
+        if passing:
+            found[name] = _read(passing[0], budget)
+        elif _times(nearest, budget) <= ALIKE:
+            found[name] = _read(nearest, nearest.end)
+    return found
+
+
+def _times(curve: Curve | Point, budget: float) -> float:
+    """By which factor its end and the budget differ; infinite for what took no compute."""
+    return max(curve.end / budget, budget / curve.end) if curve.end else math.inf
+
+
+def _families(curves: Iterable[Curve | Point]) -> dict[str, list[Curve | Point]]:
+    found: dict[str, list[Curve | Point]] = {}
+    for curve in sorted(curves, key=lambda curve: curve.end):
+        found.setdefault(family(curve.method), []).append(curve)
+    return found
+
+
+def _read(curve: Curve | Point, budget: float) -> Reading:
+    return Reading(curve.method, min(budget, curve.end), curve.at(budget))
+
+
+def costs(runs: Runs) -> pd.DataFrame:
+    """What each method's training took: ``steps`` and :data:`COSTS`, a row a method.
+
+    Means over seeds, of a pipeline for all its stages; nothing for the base model.
+    """
+    metrics = runs.metrics()
+    if not len(metrics):
+        return pd.DataFrame(columns=["steps", *COSTS])
+    metrics = metrics.reindex(columns=["method", "seed", "step", *COSTS])
+    each = metrics.groupby(["method", "seed"])
+    totals = each[list(COSTS)].sum(min_count=1).assign(steps=each["step"].max())
+    return totals.groupby("method").mean()
+
+
+def is_pipeline(runs: Runs, method: str) -> bool:
+    """Whether its training has several stages."""
+    return any(len(run.config["stages"]) > 1 for run in runs.of(method))
+
+
+def validations(runs: Runs) -> list[Curve]:
+    """The validation curve of every method; of a pipeline its end alone."""
+    metrics = runs.metrics()
+    if not {"validation", "flops"} <= set(metrics):
+        return []
+    metrics = metrics.sort_values(["method", "seed", "step"])
+    metrics["spent"] = metrics.groupby(["method", "seed"])["flops"].cumsum()
+    validated = metrics.dropna(subset=["validation", "spent"])
+    return [
+        _curve(str(method), own, is_pipeline(runs, str(method)))
+        for method, own in validated.groupby("method", sort=False)
+    ]
+
+
+def _curve(method: str, own: pd.DataFrame, pipeline: bool) -> Curve:
+    """Over the steps that all seeds have."""
+    values = own.pivot(index="seed", columns="step", values="validation").dropna(axis=1)
+    spent = own.pivot(index="seed", columns="step", values="spent")[values.columns].mean()
+    first = -1 if pipeline else 0
+    return Curve(method, spent.to_numpy()[first:], values.to_numpy()[:, first:])
+
+
+def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Point]:
+    """What was measured of whole trainings; one that has no steps took no compute."""
+    flops: Mapping[str, float] = spent["flops"].to_dict()
+    return [Point(method, flops.get(method, 0.0), e) for method, e in estimates.items()]
+
+
+def budgets(curves: Sequence[Curve | Point], an_octave: int) -> list[float]:
+    """Budgets that span curves: so many to a doubling, at powers of 2.
+
+    From the least at which anything trained is known to the first that is enough for all.
+    """
+    starts = [curve.start for curve in curves if curve.start > 0]
+    if not starts:
+        return []
+    low = math.ceil(an_octave * math.log2(min(starts)))
+    high = math.ceil(an_octave * math.log2(max(curve.end for curve in curves)))
+    return [2 ** (i / an_octave) for i in range(low, high + 1)]
