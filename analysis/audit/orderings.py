@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from analysis.statistics import SIGNIFICANCE, Estimate, corrected
 from analysis.wording import listed, p_value, points
 from upge.config import read_yaml
 
-_FILE = Path(__file__).with_name("reported_audit.yaml")
+_FILE = Path(__file__).parents[1] / "reported_audit.yaml"
 
 #: What an ordering means by a method's name: each of its forms.
 FORMS = {"hpt": ("hpt", "hpt_global_token")}
@@ -58,18 +59,26 @@ class Order:
 
     @property
     def text(self) -> str:
-        """As ``HPT > LUFFY > SFT``."""
+        """As ``HPT > LUFFY / SRFT > SFT``."""
         return "; ".join(
-            " > ".join(", ".join(_general(method) for method in tier) for tier in chain)
+            " > ".join(" / ".join(general(method) for method in tier) for tier in chain)
             for chain in self.chains
         )
+
+
+def without(order: Order, methods: Collection[str]) -> Order:
+    """The ordering of all other methods."""
+    chains = [[[m for m in tier if m not in methods] for tier in chain] for chain in order.chains]
+    left = [[tier for tier in chain if tier] for chain in chains]
+    return Order(order.source, [chain for chain in left if len(chain) > 1])
 
 
 def _forms(tier: Sequence[str]) -> list[str]:
     return [form for method in tier for form in FORMS.get(method, (method,))]
 
 
-def _general(method: str) -> str:
+def general(method: str) -> str:
+    """A method as an ordering names it, whatever its form."""
     return title(method).partition(",")[0] if method in FORMS else title(method)
 
 
@@ -98,12 +107,14 @@ class Setting:
     """What orderings are looked for in.
 
     Args:
-        name: as "at equal steps".
+        where: as "at equal steps".
+        split: which tests.
         estimates: by the methods' names in the orderings.
         orders: those looked for.
     """
 
-    name: str
+    where: str
+    split: str
     estimates: Mapping[str, Estimate]
     orders: Sequence[Order]
 
@@ -170,63 +181,79 @@ def paragraph(setting: Setting, claims: pd.DataFrame) -> list[str]:
 
 
 def _headline(setting: Setting, outcomes: Mapping[str, str]) -> str:
-    where = setting.name[:1].upper() + setting.name[1:]
-    appears = [source for source, found in outcomes.items() if found == APPEARS]
-    others = [f"that of {s} {found}" for s, found in outcomes.items() if s not in appears]
-    if not appears:
-        which = "neither ordering appears" if len(outcomes) > 1 else "the ordering does not appear"
-        return f"{where}, **{which}**: {listed(others)}."
-    several = len(appears) > 1
-    which = (
-        f"the ordering{'s' if several else ''} of {listed(appears)} appear{'' if several else 's'}"
-    )
-    return f"{where}, **{which}**{''.join(f'; {text}' for text in others)}."
+    where = f"{setting.where[:1].upper()}{setting.where[1:]}, {setting.split}"
+    told = [f"that of {source} {found}" for source, found in outcomes.items()]
+    appearing = [source for source, found in outcomes.items() if found == APPEARS]
+    if len(told) == 1:
+        return f"{where}, **the ordering {told[0].removeprefix('that ')}**."
+    if not appearing:
+        return f"{where}, **neither ordering appears in full**: {listed(told)}."
+    if len(appearing) == len(told):
+        return f"{where}, **both orderings appear**."
+    others = [text for source, text in zip(outcomes, told, strict=True) if source not in appearing]
+    return f"{where}, **the ordering of {listed(appearing)} appears**; {listed(others)}."
+
+
+def contested(orders: Sequence[Order]) -> list[tuple[str, str]]:
+    """Claims of the first ordering of which the second claims the reverse."""
+    first, *others = orders
+    against = {claim for other in others for claim in other.claims}
+    return [(a, b) for a, b in first.claims if (b, a) in against]
 
 
 def _dispute(orders: Sequence[Order], claims: pd.DataFrame) -> list[str]:
-    """What the claims come to of which one ordering is the other's reverse."""
-    first, second = orders
-    disputed = [(a, b) for a, b in first.claims if (b, a) in second.claims]
-    rows = claims[claims["source"] == first.source].set_index(["above", "below"]).loc[disputed]
-    if not len(rows):
+    """Whose the contested comparisons are."""
+    pairs = contested(orders)
+    if not pairs:
         return []
-    counts = {
-        f"to {first.source}": rows["verdict"] == HOLDS,
-        f"to {second.source}": rows["verdict"] == REVERSED,
-        "to neither, being not distinguishable": rows["verdict"] == OPEN,
-        "out for lack of runs": rows["verdict"].isin([NOT_COMPARED, NO_RUNS]),
+    first, second = orders
+    own = claims[claims["source"] == first.source].set_index(["above", "below"]).loc[pairs]
+    verdicts = own["verdict"]
+    fell = {
+        f"for {first.source}": verdicts == HOLDS,
+        f"for {second.source}": verdicts == REVERSED,
+        "for neither, being not distinguishable": verdicts == OPEN,
+        "not made": verdicts.isin([NOT_COMPARED, NO_RUNS]),
     }
-    fell = [f"{int(own.sum())} fall {where}" for where, own in counts.items() if own.any()]
-    pairs = "; ".join(f"{title(a)} against {title(b)}" for a, b in disputed)
-    return [f"Where the two contradict each other ({pairs}), {listed(fell)}."]
+    counts = [f"{int(which.sum())} {where}" for where, which in fell.items() if which.any()]
+    told = f"{len(pairs)} comparisons on which the two contradict each other: {listed(counts)}."
+    return [told]
 
 
 def _one(order: Order, own: pd.DataFrame) -> str:
-    """An ordering's claims, by what became of them."""
+    """An ordering's claims, by what became of them: those decided one by one."""
     parts = []
     for verdict, wording in _WORDINGS.items():
         rows = own[own["verdict"] == verdict]
         if len(rows):
-            text = "; ".join(_claim(row, verdict) for row in rows.to_dict("records"))
-            parts.append(f"{len(rows)} {wording}: {text}")
-    return f"{order.source} claims {order.text}. Of {len(own)} comparisons {'. '.join(parts)}."
+            parts.append(f"{len(rows)} {wording}{_detail(rows, verdict)}")
+    return f"Claims of {order.source}: {', '.join(parts)}."
 
 
 _WORDINGS = {
-    HOLDS: "hold",
-    REVERSED: "are reversed",
-    OPEN: "are not distinguishable",
-    NOT_COMPARED: "were not made, for want of a second seed",
-    NO_RUNS: "lack runs",
+    HOLDS: "confirmed",
+    REVERSED: "reversed",
+    OPEN: "not distinguishable",
+    NOT_COMPARED: "without a second seed",
+    NO_RUNS: "without runs of this kind",
 }
 
 
-def _claim(row: Mapping[str, object], verdict: str) -> str:
-    difference, low, high = (float(str(row[name])) for name in ("difference", "low", "high"))
-    above, below = title(str(row["above"])), title(str(row["below"]))
-    if verdict in (NOT_COMPARED, NO_RUNS):
-        return f"{above} over {below}"
-    if difference < 0:
-        above, below, difference, low, high = below, above, -difference, -high, -low
-    text = f"{points(difference, '')} points ({points(low, '')} to {points(high, '')})"
-    return f"{above} over {below} by {text}, p = {p_value(float(str(row['p_holm'])))}"
+def _detail(rows: pd.DataFrame, verdict: str) -> str:
+    """What decides; of what is not decided, how far from nought it is."""
+    if verdict in (HOLDS, REVERSED):
+        return f" ({'; '.join(_decided(row) for row in rows.to_dict('records'))})"
+    if verdict == OPEN:
+        return f" (differences up to {points(rows['difference'].abs().max(), '')} points)"
+    return ""
+
+
+def _decided(row: Mapping[str, Any]) -> str:
+    """The higher method first."""
+    numbers = [row["difference"], row["low"], row["high"]]
+    above, below = title(row["above"]), title(row["below"])
+    if row["difference"] < 0:
+        above, below, numbers = below, above, [-numbers[0], -numbers[2], -numbers[1]]
+    difference, low, high = (points(number, "") for number in numbers)
+    p = p_value(row["p_holm"])
+    return f"{above} over {below} by {difference} points, {low} to {high}, p = {p}"

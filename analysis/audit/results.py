@@ -1,0 +1,145 @@
+"""What the audit compares, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from analysis.audit.orderings import FORMS, Setting, judged, reported_orders, without
+from analysis.budgets import Curve, Point, Reading, costs, near, points, validations
+from analysis.methods import BASE
+from analysis.runs import Runs
+from analysis.statistics import AVERAGE, SIGNIFICANCE, Estimate, corrected, estimates
+from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+
+IN, OUT = "in distribution", "out of distribution"
+SUITES = dict.fromkeys(IN_DISTRIBUTION, IN) | dict.fromkeys(OUT_OF_DISTRIBUTION, OUT)
+
+#: SFT and SFT→GRPO, each with the trainings that have a fault or both.
+FAULTY = {
+    method: tuple(f"{method}_{fault}" for fault in ("last", "means", "both"))
+    for method in ("sft", "sft_grpo")
+}
+
+#: Trainings of as many steps, and those of as much compute as HPT's.
+EQUAL_STEPS = (
+    BASE,
+    *(name for method, faulty in FAULTY.items() for name in (method, *faulty)),
+    *("luffy", "srft", "hpt", "hpt_global_token"),
+)
+EQUAL_COMPUTE = ("sft_long", "sft_grpo_long")
+ROWS = (*EQUAL_STEPS, *EQUAL_COMPUTE)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit found.
+
+    Args:
+        runs: where it comes from.
+        tests: averages over the suites of a split, by method, by split.
+        costs: what each method's training took.
+        curves: validations over compute.
+    """
+
+    runs: Runs
+    tests: Mapping[str, Mapping[str, Estimate]]
+    costs: pd.DataFrame
+    curves: Sequence[Curve]
+
+    @property
+    def methods(self) -> list[str]:
+        """The table's rows that there are."""
+        return [method for method in ROWS if method in self.runs.methods]
+
+    @cached_property
+    def budget(self) -> float:
+        """FLOPs that count as equal compute: those of the dearest form of HPT; NaN without one."""
+        return float(self.costs["flops"].reindex(list(FORMS["hpt"])).max())
+
+    @cached_property
+    def validated(self) -> dict[str, Reading]:
+        """Validations at equal compute."""
+        return self._near(self.curves)
+
+    def tested(self, split: str) -> dict[str, Reading]:
+        """Tests of trainings that ended at about equal compute."""
+        return self._near(points(self.tests.get(split, {}), self.costs))
+
+    def _near(self, curves: Sequence[Curve | Point]) -> dict[str, Reading]:
+        return near(curves, self.budget) if self.budget > 0 else {}
+
+    @cached_property
+    def settings(self) -> list[tuple[Setting, pd.DataFrame]]:
+        """Where orderings are looked for, with their claims as judged there."""
+        found = [(setting, judged(setting)) for setting in _settings(self)]
+        return [(setting, claims) for setting, claims in found if claims["p"].notna().any()]
+
+    @cached_property
+    def faults(self) -> pd.DataFrame:
+        """``split, method, faulty, difference, low, high, p, p_holm, distinguishable``.
+
+        What the faults cost; Holm's correction is for those of a split.
+        """
+        parts = [_faults(split, own) for split, own in self.tests.items()]
+        return pd.concat(parts, ignore_index=True) if parts else _faults(IN, {})
+
+
+def make(runs: Runs) -> Audit:
+    """The audit of a comparison's runs.
+
+    Raises:
+        UpgeError: damaged runs, or runs tested on different problems.
+    """
+    problems = runs.problems()
+    there = set(problems["suite"]) if len(problems) else set()
+    suites = {suite: split for suite, split in SUITES.items() if suite in there}
+    tests: dict[str, dict[str, Estimate]] = {}
+    if suites:
+        for (method, suite, split), estimate in estimates(problems, suites).items():
+            if suite == AVERAGE:
+                tests.setdefault(split, {})[method] = estimate
+    return Audit(runs, tests, costs(runs), validations(runs))
+
+
+def _settings(audit: Audit) -> Iterator[Setting]:
+    orders = reported_orders()
+    first = orders[:1]
+    faultless = [
+        without(order, [name for own in FAULTY.values() for name in own]) for order in orders
+    ]
+    for split, tests in audit.tests.items():
+        steps = {method: e for method, e in tests.items() if method in EQUAL_STEPS}
+        yield Setting("at equal steps", split, steps, orders)
+        tested = {method: reading.estimate for method, reading in audit.tested(split).items()}
+        yield Setting("at equal compute", split, tested, faultless)
+        if split == IN:
+            validated = {method: r.estimate for method, r in audit.validated.items()}
+            yield Setting("at equal compute, by validations", split, validated, faultless)
+            yield Setting("at equal steps with faulty baselines", split, _faulty(steps), first)
+
+
+def _faulty(tests: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """With both faults where the ordering means the method."""
+    others = {method: e for method, e in tests.items() if method not in FAULTY}
+    return others | {m: tests[own[-1]] for m, own in FAULTY.items() if own[-1] in tests}
+
+
+def _faults(split: str, tests: Mapping[str, Estimate]) -> pd.DataFrame:
+    pairs = [
+        (method, faulty)
+        for method, own in FAULTY.items()
+        for faulty in own
+        if {method, faulty} <= tests.keys()
+    ]
+    differences = [tests[method] - tests[faulty] for method, faulty in pairs]
+    p_values = [difference.p_value for difference in differences]
+    rows = [
+        (split, *pair, d.mean, *d.interval, p, holm, holm < SIGNIFICANCE)
+        for pair, d, p, holm in zip(pairs, differences, p_values, corrected(p_values), strict=True)
+    ]
+    names = ["split", "method", "faulty", "difference", "low", "high", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=[*names, "distinguishable"])
