@@ -26,7 +26,7 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 reproduce-table4 figure5 figure7 records check-results bases check-resume claims bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply figure5 figure7 check-results bases check-resume claims bias-variance test test-slow lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -36,21 +36,49 @@ reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; resul
 
 # Tables and figures of a profile are made of its records, which are committed beside them. Those of
 # smoke order nothing: they are made of the runs, and stay with them.
-smoke = $(filter smoke,$(PROFILE))
-results_of = $(if $(smoke),"$(RUNS)/smoke","$(OUT)/records/$(PROFILE)")
+smoke := $(filter smoke,$(PROFILE))
+results_of = $(foreach name,$(1),$(if $(smoke),"$(RUNS)/smoke/$(name)","$(OUT)/records/$(PROFILE)/$(name)"))
 tables_out = --out $(if $(smoke),"$(RUNS)/smoke/tables","$(OUT)")
 figures_out = $(if $(smoke),"$(RUNS)/smoke/figures","figures$(1)")
-keep_records = $(one_thread) $(python) -m analysis.keep_records "$(RUNS)/$(PROFILE)" --out "$(OUT)/records"
+analyse = $(one_thread) $(python) -m analysis.$(1)
+
+# The runs of a file of comparisons that are missing, and the records of each of its comparisons.
+define compare
+$(one_thread) $(python) -m experiments.compare $(1) --profile "$(PROFILE)" --out "$(RUNS)" $(if $(SEEDS),--seeds $(SEEDS))
+$(if $(smoke),,$(call analyse,keep_records) $(foreach name,$(2),"$(RUNS)/$(PROFILE)/$(name)") --out "$(OUT)/records")
+endef
+
+table3 := table3-weak table3-small
+supply := supply-30 supply-100 supply-300 supply-900 supply-levels supply-families
 
 reproduce-table2: $(VENV)/.stamp ## Train and compare HPT and its baselines (PROFILE=cpu: 90 minutes on 2 cores; smoke: 2)
-	$(one_thread) $(python) -m experiments.table2 --profile "$(PROFILE)" --out "$(RUNS)" $(if $(SEEDS),--seeds $(SEEDS))
-	$(if $(smoke),,$(keep_records))
-	$(one_thread) $(python) -m analysis.table2 $(results_of) $(tables_out) --figures $(call figures_out,/table2)
+	$(call compare,table2,table2)
+	$(call analyse,table2) $(call results_of,table2) $(tables_out) --figures $(call figures_out,/table2)
+
+reproduce-table3: $(VENV)/.stamp ## The same on a weaker and on a smaller base model
+	$(call compare,table3,$(table3))
+	$(call analyse,table3) $(call results_of,$(table3)) $(tables_out)
 
 reproduce-table4: $(VENV)/.stamp ## Count the problems that HPT, GRPO or LUFFY solves alone, in the runs of Table 2
-	$(one_thread) $(python) -m analysis.table4 $(results_of) $(tables_out)
+	$(call analyse,table4) $(call results_of,table2) $(tables_out)
 
-draw = $(one_thread) $(python) -m analysis.training_curves $(results_of) --out $(call figures_out,) --only
+reproduce-table5: $(VENV)/.stamp ## Compare what demonstrations of gated questions are trained with: off-policy RL, both or SFT
+	$(call compare,table5,table5)
+	$(call analyse,table5) $(call results_of,table5) $(tables_out)
+
+reproduce-table6: $(VENV)/.stamp ## Compare HPT's gates, from RL alone to SFT alone
+	$(call compare,table6,table6)
+	$(call analyse,table6) $(call results_of,table6) $(tables_out)
+
+reproduce-audit: $(VENV)/.stamp ## Audit SFT→RL: with and without two known faults, at equal steps and at equal compute
+	$(call compare,audit,audit)
+	$(call analyse,audit) $(call results_of,audit) $(tables_out) --figures $(call figures_out,)
+
+reproduce-supply: $(VENV)/.stamp ## Compare methods over the supply of demonstrations and over compute
+	$(call compare,supply,$(supply))
+	$(call analyse,supply) $(call results_of,$(supply)) $(tables_out) --figures $(call figures_out,)
+
+draw = $(call analyse,training_curves) $(call results_of,table2) --out $(call figures_out,) --only
 
 figure5: $(VENV)/.stamp ## Draw validation accuracy over the steps of Table 2's runs
 	$(draw) 5
@@ -58,11 +86,8 @@ figure5: $(VENV)/.stamp ## Draw validation accuracy over the steps of Table 2's 
 figure7: $(VENV)/.stamp ## Draw entropy and response length over the steps of Table 2's runs
 	$(draw) 7
 
-records: $(VENV)/.stamp ## Write what tables and figures need of finished runs to paper_tables/records/
-	$(keep_records)
-
 check-results: $(VENV)/.stamp ## Check that committed tables and figures follow from the committed records, bit for bit
-	$(one_thread) $(python) -m analysis.check_results
+	$(call analyse,check_results)
 
 bases: $(VENV)/.stamp ## Pre-train the base models again, up to 10 minutes each; compare with those in the package
 	$(one_thread) $(python) -m experiments.bases

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import pandas as pd
 import typer
@@ -16,33 +16,58 @@ from analysis.curves import series_csv
 from analysis.runs import Runs, load_runs
 from upge.errors import UpgeError
 
-#: The records, below the root of the repository.
+#: The records, a folder a comparison, below the root of the repository.
 RECORDS = Path("paper_tables/records/cpu")
 
-#: Tables in ``paper_tables/``: the text of each of their files, by name.
-TABLES: tuple[Callable[[Runs], Mapping[str, str]], ...] = (table2.texts, table4.texts)
-
-#: Figures: the numbers of each, by the path of its CSV.
-FIGURES: Mapping[str, Callable[[Runs], pd.DataFrame]] = {
-    "figures/table2/learning_curves.csv": learning_curves.numbers,
-    "figures/table2/offline_ratio.csv": offline_ratio.numbers,
-    "figures/figure5.csv": training_curves.figure5_numbers,
-    "figures/figure7.csv": training_curves.figure7_numbers,
-}
+Texts = Mapping[str, str | None]
 
 
-def rebuilt(runs: Runs) -> dict[str, str | None]:
-    """The text of every committed file that follows from records; None for one that has no numbers.
+def _tables(texts: Callable[[Runs], Mapping[str, str]]) -> Callable[[Runs], Texts]:
+    return lambda runs: {f"paper_tables/{name}": text for name, text in texts(runs).items()}
+
+
+def _figure(path: str, numbers: Callable[[Runs], pd.DataFrame]) -> Callable[[Runs], Texts]:
+    def texts(runs: Runs) -> Texts:
+        frame = numbers(runs)
+        return {path: series_csv(frame) if len(frame) else None}
+
+    return texts
+
+
+class Result(NamedTuple):
+    """What follows from some comparisons.
+
+    Args:
+        comparisons: their names.
+        texts: of their runs: the text of each committed file by its path; None for a figure without
+            numbers, which there should not be.
+    """
+
+    comparisons: Sequence[str]
+    texts: Callable[..., Texts]
+
+
+RESULTS: Sequence[Result] = (
+    Result(["table2"], _tables(table2.texts)),
+    Result(["table2"], _tables(table4.texts)),
+    Result(["table2"], _figure("figures/table2/learning_curves.csv", learning_curves.numbers)),
+    Result(["table2"], _figure("figures/table2/offline_ratio.csv", offline_ratio.numbers)),
+    Result(["table2"], _figure("figures/figure5.csv", training_curves.figure5_numbers)),
+    Result(["table2"], _figure("figures/figure7.csv", training_curves.figure7_numbers)),
+)
+
+
+def rebuilt(records: Path) -> dict[str, str | None]:
+    """The text of every committed file that follows from the records in a folder.
 
     Raises:
-        UpgeError: damaged records.
+        UpgeError: records that are missing or damaged.
     """
+    names = dict.fromkeys(name for result in RESULTS for name in result.comparisons)
+    runs = {name: load_runs(records / name) for name in names}
     texts: dict[str, str | None] = {}
-    for table in TABLES:
-        texts |= {f"paper_tables/{name}": text for name, text in table(runs).items()}
-    for path, numbers in FIGURES.items():
-        frame = numbers(runs)
-        texts[path] = series_csv(frame) if len(frame) else None
+    for result in RESULTS:
+        texts |= result.texts(*(runs[name] for name in result.comparisons))
     return texts
 
 
@@ -52,7 +77,7 @@ def contradictions(root: Path) -> list[str]:
     Raises:
         UpgeError: records that are missing or damaged.
     """
-    texts = rebuilt(load_runs(root / RECORDS))
+    texts = rebuilt(root / RECORDS)
     return [found for path, text in texts.items() if (found := _contradiction(root, path, text))]
 
 

@@ -1,4 +1,4 @@
-"""``python -m analysis.keep_records RUNS``: write the records of a profile's runs."""
+"""``python -m analysis.keep_records COMPARISON…``: write the records of comparisons."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from upge.errors import UpgeError
 
 
 def main(
-    runs: Annotated[Path, typer.Argument(help="The runs of a profile, as runs/cpu.")],
-    out: Annotated[Path, typer.Option(help="Where they go, below the profile's name.")] = Path(
-        "paper_tables/records"
-    ),
+    comparisons: Annotated[list[Path], typer.Argument(help="Comparisons, as runs/cpu/table2.")],
+    out: Annotated[
+        Path, typer.Option(help="Where they go, below the profile's and the comparison's name.")
+    ] = Path("paper_tables/records"),
 ) -> None:
     """Write what tables and figures need of runs, small enough to be committed."""
     try:
-        loaded = load_runs(runs)
-        if not loaded.finished:
-            raise UpgeError(f"{runs}: holds no finished run; make some with `{loaded.command}`")
-        written = write_records(loaded, out / loaded.profile)
+        for folder in comparisons:
+            for path in _keep(folder, out):
+                print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
     except UpgeError as error:
         sys.exit(f"error: {error}")
-    for path in written:
-        print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
+
+
+def _keep(folder: Path, out: Path) -> list[Path]:
+    runs = load_runs(folder)
+    if not runs.finished:
+        raise UpgeError(f"{folder}: holds no finished run; make some with `{runs.command}`")
+    return write_records(runs, out / runs.profile / runs.comparison)
 
 
 if __name__ == "__main__":

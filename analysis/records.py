@@ -36,7 +36,7 @@ _REMEDY = "restore it, or write the records again with `make records`"
 _KNOWN = ("name", "seed")
 
 #: Measurements of which hardly two are equal; all other columns are coded by their distinct values.
-_CONTINUOUS = ("entropy", "cpu_seconds")
+_CONTINUOUS = ("entropy", "seconds", "cpu_seconds")
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,15 @@ def _parquet(frame: pd.DataFrame) -> bytes:
         buffer,
         compression="zstd",
         compression_level=19,
-        use_dictionary=[name for name in frame if name not in continuous],
+        use_dictionary=[_leaf(table, name) for name in frame if name not in continuous],
         use_byte_stream_split=continuous,
     )
     return buffer.getvalue()
+
+
+def _leaf(table: pa.Table, name: str) -> str:
+    """A column's path as Parquet has it: that of its elements, if it holds lists."""
+    return f"{name}.list.element" if pa.types.is_list(table.schema.field(name).type) else name
 
 
 def read_records(folder: Path) -> Found:

@@ -18,13 +18,16 @@ STEP_COLUMNS = (
     "stage",
     "validation",
     "reward",
+    "solved",
     "offline_ratio",
     "demonstrations",
     "response_length",
     "entropy",
     "tokens_sampled",
     "tokens_computed",
+    "term_norms",
     "flops",
+    "seconds",
     "cpu_seconds",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,12 @@ class RunFolder(Run):
 
 
 def read_folders(folder: Path) -> Found:
-    """The runs below a folder.
-
-    Where ``comparison.json`` names those that belong to it, older ones beside don't count.
-    """
+    """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder."""
+    comparison = read_json(folder / "comparison.json")
+    runs = folder if comparison is None else folder.parent
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
-    named = (read_json(folder / "comparison.json") or {}).get("runs")
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != _TRIALS):
-        if named is not None and path.name not in named:
-            continue
+    for path in _named(runs, comparison, "runs"):
         config, result = read_json(path / "config.json"), read_json(path / "result.json")
         known = config or {}
         told = {"name", "seed"} <= known.keys()
@@ -63,12 +59,35 @@ def read_folders(folder: Path) -> Found:
             finished.append(RunFolder(path, known, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():
             unfinished[path.name] = (known["name"], known["seed"]) if told else None
-    selection = read_json(folder / "selection.json") or {}
-    return Found(finished, unfinished, selection, list(_trials(folder / _TRIALS)))
+    trials = list(_trials(_named(runs / _TRIALS, comparison, "trials")))
+    return Found(finished, unfinished, _selection(folder / "selection.json"), trials)
 
 
-def _trials(folder: Path) -> Iterator[Trial]:
-    for path in sorted(folder.glob("*")):
+def _named(folder: Path, comparison: Mapping[str, Any] | None, what: str) -> list[Path]:
+    """The run folders below ``folder`` that belong to a comparison; all, without one."""
+    names = None if comparison is None else comparison.get(what)
+    if comparison is not None and not _are_names(names):
+        raise UpgeError(f"{folder}: its comparison.json is damaged; run the comparison again")
+    paths = sorted(p for p in folder.glob("*") if p.is_dir() and p.name != _TRIALS)
+    return [path for path in paths if names is None or path.name in names]
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _selection(path: Path) -> dict[str, Any]:
+    """How each method's rate was chosen."""
+    found = read_json(path) or {}
+    for method, entry in found.items():
+        fits = isinstance(entry, dict) and isinstance(entry.get("grid"), dict)
+        if not fits or not isinstance(entry.get("lr"), float | None):
+            raise UpgeError(f"{path}: {method}: is damaged; run the comparison again")
+    return found
+
+
+def _trials(paths: Iterable[Path]) -> Iterator[Trial]:
+    for path in paths:
         config = read_json(path / "config.json")
         if config is not None:
             yield Trial(path.name, config, _starts(path), _validation(path / "metrics.jsonl"))

@@ -24,15 +24,20 @@ class Runs(Found):
     """The runs of a folder.
 
     Args:
-        folder: where they are, or their records; its name is the profile's.
+        folder: the comparison's, or that of its records: its name, within its profile's.
     """
 
     folder: Path
 
     @property
+    def comparison(self) -> str:
+        """What was compared, as ``table2``."""
+        return self.folder.resolve().name
+
+    @property
     def profile(self) -> str:
         """The profile they were made with."""
-        return self.folder.resolve().name
+        return self.folder.resolve().parent.name
 
     @property
     def trial(self) -> dict[str, int]:
@@ -63,7 +68,7 @@ class Runs(Found):
     def command(self) -> str:
         """The command that makes what is missing."""
         seeds = f" SEEDS={max(self.expected_seeds) + 1}" if self.expected_seeds else ""
-        return f"make reproduce-table2 PROFILE={self.profile}{seeds}"
+        return f"{make_command(self.comparison)} PROFILE={self.profile}{seeds}"
 
     def of(self, method: str) -> list[Run]:
         """A method's finished runs, by seed."""
@@ -129,6 +134,11 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def make_command(comparison: str) -> str:
+    """The make target that a comparison belongs to: ``supply-30`` is part of ``supply``."""
+    return f"make reproduce-{comparison.partition('-')[0]}"
+
+
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method, from their folders or their records.
 
@@ -137,7 +147,9 @@ def load_runs(folder: Path) -> Runs:
             methods that were not trained or evaluated on the same.
     """
     if not folder.is_dir():
-        raise UpgeError(f"{folder}: is no folder of runs; make them with `make reproduce-table2`")
+        raise UpgeError(
+            f"{folder}: is no folder of a comparison; make it with `{make_command(folder.name)}`"
+        )
     found = read_records(folder) if is_recorded(folder) else read_folders(folder)
     _check_alike(folder, found.finished)
     return Runs(**vars(found), folder=folder)

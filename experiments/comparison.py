@@ -47,17 +47,21 @@ class Recipe(Config):
         run: what all runs share, as :class:`~upge.training.config.RunConfig` has it.
         stage: what all stages share.
         methods: each method's stages, as differences from ``stage``.
-        steps: of each method, over all its stages.
+        compare: the methods compared; None for all.
+        steps: of a whole training; a stage with a ``share`` has that share of them.
         seeds: how many.
         selection: of the learning rate.
+        trial_run: what trials share, if not ``run``: rates are then those of another comparison.
     """
 
     run: dict[str, Any]
     stage: dict[str, Any]
     methods: dict[str, tuple[dict[str, Any], ...]]
+    compare: tuple[str, ...] | None = None
     steps: PositiveInt
     seeds: PositiveInt
     selection: Selection
+    trial_run: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _rates_are_known_in_time(self) -> Self:
@@ -68,7 +72,19 @@ class Recipe(Config):
                     f"methods.{method}: {_LR_OF} names {min(unmet)!r}, wanted a method above it"
                 )
             before.add(method)
+        for method in self.compare or ():
+            if method not in self.methods:
+                raise ValueError(f"compare: {unknown('method', method, self.methods)}")
         return self
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The methods compared, besides the base model."""
+        return tuple(self.methods) if self.compare is None else self.compare
+
+    def steps_of(self, method: str, steps: int | None = None) -> int:
+        """Steps of a method's run over all its stages."""
+        return sum(_stage_steps(stage, steps or self.steps) for stage in self.methods[method])
 
     def config(
         self, method: str, seed: int, rates: Mapping[str, float], *, steps: int | None = None
@@ -101,13 +117,16 @@ class Recipe(Config):
     ) -> dict[str, Any]:
         own = {key: value for key, value in given.items() if key not in (_SHARE, _LR_OF)}
         stage = merge(self.stage, own)
-        stage["steps"] = max(round(steps * given.get(_SHARE, 1.0)), 1)
+        stage["steps"] = _stage_steps(given, steps)
         stage["lr"] = rates[given.get(_LR_OF, method)]
         return stage
 
     def trial(self, method: str, rate: float, chosen: Mapping[str, float]) -> RunConfig:
         """The run that a learning rate is judged by, on validation problems alone."""
-        config = self.config(
+        recipe = self.model_copy(
+            update={"run": self.run if self.trial_run is None else self.trial_run}
+        )
+        config = recipe.config(
             method,
             self.selection.seed,
             {**chosen, method: rate},
@@ -120,14 +139,67 @@ class Recipe(Config):
         """Methods whose learning rate has to be chosen first."""
         return {stage[_LR_OF] for stage in self.methods[method] if _LR_OF in stage}
 
+    def rate_of(self, method: str) -> str:
+        """The method whose trials give the rate of a method's last stage, often its own."""
+        return str(self.methods[method][-1].get(_LR_OF, method))
 
-def load_recipe(folder: Path, profile: str) -> Recipe:
-    """The recipe in ``recipe.yaml`` under the profile in ``profiles/<profile>.yaml``.
+
+def _stage_steps(stage: Mapping[str, Any], steps: int) -> int:
+    return max(round(steps * stage.get(_SHARE, 1.0)), 1)
+
+
+#: Keys of a file of comparisons that are no recipe's: differences under a profile; several
+#: comparisons, as differences from the file; and whether each of these has trials of its own.
+_PROFILES, _VARIANTS, _TUNE = "profiles", "variants", "tune"
+
+
+def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]:
+    """The comparisons of ``recipes/<name>.yaml`` under ``profiles/<profile>.yaml``.
+
+    All differ from ``recipes/base.yaml`` as their file says. A file with ``variants`` holds several
+    comparisons; with ``tune: once`` these take the rates of the file without its variants.
+
+    Returns:
+        By name; a variant's is ``<name>-<variant>``.
 
     Raises:
-        UpgeError: an unknown profile, or a recipe that makes no sense.
+        UpgeError: an unknown name or profile, or a recipe that makes no sense.
     """
-    profiles = {path.stem: path for path in (folder / "profiles").glob("*.yaml")}
-    if profile not in profiles:
-        raise unknown("profile", profile, profiles)
-    return build(merge(read_yaml(folder / "recipe.yaml"), read_yaml(profiles[profile])), Recipe)
+    own = read_yaml(_known(folder / "recipes", "comparison", name))
+    under = read_yaml(_known(folder / "profiles", "profile", profile))
+    given = merge(read_yaml(folder / "recipes" / f"{_BASE_FILE}.yaml"), own)
+    under = merge(under, given.pop(_PROFILES, {}).get(profile, {}))
+    given = merge(given, under)
+    variants, tune = given.pop(_VARIANTS, None), given.pop(_TUNE, "each")
+    if tune not in ("each", "once"):
+        raise UpgeError(f"{name}.yaml: {_TUNE}: got {tune!r}, wanted 'each' or 'once'")
+    if variants is None:
+        return {name: _build(name, given)}
+    trial_run = {"trial_run": given["run"]} if tune == "once" else {}
+    return {
+        f"{name}-{variant}": _build(f"{name}-{variant}", merge(given, differences) | trial_run)
+        for variant, differences in variants.items()
+    }
+
+
+#: The file that all others differ from.
+_BASE_FILE = "base"
+
+
+def comparison_files(folder: Path) -> list[str]:
+    """The names of files of comparisons."""
+    return sorted(p.stem for p in (folder / "recipes").glob("*.yaml") if p.stem != _BASE_FILE)
+
+
+def _known(folder: Path, what: str, name: str) -> Path:
+    files = {path.stem: path for path in folder.glob("*.yaml") if path.stem != _BASE_FILE}
+    if name not in files:
+        raise unknown(what, name, sorted(files))
+    return files[name]
+
+
+def _build(name: str, given: Mapping[str, Any]) -> Recipe:
+    try:
+        return build(given, Recipe)
+    except UpgeError as error:
+        raise UpgeError(f"{name}: {error}") from error

@@ -25,10 +25,12 @@ from rich.table import Table
 from experiments.comparison import BASE, Recipe
 from experiments.records import read_record
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
+from upge.files import make_folder
 from upge.training.records import write_json
 
-#: The file that names the run folders of the comparison last asked for, and no older ones.
-COMPARISON = "comparison.json"
+#: What a comparison's own folder holds: which runs and trials beside it belong to it, and how each
+#: learning rate was chosen. The runs themselves are shared by all comparisons.
+COMPARISON, SELECTION = "comparison.json", "selection.json"
 
 #: The folder of the trials that learning rates are chosen by.
 TRIALS = "selection"
@@ -133,13 +135,13 @@ def _validation(job: Job) -> float | None:
 
 
 def run_comparison(
-    recipe: Recipe, runs: Path, seeds: int, methods: Sequence[str], console: Console
+    recipe: Recipe, folder: Path, seeds: int, methods: Sequence[str], console: Console
 ) -> list[Failure]:
     """Make all runs of a comparison that are missing.
 
     Args:
         recipe: what to compare.
-        runs: where the run folders go; ``selection.json`` stands beside them.
+        folder: the comparison's own; run folders go beside it.
         seeds: runs a method.
         methods: which of the recipe's.
         console: where progress is shown.
@@ -147,20 +149,21 @@ def run_comparison(
     Returns:
         The runs that failed.
     """
-    needed = list(dict.fromkeys([*(m for n in methods for m in recipe.waits_for(n)), *methods]))
-    trials = recipe.selection.steps or 0
-    total = len(needed) * len(recipe.selection.rates) * trials + len(methods) * seeds * recipe.steps
-    board = Board(console, [BASE, *needed], total)
+    runs = folder.parent
+    tuned = _tuned(recipe, methods)
+    trials = len(tuned) * len(recipe.selection.rates) * (recipe.selection.steps or 0)
+    total = trials + seeds * sum(map(recipe.steps_of, methods))
+    board = Board(console, [BASE, *dict.fromkeys([*tuned, *methods])], total)
     with Scheduler(tick=board.update) as scheduler, board.shown():
-        rates, failures = choose_rates(recipe, runs, needed, scheduler, board)
-        board.rates = rates
+        chosen, failures = choose_rates(recipe, folder, tuned, scheduler, board)
+        board.rates = _with_borrowed(recipe, chosen)
         jobs = [
-            Job(recipe.config(method, seed, rates), runs)
+            Job(recipe.config(method, seed, chosen), runs)
             for seed in range(seeds)
-            for method in (BASE, *(m for m in methods if m in rates))
+            for method in (BASE, *(m for m in methods if _rated(recipe, m, chosen)))
         ]
         board.jobs = jobs
-        _name_runs(recipe, runs, seeds)
+        _name_runs(recipe, folder, seeds)
         for job, failure in scheduler.as_finished(jobs):
             if failure is not None:
                 failures.append(failure)
@@ -170,21 +173,46 @@ def run_comparison(
     return failures
 
 
-def _name_runs(recipe: Recipe, runs: Path, seeds: int) -> None:
-    """Name the folders of the whole comparison, also of methods that were not asked for now."""
-    rates = {m: entry["lr"] for m, entry in _selection(runs).items() if entry["lr"] is not None}
-    known = [m for m in recipe.methods if {m, *recipe.waits_for(m)} <= rates.keys()]
+def _tuned(recipe: Recipe, methods: Sequence[str]) -> list[str]:
+    """The methods that need trials: those with a rate of their own, and those they wait for."""
+    needed = set(methods)
+    for method in reversed(recipe.methods):  # a method waits for those above it alone
+        needed |= recipe.waits_for(method) if method in needed else set()
+    return [m for m in recipe.methods if m in needed and recipe.rate_of(m) == m]
+
+
+def _rated(recipe: Recipe, method: str, chosen: Mapping[str, float]) -> bool:
+    return {recipe.rate_of(method), *recipe.waits_for(method)} <= chosen.keys()
+
+
+def _with_borrowed(recipe: Recipe, chosen: Mapping[str, float]) -> dict[str, float]:
+    """The rate of every method that has one, its own or another's."""
+    rated = [m for m in recipe.methods if recipe.rate_of(m) in chosen]
+    return {m: chosen[recipe.rate_of(m)] for m in rated}
+
+
+def _name_runs(recipe: Recipe, folder: Path, seeds: int) -> None:
+    """Name the runs of the whole comparison, also of methods that were not asked for now."""
+    selection = _selection(folder)
+    rates = {m: entry["lr"] for m, entry in selection.items() if entry["lr"] is not None}
+    known = [m for m in recipe.compared if _rated(recipe, m, rates)]
     names = [
-        Job(recipe.config(method, seed, rates), runs).folder.path.name
+        Job(recipe.config(method, seed, rates), folder.parent).folder.path.name
         for seed in range(seeds)
         for method in (BASE, *known)
     ]
-    write_json(runs / COMPARISON, {"runs": names})
+    trials = [
+        Job(recipe.trial(method, float(rate), rates), folder.parent).folder.path.name
+        for method in _tuned(recipe, known)
+        for rate in selection[method]["grid"]
+        if recipe.selection.steps is not None
+    ]
+    write_json(folder / COMPARISON, {"runs": names, "trials": trials})
 
 
-def _selection(runs: Path) -> dict[str, dict[str, Any]]:
+def _selection(folder: Path) -> dict[str, dict[str, Any]]:
     """The chosen rates and their grids, by method, as far as they were chosen."""
-    return dict(read_record(runs / "selection.json"))
+    return dict(read_record(folder / SELECTION))
 
 
 def _line(job: Job) -> str:
@@ -195,7 +223,7 @@ def _line(job: Job) -> str:
 
 
 def choose_rates(
-    recipe: Recipe, runs: Path, methods: Sequence[str], scheduler: Scheduler, board: Board
+    recipe: Recipe, folder: Path, methods: Sequence[str], scheduler: Scheduler, board: Board
 ) -> tuple[dict[str, float], list[Failure]]:
     """Each method's learning rate: the one with the best validation accuracy after its trial.
 
@@ -209,7 +237,7 @@ def choose_rates(
     while waiting := [m for m in methods if m not in grids]:
         ready = [m for m in waiting if recipe.waits_for(m) <= grids.keys()]
         jobs = {
-            (method, rate): Job(recipe.trial(method, rate, chosen), runs / TRIALS)
+            (method, rate): Job(recipe.trial(method, rate, chosen), folder.parent / TRIALS)
             for method in ready
             if recipe.waits_for(method) <= chosen.keys()
             for rate in rates
@@ -233,8 +261,13 @@ def choose_rates(
         m: {"lr": chosen.get(m), "grid": {f"{rate:g}": x for rate, x in grids[m].items()}}
         for m in methods
     }
-    runs.mkdir(parents=True, exist_ok=True)
-    write_json(runs / "selection.json", _selection(runs) | record)
+    borrowed = {
+        m: {"lr": rate, "grid": {}, "of": recipe.rate_of(m)}
+        for m, rate in _with_borrowed(recipe, chosen).items()
+        if m in recipe.compared and m not in record
+    }
+    make_folder(folder)
+    write_json(folder / SELECTION, _selection(folder) | record | borrowed)
     return chosen, failures
 
 

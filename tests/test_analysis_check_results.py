@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_runs import metrics, write_run
 
-from analysis.check_results import FIGURES, RECORDS, contradictions, main, rebuilt
+from analysis import check_results
+from analysis.check_results import RECORDS, contradictions, main, rebuilt
 from analysis.records import write_records
 from analysis.runs import load_runs
 from upge.errors import UpgeError
 
-ROOT = Path(__file__).parents[1]
+
+@pytest.fixture(scope="module")
+def of_table2() -> Iterator[None]:
+    """Only what follows from Table 2's runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        own = [result for result in check_results.RESULTS if result.comparisons == ["table2"]]
+        patch.setattr(check_results, "RESULTS", own)
+        yield
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(of_table2: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with records and all that follows from them."""
     folder = tmp_path_factory.mktemp("made")
     for method, accuracy in (("sft", 0.5), ("grpo", 0.3), ("hpt", 0.8)):
         for seed in range(2):
             steps = metrics(accuracy=accuracy, entropy=0.5, response_length=12.0)
-            write_run(folder / "runs" / "cpu", method, seed, accuracy=accuracy, steps=steps)
-    runs = load_runs(folder / "runs" / "cpu")
-    write_records(runs, folder / RECORDS)
-    for path, text in rebuilt(runs).items():
+            write_run(
+                folder / "runs" / "cpu" / "table2", method, seed, accuracy=accuracy, steps=steps
+            )
+    runs = load_runs(folder / "runs" / "cpu" / "table2")
+    write_records(runs, folder / RECORDS / "table2")
+    for path, text in rebuilt(folder / RECORDS).items():
         assert text is not None, path
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text.encode())
@@ -75,7 +86,7 @@ def test_a_byte_counts(root: Path) -> None:
 
 
 def test_every_missing_file_is_named(root: Path) -> None:
-    names = ["paper_tables/table4.md", "paper_tables/table2.tex", *FIGURES]
+    names = ["paper_tables/table4.md", "paper_tables/table2.tex", "figures/figure5.csv"]
     for name in names:
         (root / name).unlink()
     found = contradictions(root)
@@ -85,7 +96,7 @@ def test_every_missing_file_is_named(root: Path) -> None:
 
 
 def test_an_edited_step_changes_what_follows(root: Path) -> None:
-    path = root / RECORDS / "steps.parquet"
+    path = root / RECORDS / "table2" / "steps.parquet"
     frame = pd.read_parquet(path)
     last = frame.loc[frame["run"].str.startswith("hpt-"), "validation"].last_valid_index()
     frame.loc[last, "validation"] += 1e-3
@@ -97,13 +108,13 @@ def test_an_edited_step_changes_what_follows(root: Path) -> None:
 
 
 def test_an_edited_origin_changes_what_follows(root: Path) -> None:
-    edit(root / RECORDS / "runs.jsonl", "0123456789ab", "0123456789ac")
+    edit(root / RECORDS / "table2" / "runs.jsonl", "0123456789ab", "0123456789ac")
     found = {line.split(":")[0] for line in contradictions(root)}
     assert {"paper_tables/table2.md", "paper_tables/table4.md"} <= found
 
 
 def test_an_edited_answer_contradicts_the_result(root: Path) -> None:
-    path = root / RECORDS / "answers.parquet"
+    path = root / RECORDS / "table2" / "answers.parquet"
     frame = pd.read_parquet(path)
     frame.loc[frame["right"].idxmin(), "right"] += 1
     frame.to_parquet(path)
@@ -112,14 +123,14 @@ def test_an_edited_answer_contradicts_the_result(root: Path) -> None:
 
 
 def test_a_lost_run_changes_what_follows(root: Path) -> None:
-    path = root / RECORDS / "runs.jsonl"
+    path = root / RECORDS / "table2" / "runs.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if json.loads(line)["config"]["seed"] == 0))
-    assert len(contradictions(root)) == len(rebuilt(load_runs(root / RECORDS)))
+    assert len(contradictions(root)) == len(rebuilt(root / RECORDS))
 
 
 def test_a_figure_that_the_records_do_not_make(root: Path) -> None:
-    path = root / RECORDS / "steps.parquet"
+    path = root / RECORDS / "table2" / "steps.parquet"
     pd.read_parquet(path).drop(columns=["entropy", "response_length"]).to_parquet(path)
     assert contradictions(root) == [
         "figures/figure7.csv: is there, though the records make no such file"
@@ -127,10 +138,5 @@ def test_a_figure_that_the_records_do_not_make(root: Path) -> None:
 
 
 def test_no_records_are_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*: is no folder of runs"):
+    with pytest.raises(SystemExit, match=r"^error: .*: is no folder of a comparison"):
         main(tmp_path)
-
-
-@pytest.mark.slow
-def test_committed_results_follow() -> None:
-    assert contradictions(ROOT) == []

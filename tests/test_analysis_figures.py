@@ -67,7 +67,7 @@ def test_a_run_shorter_than_the_window_is_drawn_too() -> None:
 
 
 def test_figures_are_written_the_same_every_time(tmp_path: Path) -> None:
-    runs = tmp_path / "cpu"
+    runs = tmp_path / "cpu" / "table2"
     for method in ("base", "sft", "grpo", "luffy", "hpt", "mine"):
         for seed in range(2):
             write_run(runs, method, seed)
@@ -157,7 +157,7 @@ def test_figure_5_has_the_numbers_of_the_learning_curves(tmp_path: Path) -> None
 
 
 def test_figures_5_and_7_are_drawn_on_demand(tmp_path: Path) -> None:
-    runs = tmp_path / "cpu"
+    runs = tmp_path / "cpu" / "table2"
     for method in ("grpo", "luffy", "hpt", "hpt_global_token"):
         write_run(runs, method, 0, steps=entropies(0, steps=20))
     training_curves.main(runs, tmp_path / "one", [7])

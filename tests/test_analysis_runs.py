@@ -28,7 +28,7 @@ def test_finished_runs_are_used_and_others_named(tmp_path: Path) -> None:
     assert runs.all_seeds == [0, 1]
     assert runs.unfinished == {started.name: ("sft", 2), "hpt-s0-lost": None}
     assert runs.trial == {"steps": 20, "seed": 1000}
-    assert runs.profile == tmp_path.name
+    assert (runs.profile, runs.comparison) == (tmp_path.parent.name, tmp_path.name)
 
 
 def test_frames_have_a_row_a_problem_and_a_row_a_step(tmp_path: Path) -> None:
@@ -111,13 +111,47 @@ def test_methods_on_different_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_only_the_runs_that_were_asked_for_count(tmp_path: Path) -> None:
+    """A comparison's own folder names its runs and trials, which stand beside it."""
     asked = [write_run(tmp_path, "sft", seed).name for seed in (0, 1)]
     write_run(tmp_path, "sft", 2, rate=3e-3)
-    (tmp_path / "comparison.json").write_text(json.dumps({"runs": [*asked, "sft-s3-unmade"]}))
-    assert load_runs(tmp_path).seeds("sft") == [0, 1]
-    (tmp_path / "comparison.json").unlink()
+    trials = [write_run(tmp_path / "selection", "sft", 1000, rate=rate) for rate in (1e-3, 3e-3)]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    named = {"runs": [*asked, "sft-s3-unmade"], "trials": [trials[1].name]}
+    (mine / "comparison.json").write_text(json.dumps(named))
+    runs = load_runs(mine)
+    assert runs.seeds("sft") == [0, 1]
+    assert [trial.folder for trial in runs.trials] == [trials[1].name]
+    assert (runs.profile, runs.comparison) == (tmp_path.name, "mine")
     with pytest.raises(UpgeError, match="two configurations"):
         load_runs(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"runs": 3, "trials": []}', '{"runs": ["a"], "trials": [1]}'])
+def test_a_damaged_list_of_runs_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "comparison.json").write_text(text)
+    with pytest.raises(UpgeError, match=r"comparison\.json is damaged; run the comparison again"):
+        load_runs(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("entry", ["3", '{"lr": "fast", "grid": {}}', '{"lr": 0.1, "grid": []}'])
+def test_a_damaged_selection_is_named(tmp_path: Path, entry: str) -> None:
+    write_run(tmp_path, "sft", 0)
+    (tmp_path / "selection.json").write_text(f'{{"sft": {entry}}}')
+    with pytest.raises(UpgeError, match=r"selection\.json: sft: is damaged; run the comparison"):
+        load_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "command"),
+    [("table2", "make reproduce-table2"), ("supply-30", "make reproduce-supply")],
+)
+def test_what_is_missing_is_made_by_the_comparisons_target(
+    tmp_path: Path, comparison: str, command: str
+) -> None:
+    write_run(tmp_path / "cpu" / comparison, "sft", 1)
+    assert load_runs(tmp_path / "cpu" / comparison).command == f"{command} PROFILE=cpu SEEDS=2"
 
 
 def test_the_selection_is_read_if_it_is_there(tmp_path: Path) -> None:
@@ -128,7 +162,9 @@ def test_the_selection_is_read_if_it_is_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UpgeError, match="no folder of runs; make them with"):
+    with pytest.raises(
+        UpgeError, match="no folder of a comparison; make it with `make reproduce-cpu`"
+    ):
         load_runs(tmp_path / "cpu")
 
 

@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 
 from experiments import run_comparison as runner
-from experiments.comparison import BASE, Recipe, load_recipe
+from experiments.comparison import BASE, Recipe, comparison_files, load_comparisons
 from experiments.run_comparison import run_comparison
 from experiments.scheduler import Failure, Job, last_lines
 from upge.config import build
 from upge.errors import UpgeError
 
-RECIPE = Path("experiments/table2")
+NAME = "mine"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def recipe(**changes) -> Recipe:
@@ -75,7 +76,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "Scheduler", scheduler)
         methods = methods or list(of.methods)
         with Console(stderr=True) as console:
-            failures = run_comparison(of, tmp_path, seeds, methods, console)
+            failures = run_comparison(of, tmp_path / NAME, seeds, methods, console)
         return scheduler.made, failures
 
     return start
@@ -98,13 +99,13 @@ def test_each_method_takes_the_rate_that_validates_best(run, tmp_path) -> None:
     assert sorted((job.config.name, job.config.seed) for job in final) == sorted(
         (method, seed) for method in (BASE, *best) for seed in (0, 1)
     )
-    selection = read(tmp_path / "selection.json")
+    selection = read(tmp_path / NAME / "selection.json")
     assert selection["grpo"] == {"lr": 1e-2, "grid": {"0.001": 0.5, "0.01": 0.6}}
 
 
 def test_of_equally_good_rates_the_lower_one_is_taken(run, tmp_path) -> None:
     run(lambda job: 0.5)
-    assert {entry["lr"] for entry in read(tmp_path / "selection.json").values()} == {1e-3}
+    assert {entry["lr"] for entry in read(tmp_path / NAME / "selection.json").values()} == {1e-3}
 
 
 def test_trials_have_their_own_seed_and_steps_and_no_test(run) -> None:
@@ -129,22 +130,25 @@ def test_a_method_whose_trials_all_fail_has_no_runs(run, tmp_path) -> None:
     assert {failure.job.config.name for failure in failures} == {"sft"}
     final = {job.config.name for job in made if job.config.seed < 1000}
     assert final == {BASE, "grpo"}  # nor has the one that starts from sft's rate
-    assert read(tmp_path / "selection.json")["sft"]["lr"] is None
+    assert read(tmp_path / NAME / "selection.json")["sft"]["lr"] is None
 
 
 def test_a_part_run_alone_keeps_the_rest(run, tmp_path) -> None:
     run(lambda job: 0.5)
-    before = [read(tmp_path / name) for name in ("selection.json", "comparison.json")]
+    files = [tmp_path / NAME / name for name in ("selection.json", "comparison.json")]
+    before = [read(file) for file in files]
     made, _ = run(lambda job: 0.5, ["sft"])
     assert not made
-    assert [read(tmp_path / name) for name in ("selection.json", "comparison.json")] == before
+    assert [
+        read(tmp_path / NAME / name) for name in ("selection.json", "comparison.json")
+    ] == before
     assert len(before[1]["runs"]) == 8
 
 
 def test_a_single_rate_needs_no_trial(run, tmp_path) -> None:
     made, _ = run(lambda job: 0.5, of=recipe(selection={"rates": [1e-3], "steps": None}))
     assert all(job.config.seed < 1000 for job in made)
-    assert read(tmp_path / "selection.json")["sft"] == {"lr": 1e-3, "grid": {"0.001": None}}
+    assert read(tmp_path / NAME / "selection.json")["sft"] == {"lr": 1e-3, "grid": {"0.001": None}}
 
 
 @pytest.mark.parametrize(
@@ -178,20 +182,140 @@ def test_a_method_that_makes_no_run_is_named() -> None:
         recipe().config("sfft", 0, {})
 
 
+def test_a_borrowed_rate_needs_no_trial(run, tmp_path) -> None:
+    """And a pipeline's stages may borrow from one that borrows itself."""
+    of = recipe(
+        methods={
+            "sft": [{"algorithm": "sft"}],
+            "both": [
+                {"algorithm": "sft", "share": 0.5, "lr_of": "sft"},
+                {"algorithm": "grpo", "share": 0.5},
+            ],
+            "long": [
+                {"algorithm": "sft", "share": 2.0, "lr_of": "sft"},
+                {"algorithm": "grpo", "share": 1.5, "lr_of": "both"},
+            ],
+        },
+        compare=["long"],
+    )
+    best = {"sft": 1e-2, "both": 1e-3}
+    made, _ = run(
+        lambda job: 0.5 + 0.1 * (rate_of(job) == best.get(job.config.name)), ["long"], of=of
+    )
+    trials = [job.config.name for job in made if job.config.seed == 1000]
+    assert trials == ["sft", "sft", "both", "both"]
+    final = [job.config for job in made if job.config.name == "long"]
+    assert [[(s.steps, s.lr) for s in config.stages] for config in final] == [
+        [(16, 1e-2), (12, 1e-3)]
+    ] * 2
+    chosen = read(tmp_path / NAME / "selection.json")["long"]
+    assert chosen == {"lr": 1e-3, "grid": {}, "of": "both"}
+    named = read(tmp_path / NAME / "comparison.json")
+    assert len(named["trials"]) == 4
+    assert {name.split("-")[0] for name in named["runs"]} == {BASE, "long"}
+
+
+def test_runs_and_trials_are_shared_between_comparisons(run, tmp_path) -> None:
+    run(lambda job: rate_of(job))
+    with Console(stderr=True) as console:
+        failures = run_comparison(recipe(), tmp_path / "other", 2, ["sft"], console)
+    assert not failures
+    names = [read(tmp_path / name / "comparison.json") for name in (NAME, "other")]
+    assert {name for name in names[1]["runs"]} < {name for name in names[0]["runs"]}
+
+
+def test_trials_of_another_supply_choose_the_rates(run) -> None:
+    few = {"kind": "synthetic", "supply": {"demonstrations": 3}}
+    tuned = recipe(run={"evaluation": {"every": 2}, "data": few}, trial_run={})
+    made, _ = run(lambda job: 0.5, ["sft"], of=tuned)
+    supplies = {(job.config.seed == 1000, _demonstrations(job)) for job in made}
+    assert supplies == {(True, None), (False, 3)}
+
+
+def _demonstrations(job: Job) -> int | None:
+    return job.config.data.supply.demonstrations
+
+
 @pytest.mark.parametrize("profile", ["cpu", "smoke"])
-def test_every_method_of_table_2_makes_a_run(profile) -> None:
-    table = load_recipe(RECIPE, profile)
-    rates = dict.fromkeys(table.methods, 1e-3)
-    configs = [table.config(method, 0, rates) for method in (BASE, *table.methods)]
-    assert len({config.key for config in configs}) == len(configs)
-    for config in configs[1:]:
-        assert config.steps == table.steps
-        assert config.model_dump()["data"] == configs[0].model_dump()["data"]
+@pytest.mark.parametrize("name", comparison_files(EXPERIMENTS))
+def test_every_method_of_every_comparison_makes_a_run(name, profile) -> None:
+    for recipe in load_comparisons(EXPERIMENTS, name, profile).values():
+        rates = dict.fromkeys(recipe.methods, 1e-3)
+        configs = [recipe.config(method, 0, rates) for method in (BASE, *recipe.compared)]
+        assert len({config.key for config in configs}) == len(configs)
+        for method, config in zip(recipe.compared, configs[1:], strict=True):
+            assert config.steps == recipe.steps_of(method)
+            assert config.model_dump()["data"] == configs[0].model_dump()["data"]
 
 
-def test_an_unknown_profile_is_named() -> None:
+def test_methods_of_table_2_take_as_many_steps() -> None:
+    table = load_comparisons(EXPERIMENTS, "table2", "cpu")["table2"]
+    assert {table.steps_of(method) for method in table.compared} == {400}
+
+
+def test_comparisons_share_the_runs_that_are_the_same() -> None:
+    """The γ = 0 of Table 6, the correct SFT of the audit and full supply are Table 2's."""
+    keys = {}
+    for name in ("table2", "table6", "audit", "supply"):
+        for variant, recipe in load_comparisons(EXPERIMENTS, name, "cpu").items():
+            rates = dict.fromkeys(recipe.methods, 1e-3)
+            keys[variant] = {m: recipe.config(m, 0, rates).key for m in recipe.compared}
+            trials = {m: recipe.trial(m, 1e-3, rates).key for m in recipe.compared}
+            if "sft" in trials:
+                keys.setdefault("trials", {})[variant] = trials["sft"]
+    shared = {"table6": "hpt_global_token", "audit": "sft", "supply-900": "luffy"}
+    for variant, method in shared.items():
+        assert keys[variant][method] == keys["table2"][method], variant
+    assert keys["supply-30"]["sft"] != keys["table2"]["sft"]
+    assert len(set(keys["trials"].values())) == 1
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Of recipes: what all share, a profile, and comparisons to be written."""
+    for name, text in {
+        "recipes/base": "run: {}\nstage: {}\nmethods: {sft: [{algorithm: sft}]}\n",
+        "profiles/cpu": "steps: 4\nseeds: 5\nselection: {rates: [1.0e-3], steps: null}\n",
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(text)
+    return tmp_path
+
+
+def test_a_comparison_differs_from_the_base_and_from_the_profile(folder) -> None:
+    text = "profiles: {cpu: {seeds: 2}}\nvariants: {a: {steps: 8}, b: {run: {model: tiny_weak}}}\n"
+    (folder / "recipes" / "mine.yaml").write_text(text)
+    found = load_comparisons(folder, "mine", "cpu")
+    assert {name: (recipe.steps, recipe.seeds) for name, recipe in found.items()} == {
+        "mine-a": (8, 2),
+        "mine-b": (4, 2),
+    }
+    assert found["mine-b"].run["model"] == "tiny_weak"
+    assert comparison_files(folder) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("compare: [stf]\n", "mine: compare: unknown method 'stf'; did you mean 'sft'"),
+        ("tune: never\n", "mine.yaml: tune: got 'never', wanted 'each' or 'once'"),
+        ("variants: {a: {sedes: 1}}\n", "mine-a: unknown key 'sedes'; did you mean 'seeds'"),
+        ("compares: [sft]\n", "mine: unknown key 'compares'; did you mean 'compare'"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_named(folder, text, sentence) -> None:
+    (folder / "recipes" / "mine.yaml").write_text(text)
+    with pytest.raises(UpgeError) as caught:
+        load_comparisons(folder, "mine", "cpu")
+    assert sentence in str(caught.value)
+
+
+def test_unknown_names_are_named() -> None:
     with pytest.raises(UpgeError, match="unknown profile 'gpus'"):
-        load_recipe(RECIPE, "gpus")
+        load_comparisons(EXPERIMENTS, "table2", "gpus")
+    with pytest.raises(UpgeError, match="unknown comparison 'tabel2'; did you mean 'table2'"):
+        load_comparisons(EXPERIMENTS, "tabel2", "cpu")
 
 
 def test_the_last_lines_are_those_that_are_whole(tmp_path) -> None:
