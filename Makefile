@@ -26,7 +26,7 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply figure5 figure7 check-results bases check-resume claims bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -78,13 +78,53 @@ reproduce-supply: $(VENV)/.stamp ## Compare methods over the supply of demonstra
 	$(call compare,supply,$(supply))
 	$(call analyse,supply) $(call results_of,$(supply)) $(tables_out) --figures $(call figures_out,)
 
-draw = $(call analyse,training_curves) $(call results_of,table2) --out $(call figures_out,) --only
+reproduce-figure3: $(VENV)/.stamp ## Train SFT→GRPO and HPT for 50 passes over few questions, for Figures 3 and 4
+	$(call compare,figure3,figure3)
+	@$(MAKE) figure3 figure4
 
-figure5: $(VENV)/.stamp ## Draw validation accuracy over the steps of Table 2's runs
-	$(draw) 5
+pass-at-k: $(VENV)/.stamp ## Sample 2,048 responses a problem from policies of Table 2's runs, for Figure 2
+	$(one_thread) $(python) -m experiments.pass_at_k "$(RUNS)/$(PROFILE)/table2" --out $(call results_of,pass_at_k) $(if $(smoke),--samples 64)
+	@$(MAKE) figure2
 
-figure7: $(VENV)/.stamp ## Draw entropy and response length over the steps of Table 2's runs
-	$(draw) 7
+# Figures are drawn of records, which are committed: that takes seconds and trains nothing.
+draw = $(call analyse,$(1)) $(call results_of,$(2)) --out $(call figures_out,)
+figures := figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8
+
+figures: $(figures) ## Draw Figures 1 to 8 of the paper, of the committed records
+
+figure1: $(VENV)/.stamp ## The four components, and what each algorithm takes for them
+	$(call analyse,figure1) --out figures
+
+figure2: $(VENV)/.stamp ## pass@k of six policies
+	$(call draw,figure2,pass_at_k)
+
+figure3: $(VENV)/.stamp ## Accuracy of each question over 50 passes of GRPO after SFT
+	$(call draw,figure3,figure3)
+
+figure4: $(VENV)/.stamp ## The difference of HPT to that
+	$(call draw,figure4,figure3)
+
+figure5: $(VENV)/.stamp ## Validation accuracy over steps
+	$(call draw,training_curves,table2) --only 5
+
+figure6: $(VENV)/.stamp ## Offline data ratio over steps, of HPT on several models and of LUFFY
+	$(call draw,figure6,table2 $(table3))
+
+figure7: $(VENV)/.stamp ## Entropy and response length over steps
+	$(call draw,training_curves,table2) --only 7
+
+figure8: $(VENV)/.stamp ## Reward and offline data ratio over steps, under three gates
+	$(call draw,figure8,table6)
+
+# One after the other, each leaving what is there already.
+everything := reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 \
+	pass-at-k reproduce-figure3 reproduce-audit reproduce-supply bias-variance claims figures report
+
+reproduce: $(VENV)/.stamp ## All tables, figures, studies and the report, each making only what is missing: hours
+	@set -e; for target in $(everything); do $(MAKE) $$target; done
+
+report: $(VENV)/.stamp ## Write report.html: all tables and figures, and where each number comes from, on one page
+	$(call analyse,report)
 
 check-results: $(VENV)/.stamp ## Check that committed tables and figures follow from the committed records, bit for bit
 	$(call analyse,check_results)

@@ -30,7 +30,7 @@ from upge.files import write_whole
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
-_REMEDY = "restore it, or write the records again with `make records`"
+_REMEDY = "restore it, or make the comparison again, which writes its records"
 
 #: What is kept of the configuration of a run that is not finished.
 _KNOWN = ("name", "seed")
