@@ -185,7 +185,7 @@ def test_records_of_the_whole_comparison_are_below_two_megabytes(tmp_path: Path)
 @pytest.mark.parametrize("name", ["trials.jsonl", "selection.json", "steps.parquet"])
 def test_a_missing_file_is_named(records: Path, name: str) -> None:
     (records / name).unlink()
-    with pytest.raises(UpgeError, match=rf"{name}: can't be read .* `make records`"):
+    with pytest.raises(UpgeError, match=rf"{name}: can't be read .* make the comparison again"):
         load_runs(records)
 
 
