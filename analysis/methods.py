@@ -22,6 +22,8 @@ _TITLES = {
     BASE: "Base model",
     "sft_grpo": "SFT→GRPO",
     "hpt_sequence_mean": "HPT, sequence means",
+    "rl_end": "RL alone",
+    **{f"hpt_gamma_{right}": f"HPT, γ = {right}/8" for right in range(1, 9)},
     "sft_last": "SFT, last micro-batch only",
     "sft_means": "SFT, mean of means",
     "sft_both": "SFT, both faults",

@@ -18,12 +18,16 @@ All methods answer the same problems and share v, so that differences are paired
 each method, since a seed means nothing across methods, and ν of a difference is Welch's and
 Satterthwaite's: methods may differ in how much seeds matter. Suites share w: averages over suites
 keep what a lucky training brings to all of them.
+
+Beside the average stands the interquartile mean over suites (Agarwal et al., arXiv 2108.13264), of
+each training its own, then their mean: one easy or one hard suite doesn't move it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -39,11 +43,16 @@ DRAWS = 20_000
 TAILS = (0.025, 0.975)
 SIGNIFICANCE = 0.05
 
-#: Names the random numbers behind χ².
-_CHI_SQUARE = 2
+#: Share of repetitions of a comparison that a detectable difference is found in.
+POWER = 0.8
 
-#: The suite column's value for the mean over a split's suites.
-AVERAGE = "average"
+#: Name the random numbers behind χ²: in intervals, and in repetitions.
+_CHI_SQUARE, _REPEATED = 2, 3
+
+#: The suite column's values for the mean over a split's suites, and for the mean of its middle
+#: half. Two suites have no other middle than their mean.
+AVERAGE, MIDDLE = "average", "interquartile mean"
+_FEWEST = 3
 
 Array = NDArray[np.float64]
 
@@ -70,10 +79,11 @@ class Estimate:
     seeds: int
     problems: int
 
-    @property
+    @cached_property
     def draws(self) -> Array:
         """(B,) bootstrapped means."""
-        return self.mean + student(self.seed_errors, self.freedom) + self.problem_errors
+        errors = student(self.seed_errors, self.freedom) + self.problem_errors
+        return np.asarray(self.mean + errors)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -101,6 +111,30 @@ class Estimate:
         draws = self.draws
         below, above = (draws <= 0).sum(), (draws >= 0).sum()
         return min(1.0, 2 * float(min(below, above) + 1) / (len(draws) + 1))
+
+    def detectable(self, tests: int = 1) -> float:
+        """The least true mean that such a design tells from 0 with probability :data:`POWER`.
+
+        A repetition finds ``mean + error`` and estimates its own spread anew, by √(χ²_ν/ν) more or
+        less in what comes from seeds; the mean is told from 0 beyond the critical value times that.
+
+        Args:
+            tests: made beside each other. The threshold is Holm's first and strictest, so that
+                this many tests find it or a smaller one.
+
+        Returns:
+            In the mean's unit; NaN for one seed.
+        """
+        if self.seeds < 2:
+            return float("nan")
+        critical = np.quantile(np.abs(self.draws - self.mean), 1 - SIGNIFICANCE / tests)
+        errors = self.seed_errors + self.problem_errors
+        random = np.random.default_rng([_REPEATED, *np.float64(self.freedom).tobytes()])
+        anew = random.chisquare(self.freedom, size=len(errors)) / self.freedom
+        of_seeds, of_problems = self.seed_errors.var(), self.problem_errors.var()
+        total = of_seeds + of_problems
+        spread = np.sqrt((of_seeds * anew + of_problems) / total) if total else np.ones(len(errors))
+        return float(np.quantile(critical * spread + errors, POWER))
 
 
 def _welch(a: Estimate, b: Estimate) -> float:
@@ -175,11 +209,11 @@ def problem_errors(
         widened = np.sqrt(size / max(size - 1, 1))
         for i, row in enumerate(own):  # one by one: a method's numbers don't hang on the others
             errors[:, i] += counts @ (row - _center(row)) * widened
-    return errors / values.shape[1]
+    return np.asarray(errors / values.shape[1])
 
 
 def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[str, ...], Estimate]:
-    """The estimate of every method and suite, and of the averages over each split's suites.
+    """The estimate of every method and suite, and of the means over each split's suites.
 
     Args:
         problems: ``method, seed, suite, level, prompt, accuracy``, as
@@ -187,7 +221,8 @@ def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[s
         suites: the split of each suite.
 
     Returns:
-        By ``(method, suite, split)``; an average's suite is :data:`AVERAGE`.
+        By ``(method, suite, split)``. The suite of a mean over suites is :data:`AVERAGE`; of that
+        over the middle half of at least three suites :data:`MIDDLE`.
 
     Raises:
         UpgeError: runs that were evaluated on different problems.
@@ -207,6 +242,8 @@ def estimates(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[tuple[s
             ]
             if len(parts) == len(names):
                 found[method, AVERAGE, split] = _average(parts)
+            if len(parts) == len(names) >= _FEWEST:
+                found[method, MIDDLE, split] = _middle(parts)
     return {key: score.estimate(key[0]) for key, score in found.items()}
 
 
@@ -272,6 +309,28 @@ def _average(parts: Sequence[Scores]) -> Scores:
     )
 
 
+def _middle(parts: Sequence[Scores]) -> Scores:
+    """The interquartile mean over suites, of each seed and of means over resampled problems."""
+    by_seed = np.stack([part.by_seed for part in parts])
+    means = by_seed.mean(1, keepdims=True)
+    moved = means + np.stack([part.problem_errors for part in parts])
+    errors = interquartile_mean(moved) - interquartile_mean(means)
+    return Scores(interquartile_mean(by_seed), errors, sum(part.problems for part in parts))
+
+
+def interquartile_mean(values: ArrayLike) -> Array:
+    """The mean of the middle half, over the first axis.
+
+    Values at a quarter's border count in part. (``scipy.stats.trim_mean`` rounds quarters down: of
+    six values it would keep four.)
+    """
+    ordered = np.sort(np.asarray(values, dtype=float), axis=0)
+    count = len(ordered)
+    ranks = np.arange(count)
+    inside = np.minimum(ranks + 1, 3 * count / 4) - np.maximum(ranks, count / 4)
+    return np.asarray(np.tensordot(np.clip(inside, 0, None) / (count / 2), ordered, axes=1))
+
+
 def within(interval: tuple[float, float]) -> tuple[float, float]:
     """The part of an interval that an accuracy can be in."""
     low, high = np.clip(interval, 0, 1).tolist()
@@ -289,8 +348,9 @@ def comparisons(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
     """Every pair of methods on every suite and average.
 
     Returns:
-        ``suite, split, method, other, difference, low, high, p, p_holm, distinguishable``. The
-        interval is the pair's own; Holm's correction is for all pairs of the same suite or average.
+        ``suite, split, method, other, difference, low, high, p, p_holm, distinguishable,
+        detectable``. The interval is the pair's own; Holm's correction, and what was detectable
+        (:meth:`Estimate.detectable`), are for all pairs of the same suite or average.
     """
     rows = []
     for suite, split in dict.fromkeys(key[1:] for key in found):
@@ -298,12 +358,14 @@ def comparisons(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
         pairs = list(combinations(methods, 2))
         differences = [found[a, suite, split] - found[b, suite, split] for a, b in pairs]
         p_values = [difference.p_value for difference in differences]
+        tests = int((~np.isnan(p_values)).sum())
         for (a, b), d, p, holm in zip(
             pairs, differences, p_values, corrected(p_values), strict=True
         ):
-            rows.append((suite, split, a, b, d.mean, *d.interval, p, holm, holm < SIGNIFICANCE))
+            tested = (p, holm, holm < SIGNIFICANCE, d.detectable(tests))
+            rows.append((suite, split, a, b, d.mean, *d.interval, *tested))
     names = ["suite", "split", "method", "other", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=[*names, "p", "p_holm", "distinguishable"])
+    return pd.DataFrame(rows, columns=[*names, "p", "p_holm", "distinguishable", "detectable"])
 
 
 def corrected(p_values: Sequence[float]) -> list[float]:
