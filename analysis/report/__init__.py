@@ -1,0 +1,1 @@
+"""One page of everything that is committed: ``python -m analysis.report``."""
