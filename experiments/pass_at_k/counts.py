@@ -1,0 +1,137 @@
+"""How many of many samples are right, problem by problem, of a trained policy on a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.records import read_record
+from upge.config import build
+from upge.errors import UpgeError
+from upge.tasks.problem import Problem
+from upge.training.config import RunConfig
+from upge.training.data import load_dataset
+from upge.training.records import RunFolder
+
+#: What a row of the counts is.
+COLUMNS = ("run", "method", "seed", "suite", "level", "prompt", "right", "samples")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A finished run's.
+
+    Args:
+        path: the run's folder.
+        config: its configuration.
+    """
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """On each test suite that it was trained for."""
+        suites: dict[str, float] = (RunFolder(self.path).result or {}).get("suites", {})
+        unseen = load_dataset(self.config).unseen
+        return {name: value for name, value in suites.items() if name not in unseen}
+
+
+def find_policies(folder: Path, methods: Sequence[str]) -> list[Policy]:
+    """The finished runs of a comparison, by seed and in the methods' order."""
+    named = read_record(folder / "comparison.json").get("runs", [])
+    paths = [folder.parent / name for name in named]
+    found = [Policy(path, _config(path)) for path in paths if RunFolder(path).result is not None]
+    wanted = [policy for policy in found if policy.config.name in methods]
+    return sorted(wanted, key=lambda p: (p.config.seed, methods.index(p.config.name)))
+
+
+def _config(run: Path) -> RunConfig:
+    given = read_record(run / "config.json")
+    try:
+        return build({key: value for key, value in given.items() if key != "key"}, RunConfig)
+    except UpgeError as error:
+        raise UpgeError(f"{run / 'config.json'}: {error}; make the run again") from error
+
+
+def hardest(policies: Sequence[Policy], count: int) -> list[str]:
+    """The suites on which these policies are right least often, the hardest first.
+
+    AIME and AMC are the paper's hardest as well: where one sample is nearly always right, many
+    samples tell policies apart no better than one.
+    """
+    accuracy = pd.DataFrame([policy.accuracy for policy in policies]).mean()
+    return [str(name) for name in accuracy.sort_values(kind="stable").index[:count]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy's samples on a suite.
+
+    Args:
+        policy: who answers.
+        suite: what.
+        problems: how many problems, as many of each level.
+        samples: responses to each.
+    """
+
+    policy: Policy
+    suite: str
+    problems: int
+    samples: int
+
+    @property
+    def responses(self) -> int:
+        """All of them."""
+        return self.problems * self.samples
+
+
+def count(job: Job) -> pd.DataFrame:
+    """Sample and grade as the run's own test does; :data:`COLUMNS`, a row a problem.
+
+    Raises:
+        UpgeError: a policy that can't be loaded, or fewer problems than are asked for.
+    """
+    from upge.evaluation.responses import respond
+    from upge.policies.pretrained import load_pretrained
+    from upge.rollouts import CachedSampler
+
+    config, dataset = job.policy.config, load_dataset(job.policy.config)
+    model, tokenizer = load_pretrained(str(RunFolder(job.policy.path).policy))
+    responses = respond(
+        first_of_levels(dataset.tests[job.suite], job.problems),
+        sampler=CachedSampler(model, tokenizer.eos_token_id),
+        tokenizer=tokenizer,
+        verifier=dataset.verifier,
+        samples=job.samples,
+        settings=config.evaluation.sampling(config.max_tokens),
+        seed=config.seed,
+    )
+    right = (responses.rewards > 0).sum(1).tolist()
+    fixed = (job.policy.path.name, config.name, config.seed, job.suite)
+    rows = [
+        (*fixed, problem.level, problem.prompt, own, job.samples)
+        for problem, own in zip(responses.problems, right, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def first_of_levels(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """``count`` problems, the first ones of each level.
+
+    Raises:
+        UpgeError: not as many of each level, or fewer than that.
+    """
+    levels = {k: list(own) for k, own in groupby(problems, key=lambda problem: problem.level)}
+    share, rest = divmod(count, len(levels))
+    most = min(map(len, levels.values()))
+    if rest or not 1 <= share <= most:
+        raise UpgeError(
+            f"--problems: got {count}, wanted a multiple of the {len(levels)} levels up to "
+            f"{most * len(levels)}"
+        )
+    return [problem for own in levels.values() for problem in own[:share]]
