@@ -7,17 +7,19 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.statistics import (
     AVERAGE,
     DRAWS,
+    MIDDLE,
     Estimate,
     cells,
     comparisons,
     corrected,
     estimates,
+    interquartile_mean,
     problem_errors,
     seed_errors,
     student,
@@ -27,6 +29,9 @@ from upge.errors import UpgeError
 
 #: Student's t: 97.5 % quantiles by degrees of freedom, from printed tables.
 T_QUANTILES = {4: 2.776, 9: 2.262}
+
+#: Its quantiles for 8 degrees of freedom at 5 % two-sided, of one test and of ten (99.75 %).
+T_8 = {1: 2.306, 10: 3.833}
 
 
 def frame(method: str, accuracy: np.ndarray, suite: str = "sum", levels: int = 2) -> pd.DataFrame:
@@ -117,6 +122,103 @@ def test_holm_keeps_order_and_never_flatters(p_values: list[float]) -> None:
     # Bonferroni is at least as strict.
     bonferroni = (min(1.0, p * len(p_values)) for p in p_values)
     assert all(a <= b for a, b in zip(adjusted, bonferroni, strict=True))
+
+
+def test_interquartile_mean_by_hand() -> None:
+    assert interquartile_mean([0, 0, 0, 6, 6, 60]) == 3  # half of the second and of the fifth
+    assert interquartile_mean([9, 1, 2, 4]) == 3
+    assert interquartile_mean([[1, 10], [3, 30]]).tolist() == [2, 20]
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=20))
+def test_interquartile_mean_is_that_of_the_middle_half(values: list[float]) -> None:
+    # With each value four times, whole values are what falls off.
+    copies = sorted(4 * values)
+    expected = np.mean(copies[len(values) : -len(values)])
+    assert float(interquartile_mean(values)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_middle_of_suites_by_hand() -> None:
+    # Of each seed its own middle half: of (0, .2, .4, 1) and of (1, .5, .3, 0).
+    table = [[0, 0.2, 0.4, 1], [1, 0.5, 0.3, 0]]
+    scores = [
+        frame("a", np.array([[row[i]] * 4 for row in table]), suite)
+        for i, suite in enumerate("stuv")
+    ]
+    found = estimates(pd.concat(scores), dict.fromkeys("stuv", "in"))
+    assert found["a", MIDDLE, "in"].mean == pytest.approx((0.3 + 0.4) / 2)
+    assert found["a", MIDDLE, "in"].variance == pytest.approx(0.05**2)
+    assert found["a", AVERAGE, "in"].mean == pytest.approx((0.4 + 0.45) / 2)
+    two = estimates(pd.concat(scores[:2]), dict.fromkeys("st", "in"))
+    assert ("a", MIDDLE, "in") not in two
+
+
+def test_the_middle_forgets_an_odd_suite() -> None:
+    random = np.random.default_rng(10)
+    scores = {suite: 0.5 + 0.2 * (random.random((3, 30)) - 0.5) for suite in "stuvw"}
+    scores["w"] = random.integers(0, 2, size=(3, 30)).astype(float) * 0.5  # far off, and uncertain
+    found = estimates(
+        pd.concat([frame("a", own, suite) for suite, own in scores.items()]),
+        dict.fromkeys(scores, "in"),
+    )
+    wide, narrow = (found["a", suite, "in"].interval for suite in (AVERAGE, MIDDLE))
+    assert narrow[0] < 0.5 < narrow[1]
+    assert narrow[1] - narrow[0] < 0.7 * (wide[1] - wide[0])
+    assert wide[1] < 0.5
+
+
+# ------------------------------------------------------------------------------------------- power
+
+
+@pytest.mark.parametrize("tests", T_8)
+def test_a_detectable_difference_is_found_four_times_in_five(tests: int) -> None:
+    # Beside t-tests of five normal seeds each, repeated: they share nothing with the bootstrap.
+    random = np.random.default_rng(11)
+    shape = random.normal(size=5)
+    shape = (shape - shape.mean()) / shape.std(ddof=1)
+    nothing = np.zeros(DRAWS)
+    a, b = (Estimate(0.0, seed_errors(shape, name), nothing, 1 / 5, 4, 5, 1) for name in "ab")
+    shift = (a - b).detectable(tests)
+    samples = random.normal(size=(2, 20_000, 5))
+    difference = shift + samples[0].mean(1) - samples[1].mean(1)
+    error = np.sqrt(samples.var(axis=2, ddof=1).sum(0) / 5)
+    assert (np.abs(difference / error) > T_8[tests]).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_where_problems_alone_vary_normal_quantiles_decide() -> None:
+    errors = np.random.default_rng(12).normal(size=DRAWS)
+    e = Estimate(0.3, np.zeros(DRAWS), errors, variance=0, freedom=4, seeds=5, problems=10)
+    assert e.detectable() == pytest.approx(1.960 + 0.842, rel=0.02)
+    assert e.detectable(10) == pytest.approx(2.807 + 0.842, rel=0.03)
+
+
+@given(st.floats(0.01, 100), st.integers(2, 10), st.integers(1, 50))
+@settings(max_examples=20, deadline=None)
+def test_what_is_detectable_has_the_unit_of_the_mean(scale: float, seeds: int, tests: int) -> None:
+    random = np.random.default_rng(seeds)
+    errors = random.normal(size=(2, 2000))
+    one, scaled = (
+        Estimate(0.0, factor * errors[0], factor * errors[1], 1, seeds - 1, seeds, 1)
+        for factor in (1, scale)
+    )
+    assert scaled.detectable(tests) == pytest.approx(scale * one.detectable(tests))
+    assert one.detectable(tests + 1) >= one.detectable(tests) > 0
+
+
+def test_of_one_seed_nothing_is_detectable_and_without_spread_everything() -> None:
+    nothing = np.zeros(DRAWS)
+    assert np.isnan(Estimate(0.5, nothing, nothing + 1, 0, 0, 1, 5).detectable())
+    assert Estimate(0.5, nothing, nothing, 0, 2, 3, 5).detectable(10) == 0
+
+
+def test_comparisons_tell_what_all_of_them_together_could_show() -> None:
+    random = np.random.default_rng(13)
+    scores = pd.concat([frame(m, random.random((3, 20))) for m in "abc"])
+    found = estimates(scores, {"sum": "in"})
+    pairs = comparisons(found)
+    for row in pairs[pairs["suite"] == "sum"].itertuples():
+        difference = found[row.method, "sum", "in"] - found[row.other, "sum", "in"]
+        assert row.detectable == difference.detectable(3) > difference.detectable()
 
 
 # --------------------------------------------------------------------------------- degenerate cases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import subprocess
@@ -12,36 +13,28 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_runs import SUITES, config, write_run, write_selection
+from fake_runs import SUITES, config, metrics, write_run, write_selection
 
+from analysis.accuracy.document import heading, missing, sections
+from analysis.accuracy.numbers import CSV_COLUMNS, comparisons_csv, to_csv
+from analysis.accuracy.output import write_table
+from analysis.accuracy.table import COLUMNS, Table
 from analysis.methods import METHODS, grouped, ordered, title
 from analysis.reported import reported
 from analysis.runs import load_runs
 from analysis.style import LOOKS
-from analysis.table2 import (
-    COLUMNS,
-    CSV_COLUMNS,
-    Table2,
-    command,
-    heading,
-    main,
-    make,
-    missing,
-    sections,
-    to_csv,
-    write_table,
-)
+from analysis.table2 import main, make
 from analysis.tables import Section, latex, markdown, tex_text
 from upge.config import read_yaml
 from upge.errors import UpgeError
 
-RECIPE = Path("experiments/table2/recipe.yaml")
+RECIPE = Path("experiments/recipes/table2.yaml")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Base, SFT and GRPO with three seeds; HPT with one, and one that is not finished."""
-    folder = tmp_path_factory.mktemp("runs") / "cpu"
+    folder = tmp_path_factory.mktemp("runs") / "cpu" / "table2"
     for seed in range(3):
         write_run(folder, "base", seed, accuracy=0.2)
         write_run(folder, "sft", seed, accuracy=0.9)
@@ -53,13 +46,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(runs: Path) -> Table2:
+def table(runs: Path) -> Table:
     return make(load_runs(runs))
 
 
 @pytest.fixture(scope="module")
-def document(table: Table2) -> str:
-    return markdown(heading(table), sections(table))
+def document(table: Table) -> str:
+    return markdown(heading([table]), sections(table))
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -73,13 +66,13 @@ def part(document: str, start: str) -> str:
 # ---------------------------------------------------------------------------------------- the CSV
 
 
-def test_columns_are_the_promised_ones(table: Table2) -> None:
+def test_columns_are_the_promised_ones(table: Table) -> None:
     promised = "method,base,suite,split,mean,low,high,seeds,problems,reported"
-    assert to_csv(table).splitlines()[0] == promised == ",".join(CSV_COLUMNS)
+    assert to_csv([table]).splitlines()[0] == promised == ",".join(CSV_COLUMNS)
 
 
-def test_means_are_those_of_the_result_files(runs: Path, table: Table2) -> None:
-    found = rows(to_csv(table))
+def test_means_are_those_of_the_result_files(runs: Path, table: Table) -> None:
+    found = rows(to_csv([table]))
     for suite in SUITES:
         results = [
             pd.read_json(path, typ="series")["suites"][suite]
@@ -92,17 +85,18 @@ def test_means_are_those_of_the_result_files(runs: Path, table: Table2) -> None:
         assert row["base"] == "tiny"
 
 
-def test_averages_are_means_of_their_suites(table: Table2) -> None:
-    found = [r for r in rows(to_csv(table)) if r["method"] == "sft" and r["base"] == "tiny"]
+def test_averages_are_means_of_their_suites(table: Table) -> None:
+    found = [r for r in rows(to_csv([table])) if r["method"] == "sft" and r["base"] == "tiny"]
     for split in ("in distribution", "out of distribution"):
         own = {r["suite"]: float(r["mean"]) for r in found if r["split"] == split}
-        average = own.pop("average")
+        average, middle = own.pop("average"), own.pop("interquartile mean", None)
+        assert (middle is not None) == (split == "in distribution")
         assert average == pytest.approx(sum(own.values()) / len(own), abs=1e-3)
         assert len(own) == {"in distribution": 6, "out of distribution": 2}[split]
 
 
-def test_the_papers_rows_hold_reported_numbers_alone(table: Table2) -> None:
-    theirs = [r for r in rows(to_csv(table)) if r["base"] == "Qwen2.5-Math-7B"]
+def test_the_papers_rows_hold_reported_numbers_alone(table: Table) -> None:
+    theirs = [r for r in rows(to_csv([table])) if r["base"] == "Qwen2.5-Math-7B"]
     assert len(theirs) == 12 * 10
     assert not any(r[name] for r in theirs for name in ("mean", "low", "high", "seeds", "problems"))
     cell = {(r["method"], r["suite"], r["split"]): r["reported"] for r in theirs}
@@ -134,7 +128,7 @@ def test_every_method_has_a_line_with_its_seeds(document: str) -> None:
     assert lines[-1].split(" | ")[1] == "1"
 
 
-def test_marks_tell_ties_from_chance_alone(table: Table2, document: str) -> None:
+def test_marks_tell_ties_from_chance_alone(table: Table, document: str) -> None:
     ours = part(document, "Reproduced")
     sft, grpo, base = (
         next(line for line in ours.splitlines() if line.startswith(f"| {name} |"))
@@ -168,10 +162,78 @@ def test_differences_are_bold_where_they_are_more_than_chance(document: str) -> 
     assert "A method with one seed is not compared" in matrix
 
 
+def test_the_highest_and_hpt_are_put_into_words(document: str) -> None:
+    matrix = part(document, "More than chance? The average in distribution")
+    highest, hpt = (line for line in matrix.splitlines() if line.startswith("- "))
+    assert highest == (
+        "- SFT: better than Base model; not distinguishable from GRPO; not compared with HPT as "
+        "published."
+    )
+    assert hpt == "- HPT, as published: not compared with any other."
+
+
+def test_the_power_note_tells_what_could_have_been_shown(table: Table, document: str) -> None:
+    note = part(document, "What these seeds could have shown")
+    assert "for 3 seeds a method to show it with a probability of 80 %, at the 5 % level" in note
+    (line,) = (line for line in note.splitlines() if line.startswith("| in distribution: all"))
+    pairs = [r for r in rows(comparisons_csv(table)) if r["suite"] == "average" and r["p"] != "nan"]
+    own = [r for r in pairs if r["split"] == "in distribution"]
+    least = sorted(float(r["detectable"]) for r in own)
+    shown = line.strip("| ").split(" | ")
+    assert shown[1] == str(len(own)) == "3"
+    assert [float(x) for x in shown[2:5]] == pytest.approx(least, abs=0.05)
+    assert 0 < float(shown[5]) < float(shown[3])  # a pair alone needs no correction
+    assert shown[6] == str(sum(r["distinguishable"] == "yes" for r in own)) == "2"
+    hidden = (abs(float(r["difference"])) for r in own if r["distinguishable"] == "no")
+    assert float(shown[7]) == pytest.approx(max(hidden), abs=0.05)
+
+
 def test_costs_are_sums_over_steps(document: str) -> None:
     took = part(document, "What it took")
-    assert "| SFT | 0.001 | 20 | 80 | 0.01 | 0.02 | 2e10 | 10 |" in took
+    assert "| SFT | 0.001 | 20 | 80 | 0.01 | 0.02 | 2e10 | 10 | 5 |" in took
     assert "Base model" not in took
+
+
+def test_costs_that_nobody_recorded_have_no_column(tmp_path: Path) -> None:
+    steps = [{key: x for key, x in line.items() if key != "seconds"} for line in metrics()]
+    write_run(tmp_path, "sft", 0, steps=steps)
+    took = part(markdown("", sections(make(load_runs(tmp_path)))), "What it took")
+    assert "CPU seconds |" in took
+    assert "wall seconds" not in took
+
+
+def test_gradient_norms_are_medians_by_term_and_stage(tmp_path: Path) -> None:
+    # Of the first stage one term and of the second two, at every other step; means over two seeds.
+    for seed, scale in enumerate((1.0, 3.0)):
+        steps = metrics(steps=12)
+        for line in steps:
+            line["stage"] = int(line["step"] > 6)
+            if line["step"] % 2 == 0:
+                norm = scale * line["step"]
+                line["term_norms"] = [norm] if line["stage"] == 0 else [norm, 0.0]
+        write_run(tmp_path, "sft_grpo", seed, steps=steps)
+    write_run(tmp_path, "sft", 0)  # none recorded
+    shown = part(markdown("", sections(make(load_runs(tmp_path)))), "Gradient norm of each term")
+    assert "| method | Term 1 | Term 2 |" in shown
+    assert "| SFT→GRPO | 8 → 20 | – → 0 |" in shown  # 2 · median (2, 4, 6) → 2 · median (8, 10, 12)
+    assert "| SFT |" not in shown
+
+
+def test_without_gradient_norms_there_is_no_section(document: str) -> None:
+    assert "Gradient norm" not in document
+
+
+def test_a_borrowed_rate_is_named(tmp_path: Path) -> None:
+    for method in ("sft", "mine"):
+        write_run(tmp_path, method, 0)
+    selection = {
+        "sft": {"lr": 1e-3, "grid": {"0.001": 0.5}},
+        "mine": {"lr": 1e-3, "grid": {}, "of": "sft"},
+    }
+    (tmp_path / "selection.json").write_text(json.dumps(selection))
+    rates = part(markdown("", sections(make(load_runs(tmp_path)))), "Learning rates")
+    assert "- `mine` takes the rate of `sft`." in rates
+    assert "| mine |" not in rates
 
 
 def test_the_selection_is_shown_and_contradictions_named(document: str) -> None:
@@ -214,14 +276,14 @@ def test_beneath_stand_seeds_problems_samples_and_origin(document: str) -> None:
         assert text in origin
 
 
-def test_what_is_missing_is_named_with_its_command(table: Table2, document: str) -> None:
+def test_what_is_missing_is_named_with_its_command(table: Table, document: str) -> None:
     named = missing(table)
     assert "`hpt`: seeds 1, 2" in named
     assert "`luffy`: no finished run" in named
     assert any(re.fullmatch(r"`hpt-s1-\w+` is not finished, and not used", n) for n in named)
     assert not any("`sft`" in n for n in named)
-    assert command(table) == "make reproduce-table2 PROFILE=cpu SEEDS=3"
-    assert command(table) in part(document, "Missing")
+    assert table.runs.command == "make reproduce-table2 PROFILE=cpu SEEDS=3"
+    assert table.runs.command in part(document, "Missing")
 
 
 def test_nothing_missing_says_nothing(tmp_path: Path) -> None:
@@ -233,19 +295,19 @@ def test_nothing_missing_says_nothing(tmp_path: Path) -> None:
 
 
 def test_no_runs_leave_the_papers_numbers_and_the_command(tmp_path: Path) -> None:
-    folder = tmp_path / "cpu"
-    folder.mkdir()
+    folder = tmp_path / "cpu" / "table2"
+    folder.mkdir(parents=True)
     found = make(load_runs(folder))
     text = markdown("", sections(found))
-    assert f"`{command(found)}`" in text
-    assert command(found) == "make reproduce-table2 PROFILE=cpu"
+    assert f"`{found.runs.command}`" in text
+    assert found.runs.command == "make reproduce-table2 PROFILE=cpu"
     assert text.count("no finished run") == len(METHODS)
     assert "| HPT, as published | 33.0 |" in text
-    assert len(rows(to_csv(found))) == 120
+    assert len(rows(to_csv([found]))) == 120
 
 
 def test_smoke_runs_claim_no_order(tmp_path: Path) -> None:
-    folder = tmp_path / "smoke"
+    folder = tmp_path / "smoke" / "table2"
     write_run(folder, "sft", 0, accuracy=1, per_level=1)
     write_run(folder, "base", 0, accuracy=0, per_level=1)
     text = markdown("", sections(make(load_runs(folder))))
@@ -255,19 +317,19 @@ def test_smoke_runs_claim_no_order(tmp_path: Path) -> None:
     assert not any("°" in line or "**" in line for line in ours)
 
 
-def test_latex_is_plain_ascii_with_balanced_tables(table: Table2) -> None:
-    text = latex(heading(table), sections(table))
+def test_latex_is_plain_ascii_with_balanced_tables(table: Table) -> None:
+    text = latex(heading([table]), sections(table))
     assert text.isascii()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 6
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 7
     for line in text.splitlines():
         assert not re.search(r"(?<!\\)[%#]", line), line
         assert not re.search(r"(?<!\\)_", line), line
     assert r"HPT, as published & 33.0 & 21.9" in text
 
 
-def test_the_same_files_every_time(runs: Path, table: Table2, tmp_path: Path) -> None:
-    for path in write_table(make(load_runs(runs)), tmp_path / "again"):
-        first = next(p for p in write_table(table, tmp_path / "once") if p.name == path.name)
+def test_the_same_files_every_time(runs: Path, table: Table, tmp_path: Path) -> None:
+    for path in write_table([make(load_runs(runs))], tmp_path / "again"):
+        first = next(p for p in write_table([table], tmp_path / "once") if p.name == path.name)
         assert path.read_bytes() == first.read_bytes()
 
 
@@ -275,7 +337,7 @@ def test_the_same_files_every_time(runs: Path, table: Table2, tmp_path: Path) ->
 
 
 def test_the_rows_are_those_of_the_recipe() -> None:
-    assert set(METHODS) == {"base", *read_yaml(RECIPE)["methods"]}
+    assert set(METHODS) == {"base", *read_yaml(RECIPE)["compare"]}
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own() -> None:
@@ -333,7 +395,9 @@ def test_the_command_writes_tables_and_figures(runs: Path, tmp_path: Path) -> No
 
 
 def test_a_mistake_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of runs; make them"):
+    with pytest.raises(
+        SystemExit, match=r"^error: .*nowhere: is no folder of a comparison; make it"
+    ):
         main(tmp_path / "nowhere", tmp_path, tmp_path)
 
 
@@ -344,7 +408,7 @@ def test_no_runs_make_no_table(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cant_be_written_is_a_sentence(table: Table2, tmp_path: Path) -> None:
+def test_a_place_that_cant_be_written_is_a_sentence(table: Table, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UpgeError, match="can't be written"):
-        write_table(table, tmp_path / "file")
+        write_table([table], tmp_path / "file")

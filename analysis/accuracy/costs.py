@@ -84,10 +84,11 @@ def term_norms(metrics: pd.DataFrame) -> pd.DataFrame:
     known = metrics.dropna(subset="term_norms") if "term_norms" in metrics else metrics[:0]
     if not len(known):
         return pd.DataFrame()
-    terms = pd.DataFrame(known["term_norms"].map(list).tolist(), index=known.index, dtype=float)
+    by_term = [dict(enumerate(norms, 1)) for norms in known["term_norms"]]
+    terms = pd.DataFrame(by_term, index=known.index, dtype=float)
     each = known[["method", "seed", "stage"]].join(terms).groupby(["method", "seed", "stage"])
     stages = each.median().groupby(["method", "stage"]).mean()
-    return stages.rename(columns=lambda term: term + 1).groupby("method").agg(list)
+    return stages.groupby("method").agg(list)
 
 
 def gradients(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> Section | None:
