@@ -1,0 +1,308 @@
+"""TRL's GRPOTrainer with any algorithm of the registry, and demonstrations beside the rollouts.
+
+The data set may have a column ``demonstration``: a worked solution as the model would write it, a
+text or a list of messages of which the last one counts; None or empty where a question has none.
+
+    from upge.integrations.trl import UpgeTrainer
+
+    trainer = UpgeTrainer(
+        model, reward_funcs=reward, args=GRPOConfig(...), train_dataset=dataset, algorithm="hpt"
+    )
+    trainer.train()
+
+TRL samples, grades, logs, saves and steps as ever; the loss is the estimator's. A step's plan is
+made on all its rollouts and demonstrations, of all processes, and split into micro-batches
+afterwards, so that gates see whole questions and every normaliser is global. Rows without weight
+are left out of the forward pass.
+
+π_θold is the sampler's own log-probability where the sampler tells it (vLLM, ``rollout_func``), in
+place of TRL's importance sampling correction; otherwise that of the policy as it sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upge.algorithms import get
+from upge.batch import TrajectoryBatch
+from upge.errors import UpgeError
+from upge.estimator import Estimate, Estimator, Plan, term_metrics
+from upge.extras import require
+from upge.integrations.rows import trajectories
+from upge.training.gradient import sum_over_processes, weighs_by_batch
+
+_trl: Any = require("trl", "parity")
+
+#: What the estimator decides in place of these settings of TRL's loss.
+_REPLACED = (
+    "beta",
+    "delta",
+    "entropy_coef",
+    "epsilon",
+    "epsilon_high",
+    "importance_sampling_level",
+    "loss_type",
+    "multi_objective_aggregation",
+    "off_policy_mask_threshold",
+    "router_aux_loss_coef",
+    "scale_rewards",
+    "top_entropy_quantile",
+    "use_adaptive_entropy",
+)
+
+
+class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
+    """A ``GRPOTrainer`` whose loss is an estimator's.
+
+    Evaluation is TRL's own: its rewards are those of the policy, its ``eval_loss`` is TRL's.
+
+    Args:
+        *args: as GRPOTrainer takes them.
+        algorithm: a name of the registry, or an estimator, as ``upge.get("hpt", gamma=0.25)``.
+        **kwargs: as GRPOTrainer takes them.
+
+    Raises:
+        UpgeError: an algorithm that needs a critic, or demonstrations that the data set lacks; a
+            demonstration longer than ``max_completion_length``; a batch that splits questions; a
+            setting of TRL's loss, which would have no effect.
+    """
+
+    def __init__(self, *args: Any, algorithm: str | Estimator = "hpt", **kwargs: Any) -> None:
+        self.estimator = get(algorithm) if isinstance(algorithm, str) else algorithm
+        given = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False))
+        given |= kwargs
+        _check_estimator(self.estimator)
+        _check_data(self.estimator, given)
+        if given.get("args") is not None:
+            _check_settings(given["args"])
+        super().__init__(*args, **kwargs)
+        self._check_demonstrations()
+        self._steps: list[TrajectoryBatch] = []
+        self._micro_batches: list[Plan] = []
+        self._sums = torch.zeros(len(self.estimator.terms), 5)
+
+    # ------------------------------------------------------------------------ what TRL calls
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "demonstration" not in self._signature_columns:
+            self._signature_columns.append("demonstration")
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        accumulated = self.args.gradient_accumulation_steps
+        every = self.args.steps_per_generation * self.num_iterations
+        if not self._steps or self._step % every == 0:
+            self._steps = self._sample(generation_batch)
+        if self._step % accumulated == 0:
+            batch = self._steps[self._step // accumulated % len(self._steps)]
+            self._micro_batches = self._split(self._plan(batch))
+        return self._micro_batches[self._step % accumulated]
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        self._rewards = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        if not isinstance(inputs, Plan):
+            return super()._compute_loss(model, inputs)
+        logp, entropy = self._likelihood(model, inputs.batch)
+        if inputs.batch.old_logp is None:  # on policy
+            inputs = replace(inputs, batch=replace(inputs.batch, old_logp=logp.detach()))
+        estimate = inputs.estimate(logp, entropy)
+        self._record(estimate)
+        # Processes' gradients are averaged; ours are parts of one sum.
+        return estimate.loss * self.accelerator.num_processes
+
+    # ------------------------------------------------------------------------ a step's batches
+
+    def _sample(self, examples: list[dict[str, Any]]) -> list[TrajectoryBatch]:
+        """A generation batch as one batch an optimizer step."""
+        rollouts = self._generate_and_score_completions(examples)
+        reward = self._local_rewards(len(examples))
+        questions = examples[:: self.num_generations]
+        batch = trajectories(
+            rollouts,
+            reward,
+            *self._demonstrations(questions),
+            max_length=self.max_completion_length,
+            all_sum=partial(sum_over_processes, self.accelerator),
+        )
+        steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
+        step = batch.group // (len(questions) // steps)
+        return [batch.select(step == i) for i in range(steps)]
+
+    def _local_rewards(self, count: int) -> Tensor:
+        """(count,) the process's rewards; NaN where no function gave one."""
+        start = self.accelerator.process_index * count
+        mine = self._rewards[start : start + count]
+        total: Tensor = (mine * self.reward_weights.to(mine.device)).nansum(1)
+        return torch.where(mine.isnan().all(1), torch.nan, total)
+
+    def _demonstrations(self, examples: list[dict[str, Any]]) -> tuple[list[list[int]], Tensor]:
+        """Token ids of the examples' demonstrations, and their rewards by the same functions."""
+        if not _reads_demonstrations(self.estimator):
+            return [[] for _ in examples], torch.zeros(len(examples), device=self.args.device)
+        texts = [_text(example.get("demonstration")) for example in examples]
+        ids = [self._encode(text) if text else [] for text in texts]
+        prompts = [example["prompt"] for example in examples]
+        completions = [
+            [{"role": "assistant", "content": text}] if isinstance(prompt, list) else text
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        self._calculate_rewards(examples, prompts, completions, ids)
+        # What reward functions log belongs to the rollouts' tables.
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        return ids, self._local_rewards(len(examples))
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return [*ids, self._tokenizer.eos_token_id]
+
+    def _plan(self, batch: TrajectoryBatch) -> Plan:
+        if weighs_by_batch(self.estimator):
+            batch = self._with_entropy(batch)
+        known = batch.old_logp is not None
+        stand_in = batch if known else replace(batch, old_logp=torch.zeros(batch.mask.shape))
+        plan = replace(self.estimator.plan(stand_in, partial=True), batch=batch)
+        shown = plan.open_rows() & ~batch.rows_of("online")
+        counts = batch.all_sum(torch.stack([shown.sum(), plan.open_rows().sum()])).tolist()
+        self._metrics["train"]["offline_ratio"].append(counts[0] / max(counts[1], 1))
+        return plan
+
+    def _with_entropy(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        rows = torch.arange(len(batch.mask), device=batch.mask.device)
+        with torch.no_grad():
+            parts = [
+                self._likelihood(self.model, batch.select(part))[1]
+                for part in rows.split(self.args.per_device_train_batch_size)
+            ]
+        entropy = torch.cat(parts)
+        return batch.at(torch.zeros_like(entropy), entropy)
+
+    def _split(self, plan: Plan) -> list[Plan]:
+        """The rows that bear weight, in as many parts as gradients are accumulated."""
+        rows = plan.needed_rows().nonzero().flatten()
+        parts = rows.tensor_split(self.args.gradient_accumulation_steps)
+        return [plan.select(part) for part in parts]
+
+    def _likelihood(self, model: Any, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """Log π_θ and entropy (N, T) by TRL, in the columns that are in use; 0 elsewhere."""
+        tokens, attention = batch.tokens, batch.attention
+        assert tokens is not None and attention is not None
+        if not len(tokens):  # an empty part still takes part in what processes do together
+            tokens, attention = tokens.new_ones(1, 2), attention.new_ones(1, 2)
+        used = attention.any(0).nonzero().flatten()
+        start, end = int(used[0]), int(used[-1]) + 1
+        scored = batch.mask.any(0).nonzero().flatten()
+        kept = end - int(scored[0]) if len(scored) else 1
+        logp, entropy, _ = self._get_per_token_logps_and_entropies(
+            model,
+            tokens[:, start:end],
+            attention[:, start:end].long(),
+            kept,
+            compute_entropy=True,
+        )
+        rows, width = batch.mask.shape
+        around = (max(end - kept, 0), max(width - end, 0))
+        logp, entropy = (torch.nn.functional.pad(x, around)[:rows, :width] for x in (logp, entropy))
+        return logp, entropy.detach()
+
+    def _record(self, estimate: Estimate) -> None:
+        """Metrics of each term, of whole optimizer steps and all processes."""
+        self._sums = self._sums + torch.stack([term.sums() for term in estimate.terms]).cpu()
+        if (self._step + 1) % self.args.gradient_accumulation_steps:
+            return
+        total = sum_over_processes(self.accelerator, self._sums.to(self.accelerator.device))
+        for i, sums in enumerate(total):
+            for name, value in term_metrics(sums).items():
+                self._metrics["train"][f"term{i}/{name}"].append(value)
+        self._sums = torch.zeros_like(self._sums)
+
+    # ------------------------------------------------------------------------ what is refused
+
+    def _check_demonstrations(self) -> None:
+        data = self.train_dataset
+        if not _reads_demonstrations(self.estimator) or not hasattr(data, "__len__"):
+            return
+        texts = [text for text in map(_text, data["demonstration"]) if text]
+        if not texts:
+            raise UpgeError(
+                f"{self.estimator.name} learns from demonstrations, and the data set's column "
+                "'demonstration' is empty; fill it, or take an algorithm of rollouts alone"
+            )
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        longest = max(len(row) + 1 for row in ids)
+        if longest > self.max_completion_length:
+            raise UpgeError(
+                f"the longest demonstration has {longest} tokens with its end, "
+                f"max_completion_length is {self.max_completion_length}; raise it, or filter the "
+                "data set"
+            )
+
+
+def _reads_demonstrations(estimator: Estimator) -> bool:
+    return any(term.samples != "online" for term in estimator.terms)
+
+
+def _text(demonstration: Any) -> str:
+    """The demonstration as text; empty if there is none."""
+    if not demonstration or isinstance(demonstration, str):
+        return demonstration or ""
+    return str(demonstration[-1]["content"])
+
+
+def _check_estimator(estimator: Estimator) -> None:
+    if "values" in estimator.needs:
+        raise UpgeError(
+            f"{estimator.name} needs a critic's values, and TRL's GRPOTrainer trains no critic; "
+            "take another algorithm"
+        )
+
+
+def _check_data(estimator: Estimator, given: Mapping[str, Any]) -> None:
+    columns = getattr(given.get("train_dataset"), "column_names", None)
+    if columns is not None and not isinstance(columns, dict):
+        if _reads_demonstrations(estimator) and "demonstration" not in columns:
+            raise UpgeError(
+                f"{estimator.name} learns from demonstrations, and the data set has no column "
+                "'demonstration'; add one, or take an algorithm of rollouts alone"
+            )
+        if {"image", "images"} & set(columns):
+            raise UpgeError("the data set has images, which UpgeTrainer can't score; drop them")
+    if given.get("environment_factory") is not None:
+        raise UpgeError(
+            "environment_factory: UpgeTrainer can't grade demonstrations by an environment; give "
+            "reward_funcs instead"
+        )
+
+
+def _check_settings(config: Any) -> None:
+    defaults = {field.name: field.default for field in fields(config)}
+    for name in _REPLACED:
+        if (value := getattr(config, name)) != defaults[name]:
+            raise UpgeError(
+                f"GRPOConfig.{name}: got {value!r}, which has no effect, as the algorithm decides "
+                "it; leave it out and set the algorithm's options"
+            )
+    accumulated, generated = config.gradient_accumulation_steps, config.steps_per_generation
+    if generated % accumulated:
+        raise UpgeError(
+            f"GRPOConfig.steps_per_generation: got {generated}, wanted a multiple of "
+            f"gradient_accumulation_steps ({accumulated}), so that a step's rollouts are at hand"
+        )
+    rows = config.per_device_train_batch_size * accumulated
+    if rows % config.num_generations:
+        raise UpgeError(
+            f"GRPOConfig: per_device_train_batch_size × gradient_accumulation_steps is {rows}, "
+            f"wanted a multiple of num_generations ({config.num_generations}), so that every "
+            "process has whole questions"
+        )
