@@ -159,7 +159,7 @@ def _faults(audit: Audit) -> Section | None:
         names = [title(row["method"]), title(row["faulty"]), row["split"]]
         lines.append([*names, *_difference(row), verdict])
     before = "The correct training less the faulty one, paired on the same problems."
-    notes = [f"Holm's correction is for the {len(lines) // len(audit.tests) or 1} of a split."]
+    notes = ["Holm's correction is for all pairs of the same tests."]
     header = ["correct", "faulty", "tests", *_DIFFERENCE, ""]
     return Section("What the faults cost", header, lines, before, notes) if lines else None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from analysis.methods import BASE
+from analysis.methods import BASE, title
 from analysis.run import Run
 from analysis.runs import Runs
 from upge.errors import UpgeError
@@ -22,6 +22,11 @@ FREE = (BASE, ROLLOUTS_ALONE)
 
 #: The methods of the study; those of :data:`FREE` need runs in one comparison alone.
 METHODS = (*FREE, "sft", "sft_long", "sft_grpo", "luffy", "hpt_global_token")
+
+
+def short(method: str) -> str:
+    """A method's name where room is scarce: the study has one form of each."""
+    return "base" if method == BASE else title(method).partition(",")[0]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.methods import title
 from analysis.runs import Runs
 from analysis.statistics import Estimate, within
-from analysis.supply.columns import COMPARISONS, FREE, METHODS, Column
+from analysis.supply.columns import COMPARISONS, FREE, METHODS, Column, short
 from analysis.supply.phases import AN_OCTAVE, PANELS, VALIDATION
 from analysis.supply.study import IN, OUT, PASS, Study, Supplied
 from analysis.tables import NONE, Section, csv_text, latex, markdown
@@ -23,7 +23,7 @@ CSV_COLUMNS = (
 )
 
 #: Budgets of the document's tables: every so many of the figure's.
-_EVERY = 2 * AN_OCTAVE
+_EVERY = AN_OCTAVE
 
 
 def heading(study: Study) -> str:
@@ -61,9 +61,8 @@ def measures(study: Study) -> dict[str, str]:
 def _answers(study: Study, frame: pd.DataFrame) -> Section:
     notes = [_answer(study, frame, own) for own in study.supplied]
     before = (
-        "The method with the highest mean, from few FLOPs to many. Not distinguishable is said "
-        "where some other method is not distinguishable from it, at the 5 % level, at the most "
-        "compute of the range."
+        "The method with the highest mean: by compute, from few FLOPs to many, and at the end. It "
+        "is distinguishable where each other method is behind it at the 5 % level."
     )
     if study.given[0].profile == "smoke":
         before = "The smoke profile shows that everything runs; its numbers order nothing."
@@ -71,21 +70,15 @@ def _answers(study: Study, frame: pd.DataFrame) -> Section:
 
 
 def _answer(study: Study, frame: pd.DataFrame, own: Supplied) -> str:
-    """Two sentences on a supply: on the way, and with all compute."""
+    """On the way, by validations; then, with all compute, by each measure."""
     rows = frame[frame["supply"] == own.label]
-    parts = [
-        f"{measures(study)[panel]}: {_ranges(of)}"
-        for panel in PANELS
-        if len(of := rows[rows["panel"] == panel])
-    ]
+    on_the_way = rows[rows["panel"] == VALIDATION]
     ends = [
         f"{measures(study)[str(panel)]} {_end(of.iloc[-1].to_dict())}"
         for panel, of in rows.groupby("panel", sort=False)
     ]
-    return (
-        f"**{supply(own.column)}.** By compute, {'; '.join(parts)}. "
-        f"With the most compute, {'; '.join(ends)}."
-    )
+    ranges = f" In distribution, by compute: {_ranges(on_the_way)}." if len(on_the_way) else ""
+    return f"**{supply(own.column)}.**{ranges} With the most compute: {'; '.join(ends)}."
 
 
 def supply(column: Column) -> str:
@@ -97,35 +90,37 @@ def supply(column: Column) -> str:
 
 
 def _ranges(rows: pd.DataFrame) -> str:
-    """The best methods, each with the budget up to which it is."""
+    """The best methods, each with the budget up to which it is, and whether that is sure."""
     found = [
         (best, list(own)) for best, own in groupby(rows.to_dict("records"), lambda r: r["best"])
     ]
     texts = []
     for i, (best, own) in enumerate(found):
-        mark = "" if own[-1]["distinguishable"] else " (not distinguishable)"
         until = f" to {scientific(own[-1]['budget'])} FLOPs" if i < len(found) - 1 else ""
-        texts.append(f"{_name(best)}{until}{mark}")
+        texts.append(f"{short(best)}{until}{_sureness(own)}")
     return ", then ".join(texts)
+
+
+def _sureness(rows: Sequence[Mapping[str, Any]]) -> str:
+    compared = [row["distinguishable"] for row in rows if row["runner_up"]]
+    if all(compared):
+        return ""
+    return " (in part not distinguishable)" if any(compared) else " (not distinguishable)"
 
 
 def _end(row: Mapping[str, Any]) -> str:
     """What is best at the most compute, by how much, and how surely."""
     half = 50 * (row["high"] - row["low"])
-    text = f"{_name(row['best'])} ({100 * row['mean']:.1f} ± {half:.1f})"
+    text = f"{short(row['best'])} ({100 * row['mean']:.1f} ± {half:.1f})"
     if not row["runner_up"]:
         return f"{text}, alone"
-    ahead = f"{points(row['lead'], '')} points ahead of {_name(row['runner_up'])}"
+    ahead = f"{points(row['lead'], '')} points ahead of {short(row['runner_up'])}"
     if row["distinguishable"]:
         return f"{text}, {ahead} (p = {p_value(row['p'])})"
     if pd.isna(row["p"]):
         return f"{text}, {ahead} (one seed: not compared)"
-    ties = listed([_name(method) for method in row["ties"].split()])
+    ties = listed([short(method) for method in row["ties"].split()])
     return f"{text}, {ahead} (not distinguishable from {ties})"
-
-
-def _name(method: str) -> str:
-    return title(method)
 
 
 # --------------------------------------------------------------------------------------- the tables
@@ -141,12 +136,7 @@ def _best(study: Study, frame: pd.DataFrame, panel: str) -> Section:
         [scientific(budget), *(cells.get((label, budget), NONE) for label in labels)]
         for budget in budgets
     ]
-    notes = [
-        "The best method, its lead in points and the runner-up. **Bold**: distinguishable from "
-        "each other method, at the 5 % level, by the least sure of the paired comparisons. The "
-        "figure's CSV has every budget, with intervals, p and all that are not distinguishable.",
-        _how(panel),
-    ]
+    notes = [_how(panel)]
     return Section(
         f"The best {measures(study)[panel]}", ["FLOPs at most", *labels], lines, notes=notes
     )
@@ -155,20 +145,23 @@ def _best(study: Study, frame: pd.DataFrame, panel: str) -> Section:
 def _how(panel: str) -> str:
     if panel == VALIDATION:
         return (
-            "Validations are interpolated between steps: with a constant learning rate the "
-            "beginning of a training is the shorter training. Not so for a pipeline, whose stages "
-            "have fixed lengths: SFT→GRPO counts from its full compute on. The base model was not "
-            "validated; its accuracy is that of the tests, on problems of the same kinds. "
-            "Comparisons are over seeds alone."
+            "The best method, its lead in points and the runner-up; **bold** where it is "
+            "distinguishable from each other method, by the least sure of the paired comparisons. "
+            "The figure's CSV has every budget, with intervals, p and all ties. Validations are "
+            "interpolated between steps: with a constant learning rate the beginning of a training "
+            "is the shorter training. Not so of a pipeline, whose stages have fixed lengths: "
+            "SFT→GRPO counts from its full compute on. The base model was not validated; its "
+            "accuracy is that of the tests, on problems of the same kinds. Intervals and "
+            "comparisons are over seeds alone."
         )
-    return "Tests are of whole trainings: each counts from its full compute on."
+    return "As above, but tests are of whole trainings: each counts from its full compute on."
 
 
 def _cell(row: Mapping[str, Any]) -> str:
     if not row["runner_up"]:
-        return _name(row["best"])
-    best = f"**{_name(row['best'])}**" if row["distinguishable"] else _name(row["best"])
-    return f"{best} {points(row['lead'])} over {_name(row['runner_up'])}"
+        return short(row["best"])
+    best = f"**{short(row['best'])}**" if row["distinguishable"] else short(row["best"])
+    return f"{best} {points(row['lead'])} over {short(row['runner_up'])}"
 
 
 def _reached(study: Study, own: Supplied) -> Section:
@@ -188,9 +181,9 @@ def _reached(study: Study, own: Supplied) -> Section:
 def _who(own: Supplied, method: str) -> list[str]:
     runs = own.column.runs.of(method)
     rates = " → ".join(f"{stage['lr']:g}" for stage in runs[0].config["stages"])
-    found = own.costs.loc[method] if method in own.costs.index else {"steps": None, "flops": None}
-    spent = [whole(found["steps"]), scientific(found["flops"])]
-    return [title(method), str(len(runs)), rates or NONE, *spent]
+    spent = own.costs.reindex([method]).iloc[0]
+    took = [whole(spent["steps"]), scientific(spent["flops"])]
+    return [title(method), str(len(runs)), rates or NONE, *took]
 
 
 # -------------------------------------------------------------------------------- gaps and origins

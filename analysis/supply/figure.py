@@ -16,9 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis.budgets import family
 from analysis.curves import look_of, write_series
-from analysis.methods import BASE, title
 from analysis.style import PAGE, style
-from analysis.supply.columns import METHODS
+from analysis.supply.columns import METHODS, short
 from analysis.supply.phases import AN_OCTAVE, PANELS, VALIDATION
 from analysis.supply.study import OUT, PASS, Study
 
@@ -37,34 +36,30 @@ class Block(NamedTuple):
 
     Attributes:
         best: the best method.
-        runner_up: the second; empty if there is no other.
-        distinguishable: whether the best is, from each other.
+        rival: the highest of those that are not distinguishable from the best; empty without.
+        distinguishable: whether the best is, from each other; not if it is alone.
         low, high: budgets at its edges.
         budgets: how many it spans.
     """
 
     best: str
-    runner_up: str
+    rival: str
     distinguishable: bool
     low: float
     high: float
     budgets: int
 
 
-def short(method: str) -> str:
-    """A method's name where room is scarce; the study has one form of each."""
-    return "base" if method == BASE else title(method).partition(",")[0]
-
-
 def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """The blocks of one panel and supply, from few FLOPs to many."""
     edge = 2 ** (1 / (2 * AN_OCTAVE))
-    outcome = frame[["best", "runner_up", "distinguishable"]]
+    rivals = frame["ties"].str.split().str[0].fillna("")
+    outcome = frame[["best", "distinguishable"]].assign(rival=rivals)
     number = (outcome != outcome.shift()).any(axis=1).cumsum()
-    for _, own in frame.groupby(number):
-        best, runner_up, sure = own.iloc[0][["best", "runner_up", "distinguishable"]]
+    for _, own in outcome.assign(budget=frame["budget"]).groupby(number):
+        best, sure, rival = own.iloc[0][["best", "distinguishable", "rival"]]
         low, high = own["budget"].min() / edge, own["budget"].max() * edge
-        yield Block(best, runner_up, bool(sure), low, high, len(own))
+        yield Block(best, rival, bool(sure), low, high, len(own))
 
 
 def figure(study: Study, frame: pd.DataFrame) -> Figure:
@@ -121,15 +116,14 @@ def _draw(axes: Axes, place: float, block: Block) -> None:
     corner, size = (place - 0.46, block.low), (0.92, block.high - block.low)
     face = color if block.distinguishable else _lighter(color)
     axes.add_patch(Rectangle(corner, *size, facecolor=face, linewidth=0))
-    tie = bool(block.runner_up) and not block.distinguishable
-    if tie:
-        stripes = _lighter(look_of(block.runner_up, 0).color, 0.45)
+    if block.rival:
+        stripes = _lighter(look_of(block.rival, 0).color, 0.45)
         axes.add_patch(Rectangle(corner, *size, fill=False, hatch="///", edgecolor=stripes, lw=0))
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8))
     if block.budgets >= _ROOM:
         name = short(block.best)
-        text = f"{name} ≈ {short(block.runner_up)}" if tie else name
-        box = {"facecolor": face, "edgecolor": "none", "pad": 0.6} if tie else None
+        text = f"{name} ≈ {short(block.rival)}" if block.rival else name
+        box = {"facecolor": face, "edgecolor": "none", "pad": 0.6} if block.rival else None
         axes.text(
             place,
             (block.low * block.high) ** 0.5,
@@ -137,7 +131,7 @@ def _draw(axes: Axes, place: float, block: Block) -> None:
             fontsize=5.5,
             ha="center",
             va="center",
-            color="black" if tie or _is_light(face) else "white",
+            color="black" if block.rival or _is_light(face) else "white",
             bbox=box,
         )
 
@@ -153,22 +147,22 @@ def _is_light(color: str | tuple[float, float, float]) -> bool:
 
 
 def _legend(drawn: Figure, frame: pd.DataFrame) -> None:
-    there = {*frame["best"], *frame["runner_up"]}
+    there = {*frame["best"], *" ".join(frame["ties"]).split()}
     methods = [m for m in dict.fromkeys(map(family, METHODS)) if m in there]
     patches = [Patch(facecolor=look_of(m, 0).color, label=short(m)) for m in methods]
     pale = Patch(facecolor="#E0E0E0", edgecolor="#888888", hatch="///", lw=0)
-    pale.set_label("pale: not distinguishable; stripes and ≈: the runner-up")
+    pale.set_label("pale: not distinguishable from the striped one (≈), the next best")
     drawn.legend(handles=[*patches, pale], loc="outside upper left", ncols=len(patches) + 1)
 
 
 def _caption(study: Study) -> str:
     return (
         "Colour: the method with the highest mean of those known at the budget; pale where some "
-        "other is not distinguishable from it (paired comparison, 5 % level).\nValidations are "
-        "interpolated between steps: the beginning of a training at a constant rate is the shorter "
-        "training. Not so of a pipeline: SFT→GRPO counts\nfrom its full compute on, and tests "
-        f"count from that of their training. Means over {study.seeds} seeds. FLOPs: of sampling "
-        "and training, mean over seeds."
+        "other is not distinguishable from it (paired comparison, 5 % level),\nor, without "
+        "stripes, where there is no other. Validations are interpolated between steps: the "
+        "beginning of a training at a constant rate is the shorter training.\nNot so of a "
+        "pipeline: SFT→GRPO counts from its full compute on, and tests count from that of their "
+        f"training. Means over {study.seeds} seeds.\nFLOPs: of sampling and training."
     )
 
 
