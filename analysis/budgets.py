@@ -24,9 +24,6 @@ LONGER = "_long"
 #: Two trainings are at equal compute where neither takes more than so many times the other's.
 ALIKE = 4 / 3
 
-#: What a training takes, besides steps.
-COSTS = ("demonstrations", "tokens_sampled", "tokens_computed", "flops")
-
 
 def family(method: str) -> str:
     """The method that a longer or ordinary training is one of."""
@@ -142,20 +139,6 @@ def _read(curve: Curve | Point, budget: float) -> Reading:
     return Reading(curve.method, min(budget, curve.end), curve.at(budget))
 
 
-def costs(runs: Runs) -> pd.DataFrame:
-    """What each method's training took: ``steps`` and :data:`COSTS`, a row a method.
-
-    Means over seeds, of a pipeline for all its stages; nothing for the base model.
-    """
-    metrics = runs.metrics()
-    if not len(metrics):
-        return pd.DataFrame(columns=["steps", *COSTS])
-    metrics = metrics.reindex(columns=["method", "seed", "step", *COSTS])
-    each = metrics.groupby(["method", "seed"])
-    totals = each[list(COSTS)].sum(min_count=1).assign(steps=each["step"].max())
-    return totals.groupby("method").mean()
-
-
 def is_pipeline(runs: Runs, method: str) -> bool:
     """Whether its training has several stages."""
     return any(len(run.config["stages"]) > 1 for run in runs.of(method))
@@ -184,7 +167,12 @@ def _curve(method: str, own: pd.DataFrame, pipeline: bool) -> Curve:
 
 
 def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Point]:
-    """What was measured of whole trainings; one that has no steps took no compute."""
+    """What was measured of whole trainings; one that has no steps took no compute.
+
+    Args:
+        estimates: by method.
+        spent: what each method's training took, as :func:`analysis.accuracy.costs.costs` gives it.
+    """
     flops: Mapping[str, float] = spent["flops"].to_dict()
     return [Point(method, flops.get(method, 0.0), e) for method, e in estimates.items()]
 

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from fake_runs import metrics, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.accuracy.costs import costs
 from analysis.budgets import (
     Curve,
     Point,
     budgets,
-    costs,
     family,
     near,
     points,
@@ -148,22 +147,17 @@ def test_of_a_pipeline_only_the_end_is_known(tmp_path: Path) -> None:
     assert len(found["sft"].flops) == 4
 
 
-def test_costs_are_sums_over_steps_and_means_over_seeds(tmp_path: Path) -> None:
+def test_whole_trainings_stand_at_their_compute_and_the_base_model_at_none(tmp_path: Path) -> None:
     write_run(tmp_path, "base", 0)
     for seed in range(2):
-        lines = [line | {"tokens_sampled": 100.0 * (1 + seed)} for line in metrics()]
-        write_run(tmp_path, "grpo", seed, steps=lines)
-    runs = load_runs(tmp_path)
-    found = costs(runs)
-    assert found.index.tolist() == ["grpo"]
-    assert found.loc["grpo", ["steps", "flops", "tokens_sampled"]].tolist() == [20, 20e9, 3000]
-    tests = {"grpo": point("x", 0).estimate, "base": point("x", 0).estimate}
-    assert {own.method: own.end for own in points(tests, found)} == {"grpo": 20e9, "base": 0}
+        write_run(tmp_path, "grpo", seed, steps=[m | {"flops": 1.0 + seed} for m in metrics()])
+    tests = {name: point(name, 0).estimate for name in ("grpo", "base")}
+    found = points(tests, costs(load_runs(tmp_path).metrics()))
+    assert {own.method: own.end for own in found} == {"grpo": 30, "base": 0}
 
 
-def test_runs_without_steps_have_neither(tmp_path: Path) -> None:
+def test_runs_without_steps_have_no_curve_and_cost_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, "base", 0)
     runs = load_runs(tmp_path)
     assert validations(runs) == []
-    assert isinstance(costs(runs), pd.DataFrame)
-    assert not len(costs(runs))
+    assert not len(costs(runs.metrics()))

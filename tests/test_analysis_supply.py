@@ -14,6 +14,7 @@ import pytest
 from fake_runs import metrics, write_run
 
 from analysis import supply
+from analysis.accuracy.table import IN, OUT
 from analysis.budgets import Reading
 from analysis.runs import Runs, load_runs
 from analysis.statistics import DRAWS, Scores
@@ -22,7 +23,7 @@ from analysis.supply.columns import columns
 from analysis.supply.document import missing, texts
 from analysis.supply.figure import blocks
 from analysis.supply.phases import VALIDATION, Choice, choose, phases
-from analysis.supply.study import IN, OUT, PASS, Study, make
+from analysis.supply.study import PASS, Study, make
 from upge.errors import UpgeError
 
 FAMILIES = ["sum", "aff", "perm", "cond", "inv", "post"]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.accuracy.rates import learning_rates
+from analysis.accuracy.table import IN, OUT
 from analysis.audit.orderings import (
     HOLDS,
     REVERSED,
@@ -17,12 +19,12 @@ from analysis.audit.orderings import (
     reported_averages,
     reported_orders,
 )
-from analysis.audit.results import EQUAL_COMPUTE, IN, OUT, ROWS, Audit
+from analysis.audit.results import EQUAL_COMPUTE, ROWS, Audit
 from analysis.budgets import ALIKE, Reading
-from analysis.methods import BASE, title
+from analysis.methods import title
 from analysis.statistics import Estimate, within
 from analysis.tables import NONE, Section, csv_text, latex, markdown
-from analysis.wording import listed, millions, p_value, percent, points, scientific, whole
+from analysis.wording import millions, p_value, percent, points, scientific, whole
 
 CSV_COLUMNS = (
     "part",
@@ -49,7 +51,7 @@ def sections(audit: Audit) -> list[Section]:
         _compute(audit),
         _faults(audit),
         *(_claims(audit, split) for split in _SPLITS),
-        _rates(audit),
+        learning_rates(audit.runs, audit.methods, title),
         *(_published(paper) for paper in reported_averages()),
         _missing(audit),
         _origin(audit),
@@ -68,7 +70,9 @@ def _answer(audit: Audit) -> Section:
         f"The claims ({claims}) contradict each other on {pairs}. An ordering appears where each "
         "of its comparisons is distinguishable in its direction; it is contradicted where one is "
         "in the other direction. Not distinguishable is not to say equal. Intervals are of 95 %, p "
-        "is Holm's; all comparisons are below."
+        "is Holm's; all comparisons are below. At equal compute SFT and SFT→GRPO are their longer "
+        "trainings. Both papers' orderings are those of averages in distribution; out of "
+        "distribution they are looked for all the same."
     )
     if not audit.settings:
         before = "There is nothing to compare yet: an ordering needs two seeds of two methods."
@@ -197,7 +201,7 @@ def _claims(audit: Audit, split: str) -> Section | None:
     before = (
         "Points (95 % interval), p: the method that is claimed to be above less the other, paired "
         "on the same problems in tests. p is Holm's, corrected for all comparisons of the column. "
-        "**Bold**: distinguishable. A minus: the claim's reverse."
+        "**Bold**: distinguishable. A minus: the claim's reverse. Validations: over seeds alone."
     )
     header = ["source", "claim", *(setting.where for setting, _ in settings)]
     return Section(f"The papers' claims, {split}", header, lines, before=before)
@@ -209,33 +213,6 @@ def _claim(row: Mapping[str, Any]) -> str:
     difference, low, high = (points(row[name]) for name in ("difference", "low", "high"))
     text = f"{difference} ({low} to {high}), p = {p_value(row['p_holm'])}"
     return f"**{text}**" if row["verdict"] in (HOLDS, REVERSED) else text
-
-
-def _rates(audit: Audit) -> Section | None:
-    """The grid of learning rates, the chosen ones in bold."""
-    chosen = audit.runs.selection
-    trained = [method for method in audit.methods if method != BASE]
-    rates = sorted({rate for m in trained if m in chosen for rate in chosen[m]["grid"]}, key=float)
-    lines = [_grid(method, chosen[method], rates) for method in trained if method in chosen]
-    without = [f"`{method}`" for method in trained if method not in chosen]
-    notes = (
-        [f"No trials of their own: {listed(without)}; see their rates above."] if without else []
-    )
-    terms = audit.runs.trial
-    told = f" of {terms['steps']} steps, seed {terms['seed']}" if terms else ""
-    before = f"Validation accuracy, per cent, at the end of a trial{told}; the chosen rate in bold."
-    if not lines:
-        return Section("Learning rates", notes=notes) if notes else None
-    return Section("Learning rates", ["method", *rates], lines, before, notes)
-
-
-def _grid(method: str, entry: Mapping[str, Any], rates: Sequence[str]) -> list[str]:
-    line = [title(method)]
-    for rate in rates:
-        value = entry["grid"].get(rate)
-        text = NONE if value is None else f"{100 * value:.1f}"
-        line.append(f"**{text}**" if float(rate) == entry["lr"] else text)
-    return line
 
 
 def _published(paper: ReportedAverages) -> Section:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from analysis import learning_curves
-from analysis.audit.results import FAULTY, IN, OUT, Audit
+from analysis.accuracy.table import IN, OUT
+from analysis.audit.results import FAULTY, ROWS, Audit
 from analysis.curves import draw, look_of, seed_count, write_series
 from analysis.methods import BASE, title
 from analysis.statistics import within
@@ -45,7 +46,8 @@ def numbers(audit: Audit) -> pd.DataFrame:
         for steps, flops in [_end(audit, method)]
     ]
     tests = pd.DataFrame(rows, columns=list(COLUMNS))
-    return pd.concat([own for own in (curves, tests) if len(own)] or [tests])[list(COLUMNS)]
+    found = pd.concat([own for own in (curves, tests) if len(own)] or [tests])
+    return found.loc[found["method"].isin(ROWS), list(COLUMNS)]
 
 
 def _end(audit: Audit, method: str) -> tuple[float, float]:

@@ -32,7 +32,18 @@ NOT_COMPARED, NO_RUNS = "not compared", "no runs"
 APPEARS, CONTRADICTED = "appears", "is contradicted"
 IN_PART, UNDECIDED, UNTESTED = "appears in part", "is not decided", "was not tested"
 
-COLUMNS = ("source", "above", "below", "difference", "low", "high", "p", "p_holm", "verdict")
+COLUMNS = (
+    "source",
+    "above",
+    "below",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "detectable",
+    "verdict",
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,8 @@ class Setting:
 def judged(setting: Setting) -> pd.DataFrame:
     """Every claim of every ordering with its comparison: :data:`COLUMNS`.
 
-    Holm's correction is for all comparisons of the setting; two claims of one comparison share it.
+    ``detectable`` is the least difference that as many comparisons of such runs would show. Holm's
+    correction is for all comparisons of the setting; two claims of one comparison share it.
     """
     claims = [(order.source, *claim) for order in setting.orders for claim in order.claims]
     found = setting.estimates
@@ -135,12 +147,13 @@ def judged(setting: Setting) -> pd.DataFrame:
     for source, above, below in claims:
         pair = frozenset((above, below))
         if pair not in differences:
-            rows.append((source, above, below, *[float("nan")] * 5, NO_RUNS))
+            rows.append((source, above, below, *[float("nan")] * 6, NO_RUNS))
             continue
         difference = found[above] - found[below]
         p, corrected_p = p_values[pair], holm[pair]
         verdict = _verdict(difference.mean, corrected_p)
-        numbers = (difference.mean, *difference.interval, p, corrected_p)
+        least = difference.detectable(len(tested))
+        numbers = (difference.mean, *difference.interval, p, corrected_p, least)
         rows.append((source, above, below, *numbers, verdict))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -244,7 +257,10 @@ def _detail(rows: pd.DataFrame, verdict: str) -> str:
     if verdict in (HOLDS, REVERSED):
         return f" ({'; '.join(_decided(row) for row in rows.to_dict('records'))})"
     if verdict == OPEN:
-        return f" (differences up to {points(rows['difference'].abs().max(), '')} points)"
+        least = rows["detectable"].min()
+        shown = f"{points(least, '')} points" if least < 1 else "none"
+        found = points(rows["difference"].abs().max(), "")
+        return f" (differences up to {found} points; the least detectable: {shown})"
     return ""
 
 

@@ -8,15 +8,13 @@ from functools import cached_property
 
 import pandas as pd
 
+from analysis.accuracy.costs import costs
+from analysis.accuracy.table import IN, SUITES
 from analysis.audit.orderings import FORMS, Setting, judged, reported_orders, without
-from analysis.budgets import Curve, Point, Reading, costs, near, points, validations
+from analysis.budgets import Curve, Point, Reading, near, points, validations
 from analysis.methods import BASE
 from analysis.runs import Runs
 from analysis.statistics import AVERAGE, SIGNIFICANCE, Estimate, corrected, estimates
-from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
-
-IN, OUT = "in distribution", "out of distribution"
-SUITES = dict.fromkeys(IN_DISTRIBUTION, IN) | dict.fromkeys(OUT_OF_DISTRIBUTION, OUT)
 
 #: SFT and SFT→GRPO, each with the trainings that have a fault or both.
 FAULTY = {
@@ -102,7 +100,7 @@ def make(runs: Runs) -> Audit:
         for (method, suite, split), estimate in estimates(problems, suites).items():
             if suite == AVERAGE:
                 tests.setdefault(split, {})[method] = estimate
-    return Audit(runs, tests, costs(runs), validations(runs))
+    return Audit(runs, tests, costs(runs.metrics()), validations(runs))
 
 
 def _settings(audit: Audit) -> Iterator[Setting]:
@@ -119,13 +117,15 @@ def _settings(audit: Audit) -> Iterator[Setting]:
         if split == IN:
             validated = {method: r.estimate for method, r in audit.validated.items()}
             yield Setting("at equal compute, by validations", split, validated, faultless)
-            yield Setting("at equal steps with faulty baselines", split, _faulty(steps), first)
+            if faulty := _faulty(steps):
+                yield Setting("at equal steps with faulty baselines", split, faulty, first)
 
 
 def _faulty(tests: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """With both faults where the ordering means the method."""
+    """With both faults where the ordering means the method; nothing if there is no such run."""
+    both = {method: tests[own[-1]] for method, own in FAULTY.items() if own[-1] in tests}
     others = {method: e for method, e in tests.items() if method not in FAULTY}
-    return others | {m: tests[own[-1]] for m, own in FAULTY.items() if own[-1] in tests}
+    return others | both if both else {}
 
 
 def _faults(split: str, tests: Mapping[str, Estimate]) -> pd.DataFrame:

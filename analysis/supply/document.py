@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.accuracy.table import IN, OUT
 from analysis.methods import title
 from analysis.runs import Runs
 from analysis.statistics import Estimate, within
 from analysis.supply.columns import COMPARISONS, FREE, METHODS, Column, short
 from analysis.supply.phases import AN_OCTAVE, PANELS, VALIDATION
-from analysis.supply.study import IN, OUT, PASS, Study, Supplied
+from analysis.supply.study import PASS, Study, Supplied
 from analysis.tables import NONE, Section, csv_text, latex, markdown
 from analysis.wording import listed, p_value, percent, points, scientific, whole
 

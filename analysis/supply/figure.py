@@ -14,12 +14,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from analysis.accuracy.table import OUT
 from analysis.budgets import family
 from analysis.curves import look_of, write_series
 from analysis.style import PAGE, style
 from analysis.supply.columns import METHODS, short
 from analysis.supply.phases import AN_OCTAVE, PANELS, VALIDATION
-from analysis.supply.study import OUT, PASS, Study
+from analysis.supply.study import PASS, Study
 
 #: How far colours are moved to white where the best is not distinguishable.
 _PALE = 0.7
@@ -53,7 +54,7 @@ class Block(NamedTuple):
 def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """The blocks of one panel and supply, from few FLOPs to many."""
     edge = 2 ** (1 / (2 * AN_OCTAVE))
-    rivals = frame["ties"].str.split().str[0].fillna("")
+    rivals = [ties.partition(" ")[0] for ties in frame["ties"]]
     outcome = frame[["best", "distinguishable"]].assign(rival=rivals)
     number = (outcome != outcome.shift()).any(axis=1).cumsum()
     for _, own in outcome.assign(budget=frame["budget"]).groupby(number):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.accuracy.table import OUT
 from analysis.budgets import Curve, Point, Reading, budgets, within
 from analysis.statistics import SIGNIFICANCE, Estimate
 from analysis.statistics import within as possible
-from analysis.supply.study import OUT, PASS, Study, Supplied
+from analysis.supply.study import PASS, Study, Supplied
 
 #: Budgets to a doubling of compute.
 AN_OCTAVE = 4

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 
-from analysis.budgets import Curve, Point, costs, points, validations
+from analysis.accuracy.costs import costs
+from analysis.accuracy.table import IN, OUT
+from analysis.budgets import Curve, Point, points, validations
 from analysis.methods import BASE
 from analysis.runs import Runs
 from analysis.statistics import AVERAGE, Estimate, estimates
@@ -16,8 +18,8 @@ from analysis.supply.columns import FREE, Column, columns
 from upge.evaluation.metrics import pass_at_k
 from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 
-#: What tests measure: avg@k in and out of distribution, and pass@k in distribution.
-IN, OUT, PASS = "in distribution", "out of distribution", "pass"
+#: What tests measure besides avg@k in and out of distribution: pass@k in distribution.
+PASS = "pass"
 
 Tests = Mapping[str, Mapping[str, Estimate]]
 
@@ -104,7 +106,7 @@ def make(given: Sequence[Runs]) -> Study:
         PASS: _averages(answers, IN_DISTRIBUTION, k=samples),
     }
     supplied = [
-        Supplied(column, costs(column.runs), validations(column.runs), _of(column, tests))
+        Supplied(column, costs(column.runs.metrics()), validations(column.runs), _of(column, tests))
         for column in found
     ]
     return Study(given, supplied, samples)
