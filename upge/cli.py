@@ -20,12 +20,14 @@ from upge.batch import TrajectoryBatch
 from upge.batch_json import parse_batch
 from upge.claims_cli import claims
 from upge.console import steps_bar
+from upge.doctor_cli import doctor
 from upge.errors import UpgeError
 from upge.estimator import Estimate, Term
 from upge.evaluate_cli import evaluate, sample
 from upge.files import make_folder, read_text
 from upge.moments_cli import moments
 from upge.normalization import NORMALIZERS
+from upge.plan_cli import plan
 from upge.policies.pretrained import SMOLLM2
 from upge.train_cli import train
 
@@ -254,6 +256,8 @@ def _colored(weight: float) -> str:
 app.command()(moments)
 app.command()(claims)
 app.command()(train)
+app.command()(plan)
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(sample)
 

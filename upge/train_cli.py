@@ -96,6 +96,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole configuration; train nothing.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: what the run takes on 8 GPUs of this type; see plan."),
+    ] = None,
 ) -> None:
     """Train a model, and measure it.
 
@@ -136,6 +140,10 @@ def train(
     folder = run_folder(out, run)
     if dry_run:
         _print_configuration(run, folder)
+        if gpu is not None:
+            from upge.plan_cli import print_plan
+
+            print_plan(run, None, gpu=gpu, prefix="# ")
     else:
         _train(run, folder, quiet)
 

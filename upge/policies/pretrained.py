@@ -63,6 +63,19 @@ def _tokenizer_class(transformers: Any, location: str) -> Any:
     return transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
 
 
+def load_tokenizer(name: str) -> Any | None:
+    """The tokenizer of a model (see :func:`load_pretrained`) if it is on this machine."""
+    transformers = require("transformers", "lm")
+    location, options = _location(name)
+    try:
+        with _quiet(transformers):
+            return _tokenizer_class(transformers, location).from_pretrained(
+                location, local_files_only=True, **options
+            )
+    except Exception:
+        return None
+
+
 def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
     folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write

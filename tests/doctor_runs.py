@@ -1,0 +1,102 @@
+"""The doctor on sound and on faulty ways to train: ``python doctor_runs.py OUT.json NAME...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from upge.training import doctor
+from upge.training.gradient import GradientAccumulator
+
+
+class LosesEarlier(Accelerator):
+    """Each backward pass writes over what the ones before it left, as an offloaded ZeRO did."""
+
+    def backward(self, loss, **kwargs):
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        super().backward(loss, **kwargs)
+
+
+class NeverSteps(Accelerator):
+    """Its optimizer takes no step."""
+
+    def prepare(self, *args, **kwargs):
+        prepared = super().prepare(*args, **kwargs)
+        if isinstance(prepared, AcceleratedOptimizer):
+            prepared.step = lambda: None
+        return prepared
+
+
+class NeverClears(Accelerator):
+    """Its optimizer keeps the gradients of the step before."""
+
+    def prepare(self, *args, **kwargs):
+        prepared = super().prepare(*args, **kwargs)
+        if isinstance(prepared, AcceleratedOptimizer):
+            prepared.zero_grad = lambda: None
+        return prepared
+
+
+class NeverTalks(Accelerator):
+    """Leaves the model as it is, so that no gradient is exchanged."""
+
+    def prepare(self, *args, **kwargs):
+        if isinstance(args[0], doctor.Policy):
+            return args[0]
+        return super().prepare(*args, **kwargs)
+
+
+class OwnMeans(GradientAccumulator):
+    """Every process divides by its own tokens, and the means are averaged."""
+
+    def plan(self, estimator, batch):
+        return super().plan(estimator, replace(batch, all_sum=lambda x: x))
+
+    def __call__(self, plan, *args, **kwargs):
+        whole = self.accelerator.backward
+        self.accelerator.backward = lambda loss: whole(loss / self.accelerator.num_processes)
+        try:
+            return super().__call__(plan, *args, **kwargs)
+        finally:
+            self.accelerator.backward = whole
+
+
+def faulty(name):
+    return partial(GradientAccumulator, faults=(name,))
+
+
+PATIENTS = {
+    "sound": (Accelerator, GradientAccumulator),
+    "last_micro_batch_only": (LosesEarlier, GradientAccumulator),
+    "last_micro_batch_only_as_stage_fault": (Accelerator, faulty("last_micro_batch_only")),
+    "mean_of_means": (Accelerator, faulty("mean_of_means")),
+    "divided": (partial(Accelerator, gradient_accumulation_steps=3), GradientAccumulator),
+    "nothing": (NeverSteps, GradientAccumulator),
+    "stale": (NeverClears, GradientAccumulator),
+    "own_means": (Accelerator, OwnMeans),
+    "not_exchanged": (NeverTalks, GradientAccumulator),
+}
+
+
+def main(out: str, *names: str) -> None:
+    """The faults found, by patient and case."""
+    found = {}
+    for name in names:
+        make_accelerator, make_gradient = PATIENTS[name]
+        report = doctor.examine("qwen2", make_accelerator(), make_gradient)
+        found[name] = {case: diagnosis.fault for case, diagnosis in report.cases.items()}
+    if report.main:
+        Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,418 @@
+"""Plans hold against what is measured: parameters, FLOPs, bytes, tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_runs
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from upge.algorithms import REGISTRY
+from upge.cli import app
+from upge.config import build
+from upge.errors import UpgeError
+from upge.likelihood import _chunk_likelihood
+from upge.planning import memory
+from upge.planning.cluster import Cluster, gpu_types, load_cluster
+from upge.planning.flops import causal_pairs, training_flops
+from upge.planning.hours import sampling_cost, step_cost
+from upge.planning.plan import Assumptions, make_plan
+from upge.planning.shapes import ModelShape, known_shapes, shape_of
+from upge.planning.workload import Batch, Lengths, step_work
+from upge.policies.bases import CHECKPOINTS
+from upge.policies.policy import Policy
+from upge.rollouts import CachedSampler
+from upge.training.config import Stage
+
+#: Parameters as the models' pages on the hub give them.
+PUBLISHED = {
+    "Qwen2.5-Math-7B": 7_615_616_512,
+    "Qwen2.5-Math-1.5B": 1_543_714_304,
+    "Llama-3.1-8B": 8_030_261_248,
+    "Qwen2.5-0.5B": 494_032_768,
+    "SmolLM2-135M-Instruct": 134_515_008,
+}
+
+TINY = ModelShape("test", "qwen2", 50, 32, 2, 4, 2, 8, 48, False, 64)
+
+
+def model_of(shape, attention="sdpa", device="cpu"):
+    config = AutoConfig.for_model(
+        shape.architecture,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.intermediate,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=shape.positions,
+    )
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+shapes = st.builds(
+    lambda architecture, vocabulary, layers, kv_heads, group, head_dim, intermediate, tied: (
+        ModelShape(
+            "test",
+            architecture,
+            vocabulary,
+            kv_heads * group * head_dim,
+            layers,
+            kv_heads * group,
+            kv_heads,
+            head_dim,
+            intermediate,
+            tied,
+            64,
+        )
+    ),
+    st.sampled_from(["qwen2", "llama"]),
+    st.integers(5, 60),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.sampled_from([4, 8]),
+    st.integers(1, 40),
+    st.booleans(),
+)
+
+
+# ------------------------------------------------------------------------------------- parameters
+
+
+@settings(max_examples=20, deadline=None)
+@given(shapes)
+def test_parameters_are_those_of_the_model(shape):
+    assert count(model_of(shape, device="meta")) == shape.parameters
+
+
+def test_known_shapes_have_the_published_parameters():
+    assert {name: known_shapes()[name].parameters for name in PUBLISHED} == PUBLISHED
+
+
+def test_a_shape_is_read_from_a_folder_and_from_a_base(tmp_path):
+    model_of(TINY).save_pretrained(tmp_path)
+    assert replace(shape_of(str(tmp_path)), source="test") == TINY
+    with safe_open(CHECKPOINTS / "tiny" / "model.safetensors", "pt") as file:
+        stored = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert shape_of("tiny").parameters == stored
+    assert shape_of("Qwen/Qwen2.5-Math-7B") == known_shapes()["Qwen2.5-Math-7B"]
+    assert shape_of("models/Qwen2.5-Math-7B-16k").positions == 16384
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "mamba"}, "is no model's configuration"),
+        (None, "the shape of .* is not known here"),
+    ],
+)
+def test_an_unknown_shape_is_a_sentence(tmp_path, config, message):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UpgeError, match=message):
+        shape_of(str(tmp_path))
+
+
+def test_another_architecture_is_refused():
+    with pytest.raises(UpgeError, match="type 'gpt2' can't be planned; known: qwen2, llama"):
+        replace(TINY, architecture="gpt2")
+
+
+# ------------------------------------------------------------------------------------------- FLOPs
+
+
+def counted(shape, rows, length, checkpointing):
+    model = model_of(shape, "eager")
+    if checkpointing:
+        model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    tokens = torch.randint(0, shape.vocabulary, (rows, length + 1))
+    mask = torch.zeros(tokens.shape, dtype=torch.bool)
+    mask[:, 3:] = True
+    with FlopCounterMode(display=False) as counter:
+        logp, _ = Policy(model)(tokens, mask)
+        logp.sum().backward()
+    return counter.get_total_flops(), int(mask.sum())
+
+
+@settings(max_examples=10, deadline=None)
+@given(shapes, st.integers(1, 3), st.integers(4, 12))
+def test_training_flops_are_those_that_torch_counts(shape, rows, length):
+    flops, scored = counted(shape, rows, length, False)
+    pairs = rows * length**2  # the eager kernel computes what the mask hides
+    planned = training_flops(shape, rows * length, pairs, scored, checkpointing=False)
+    angles = shape.head_dim * length  # of the rotary embedding: positions times frequencies
+    assert planned + angles == flops
+
+
+def test_checkpointing_costs_another_forward_pass_but_for_its_last_product():
+    flops, scored = counted(TINY, 2, 10, True)
+    wanted = training_flops(TINY, 20, 200, scored, checkpointing=True)
+    last = 2 * 20 * TINY.layers * TINY.hidden * TINY.intermediate
+    assert flops == wanted - last + TINY.head_dim * 10
+
+
+@given(st.lists(st.integers(0, 9), max_size=4))
+def test_causal_pairs(lengths):
+    pairs = [(q, k) for n in lengths for q in range(n) for k in range(n) if k <= q]
+    assert causal_pairs(lengths) == len(pairs)
+
+
+# ------------------------------------------------------------------------------------------- bytes
+
+
+def kept_bytes(compute, parameters):
+    """Of all storages that autograd keeps, but for parameters'."""
+    own = {p.untyped_storage().data_ptr() for p in parameters}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = compute()
+    assert result is not None
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_block_keeps_as_much_as_planned(mixed):
+    shape = replace(TINY, hidden=128, heads=8, kv_heads=2, head_dim=16, intermediate=352)
+    tokens = torch.randint(0, shape.vocabulary, (2, 64))
+    kept = {}
+    for layers in (1, 3):
+        model = model_of(replace(shape, layers=layers))
+
+        def forward(model=model):
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                return model.model(input_ids=tokens).last_hidden_state
+
+        kept[layers] = kept_bytes(forward, model.parameters())
+    weights = 2 * shape.layer_matrix if mixed else 0  # autocast's copies, planned elsewhere
+    measured = (kept[3] - kept[1]) / 2 - weights
+    planned = tokens.numel() * memory.block_activations(shape, mixed=mixed)
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+def test_a_chunk_of_logits_keeps_as_much_as_planned():
+    hidden, head = torch.randn(40, 8, requires_grad=True), torch.randn(300, 8)
+    ids = torch.randint(0, 300, (40,))
+    kept = kept_bytes(lambda: _chunk_likelihood(hidden, head, None, ids, 1.0), [hidden, head])
+    assert memory._LOGIT_KEPT * 40 * 300 == pytest.approx(kept, rel=0.05)
+
+
+def test_state_is_as_large_as_planned():
+    model = model_of(TINY)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    planned = memory.state_bytes(TINY, 1, "none", mixed=False)
+
+    def size(tensors):
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    moments = [
+        x for state in optimizer.state.values() for x in state.values() if x.shape != torch.Size()
+    ]
+    assert planned.weights == size(model.parameters())
+    assert planned.gradients == size(p.grad for p in model.parameters())
+    assert planned.optimizer == size(moments)
+    assert planned.gathered == 0
+
+
+@given(st.sampled_from(["none", "optimizer", "gradients", "full"]), st.integers(1, 16))
+def test_sharding_never_costs_memory_that_it_spreads(sharding, gpus):
+    alone = memory.state_bytes(TINY, 1, "none", mixed=True)
+    spread = memory.state_bytes(TINY, gpus, sharding, mixed=True)
+    names = {"optimizer": 1, "gradients": 2, "full": 3, "none": 0}[sharding]
+    parts = ("optimizer", "gradients", "weights")
+    for place, part in enumerate(parts):
+        share = gpus if place < names else 1
+        assert (
+            getattr(alone, part) <= getattr(spread, part) * share < getattr(alone, part) + 2 * share
+        )
+
+
+def test_the_cache_is_as_large_as_planned():
+    model = model_of(TINY)
+    _, _, cache = CachedSampler(model, 1)._encode([[5] * 9, [6] * 9])
+    tensors = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+    measured = sum(x.numel() * x.element_size() for x in tensors)
+    assert measured == 2 * 9 * TINY.cache_bytes(4)
+
+
+# ------------------------------------------------------------------------------------------ tokens
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_runs.Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_trained_tokens_are_those_of_a_run(tiny, tmp_path):
+    problems = tmp_path / "alike.jsonl"
+    records = [{"problem": f"{a}+4=", "answer": str(a), "solution": f"{a}4"} for a in range(9)]
+    problems.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = tiny.config("sft", data=tiny.data(train=str(problems), held_out=1, test=None))
+    lines = tiny_runs.run(config, tmp_path / "run").metrics()
+    work = step_work(config.stages[0], Lengths(4, 8, 5))  # as 34#3 and the end
+    assert {line["tokens_computed"] for line in lines} == {sum(b.tokens for b in work.trained)}
+    assert work.sampled.sequences == 0
+
+
+def test_sampled_and_trained_tokens_stay_below_the_limit(tiny, tmp_path):
+    config = tiny.config("hpt")
+    work = step_work(config.stages[0], Lengths(4, config.max_tokens, config.max_tokens))
+    for line in tiny_runs.run(config, tmp_path / "run").metrics():
+        assert 0 < line["tokens_sampled"] <= work.sampled.scored
+        assert line["tokens_computed"] <= sum(batch.tokens for batch in work.trained)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rollouts", "demonstrations", "sampled"),
+    [
+        ("sft", 0, 4, 0),
+        ("grpo", 32, 0, 32),
+        ("luffy", 32, 4, 32),
+        ("hpt", 24, 1, 32),  # a quarter of the questions is gated
+        ("hpt_wiener", 32, 4, 32),  # its gate is soft: both losses everywhere
+    ],
+)
+def test_what_is_trained_follows_from_the_terms(algorithm, rollouts, demonstrations, sampled):
+    stage = build({"algorithm": algorithm, "steps": 1, "questions": 4, "lr": 1e-3}, Stage)
+    work = step_work(stage, Lengths(10, 20, 30, gated=0.25))
+    assert [batch.sequences for batch in work.trained] == [rollouts, demonstrations]
+    assert work.sampled.sequences == sampled
+
+
+def test_every_algorithm_that_trains_has_work():
+    for name, entry in REGISTRY.items():
+        if "values" not in entry().needs:
+            stage = build({"algorithm": name, "steps": 1, "lr": 1e-3}, Stage)
+            assert sum(b.tokens for b in step_work(stage, Lengths(10, 20, 30)).trained) > 0
+
+
+# ------------------------------------------------------------------------------------------- hours
+
+
+def test_sampling_time_by_hand():
+    shape = known_shapes()["Qwen2.5-Math-7B"]
+    cluster = Cluster(
+        gpu="a100", gpus=2, tensor_parallel=2, sampler_memory=0.5, use_of_bandwidth=0.5
+    )
+    cost = sampling_cost(shape, cluster, Batch(8, 100, 1000))
+    # 8 sequences at once: 1000 times all weights, and each token its sequence's cache so far.
+    weights = 1000 * 7_615_616_512 * 2
+    cache = 8 * 1000 * (100 + 500) * (2 * 28 * 4 * 128 * 2)
+    assert cost.sampling_seconds == pytest.approx((weights + cache) / (2 * 2039e9 * 0.5))
+    assert cost.sampled_tokens == 8000
+
+
+def test_caches_that_do_not_fit_wait():
+    shape = known_shapes()["Qwen2.5-Math-7B"]
+    cluster = Cluster(gpu="a100", gpus=1, sampler_memory=0.25)
+    # 20 GB less 15.2 GB of weights: caches of 10 sequences of 8,192 tokens at 57,344 bytes
+    assert (20e9 - 2 * 7_615_616_512) // (57_344 * 8192) == 10
+    one, two, three = (sampling_cost(shape, cluster, Batch(n, 0, 8192)) for n in (10, 11, 30))
+    assert two.sampling_seconds > 1.5 * one.sampling_seconds
+    assert three.sampling_seconds == pytest.approx(3 * one.sampling_seconds, rel=0.01)
+
+
+@given(st.sampled_from(sorted(gpu_types())), st.integers(1, 4), st.integers(1, 50))
+def test_more_gpus_are_never_slower(gpu, gpus, sequences):
+    work = step_work(
+        build({"algorithm": "hpt", "steps": 1, "questions": sequences, "lr": 1e-3}, Stage),
+        Lengths(20, 30, 40, 0.5),
+    )
+    few, many = (step_cost(TINY, Cluster(gpu=gpu, gpus=n), work) for n in (gpus, 2 * gpus))
+    assert many.seconds <= few.seconds
+    assert many.flops == few.flops > 0
+
+
+# -------------------------------------------------------------------------------------- the machine
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("gpu: a1000", "unknown GPU type 'a1000'; did you mean 'a100'"),
+        ("gpus: 0", "gpus: got 0, wanted at least 1"),
+        ("tensor_parallel: 3", "tensor_parallel: got 3 of 8 gpus"),
+        ("sampler_memory: 2", "sampler_memory: got 2"),
+        ("shard: full", "unknown key 'shard'; did you mean 'sharding'"),
+        ("sharding: half", "sharding: got 'half'"),
+    ],
+)
+def test_an_impossible_machine_is_a_sentence(tmp_path, given, message):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(given)
+    with pytest.raises(UpgeError, match=message):
+        load_cluster(path)
+
+
+# ---------------------------------------------------------------------------------------- the plan
+
+
+def test_a_plan_measures_what_is_here(tiny):
+    plan = make_plan(tiny.config("hpt"), Cluster(gpus=1), Assumptions())
+    assert {check.state for check in plan.checks} == {"ok"}
+    assert (plan.assumptions.prompt, plan.assumptions.response) == (4, 8)
+    assert plan.assumptions.demonstration == 5
+    assert plan.memory.fits
+
+
+def test_a_plan_says_what_would_stop_the_run(tiny):
+    def states(**changes):
+        plan = make_plan(tiny.config("sft", **changes), Cluster(gpus=1), Assumptions())
+        return {check.what: check for check in plan.checks if check.state == "wrong"}
+
+    short = states(max_tokens=3)
+    assert "longer than max_tokens 3, which stops the run" in short["lengths"].note
+    assert "max_tokens: got 300" in states(max_tokens=300, token_budget=999)["lengths"].note
+    template = states(data=tiny.data(prompt="{question}"))
+    assert "a template is wrong" in template["problems"].note
+
+
+def test_a_model_that_does_not_fit(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "name: big\nmodel: Qwen/Qwen2.5-Math-7B\nmax_tokens: 1024\n"
+        "stages: [{algorithm: grpo, steps: 10, lr: 1e-6}]\n"
+    )
+    result = CliRunner().invoke(app, ["plan", str(config), "--gpu", "rtx4090", "--gpus", "1"])
+    assert result.exit_code == 1
+    assert "DOES NOT FIT" in result.output
+    assert "7,615,616,512 parameters" in result.output
+    result = CliRunner().invoke(app, ["plan", str(config), "--gpu", "h200"])
+    assert result.exit_code == 0, result.output
+    assert "fits; an engine holds" in result.output
+
+
+def test_a_dry_run_plans_where_a_gpu_is_named():
+    command = ["train", "-a", "sft", "--dry-run", "--gpu", "a100"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    plan = [line for line in result.output.splitlines() if line.startswith("# memory")]
+    assert len(plan) == 1
+    without = CliRunner().invoke(app, command[:-2]).output
+    assert result.output.startswith(without)

@@ -1,0 +1,156 @@
+"""What a run needs and what of it is here: model, problems, templates, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from upge.errors import UpgeError
+from upge.extras import require
+from upge.planning.shapes import ModelShape
+from upge.policies.bases import base_folder
+from upge.policies.pretrained import load_tokenizer
+from upge.tasks.dataset import Dataset
+from upge.tasks.problem import Problem
+from upge.training.config import RunConfig
+from upge.training.data import load_dataset
+from upge.training.experience import check_lengths, encode
+
+#: Problems whose lengths are measured, at most; spread evenly.
+_MEASURED = 1000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run needs.
+
+    Attributes:
+        what: it is.
+        state: whether it is here and right; ``absent`` things stop no plan, ``wrong`` ones would
+            stop the run.
+        note: what was found, or what to do.
+    """
+
+    what: str
+    state: Literal["ok", "absent", "wrong"]
+    note: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean lengths in tokens, where problems and tokenizer are here."""
+
+    prompt: int | None = None
+    demonstration: int | None = None
+
+
+def check_run(config: RunConfig, shape: ModelShape) -> tuple[list[Check], Measured]:
+    """Look at everything without loading the model or sampling from it."""
+    checks = [_model(config.model)]
+    dataset = _problems(config, checks)
+    tokenizer = load_tokenizer(config.model)
+    if tokenizer is None:
+        checks.append(Check("tokenizer", "absent", "lengths are not measured without it"))
+    if dataset is None or tokenizer is None:
+        checks.append(_longest(config, shape))
+        return checks, Measured()
+    try:
+        measured = _measure(config, shape, dataset, tokenizer, checks)
+    except UpgeError as error:
+        checks.append(Check("lengths", "wrong", str(error)))
+        measured = Measured()
+    return checks, measured
+
+
+def _model(model: str) -> Check:
+    folder = base_folder(model) or Path(model)
+    if any(folder.glob("*.safetensors")):
+        return Check("model", "ok", f"weights in {folder}")
+    if folder.is_dir() or len(Path(model).parts) != 2:
+        return Check("model", "absent", f"no weights in {folder}; download or make them first")
+    if _is_cached(model):
+        return Check("model", "ok", f"{model} is in the hub's cache")
+    return Check("model", "absent", f"{model} is downloaded from the hub when the run starts")
+
+
+def _is_cached(model: str) -> bool:
+    hub = require("huggingface_hub", "lm")
+    return isinstance(hub.try_to_load_from_cache(model, "config.json"), str)
+
+
+def _problems(config: RunConfig, checks: list[Check]) -> Dataset | None:
+    """The data set, if its files are here; a template that can't be filled is wrong."""
+    missing = [path for path in _files(config) if not Path(path).is_file()]
+    if missing:
+        checks.append(Check("problems", "absent", f"{missing[0]} is not here"))
+        return None
+    try:
+        dataset = load_dataset(config)
+    except UpgeError as error:
+        checks.append(Check("problems", "wrong", str(error)))
+        return None
+    shown = sum(problem.demonstration is not None for problem in dataset.train)
+    tests = sum(map(len, dataset.tests.values()))
+    note = (
+        f"{len(dataset.train)} to train on, {shown} of them with a demonstration, "
+        f"{len(dataset.validation)} to validate on, {tests} to test on"
+    )
+    reads = [stage.algorithm for stage in config.stages if stage.reads_demonstrations]
+    if reads and not shown:
+        note = f"{reads[0]} learns from demonstrations, but no training problem has one"
+    checks.append(Check("problems", "wrong" if reads and not shown else "ok", note))
+    return dataset
+
+
+def _files(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    for split in ("train", "validation", "test"):
+        path = getattr(data, split, None)
+        if isinstance(path, str):
+            yield path
+
+
+def _longest(config: RunConfig, shape: ModelShape) -> Check:
+    if config.max_tokens >= shape.positions:
+        note = f"max_tokens {config.max_tokens}, but the model has {shape.positions} positions"
+        return Check("lengths", "wrong", note)
+    room = shape.positions - config.max_tokens
+    return Check("lengths", "ok", f"{room} of {shape.positions} positions are left for a prompt")
+
+
+def _measure(
+    config: RunConfig, shape: ModelShape, dataset: Dataset, tokenizer: Any, checks: list[Check]
+) -> Measured:
+    train = _spread(dataset.train)
+    suites = (dataset.validation, *dataset.tests.values())
+    prompts = [encode(tokenizer, problem.prompt) for problem in train]
+    tested = [encode(tokenizer, p.prompt) for suite in suites for p in _spread(suite)]
+    check_lengths(prompts, tested, config, SimpleNamespace(max_position_embeddings=shape.positions))
+    texts = [problem.demonstration for problem in train if problem.demonstration]
+    demonstrations = [len(encode(tokenizer, text)) + 1 for text in texts]
+    note = f"prompts of up to {max(map(len, prompts + tested))} tokens"
+    if demonstrations:
+        long = sum(length > config.max_tokens for length in demonstrations)
+        note += f", demonstrations of up to {max(demonstrations)}"
+        if long:
+            fate = {"refuse": "which stops the run", "drop": "which are dropped"}
+            note += (
+                f"; {long} of {len(demonstrations)} are longer than max_tokens {config.max_tokens},"
+                f" {fate[config.long_demonstrations]}"
+            )
+    refused = bool(demonstrations) and config.long_demonstrations == "refuse"
+    wrong = refused and max(demonstrations) > config.max_tokens
+    checks.append(Check("lengths", "wrong" if wrong else "ok", note))
+    kept = [length for length in demonstrations if length <= config.max_tokens]
+    return Measured(_mean(list(map(len, prompts))), _mean(kept))
+
+
+def _spread(problems: Sequence[Problem]) -> Sequence[Problem]:
+    return problems[:: max(len(problems) // _MEASURED, 1)]
+
+
+def _mean(lengths: list[int]) -> int | None:
+    return round(sum(lengths) / len(lengths)) if lengths else None

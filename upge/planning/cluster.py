@@ -1,0 +1,102 @@
+"""The machine that a run is planned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from upge.config import build_dataclass, load, read_yaml
+from upge.errors import UpgeError, unknown
+from upge.planning.memory import Sharding
+
+_GPUS = Path(__file__).with_name("gpus.yaml")
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A type of GPU.
+
+    Args:
+        memory: GB (10⁹ bytes).
+        tflops: peak of dense bfloat16 matrix products, 10¹² FLOP/s.
+        bandwidth: of its memory, GB/s.
+        source: where the numbers are from.
+    """
+
+    memory: float
+    tflops: float
+    bandwidth: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """GPUs, and how a run is spread over them.
+
+    Args:
+        gpu: the type, one of ``gpus.yaml``.
+        gpus: how many.
+        sharding: what is spread over them.
+        mixed: whether matrix products are in bfloat16.
+        checkpointing: whether activations are computed anew in the backward pass.
+        offload: whether the optimizer's state lies in the host's memory.
+        sampler: ``loop`` is the training loop's own, on the trained weights; ``vllm`` an engine
+            with bfloat16 weights of its own on the same GPUs.
+        tensor_parallel: GPUs that share an engine.
+        sampler_memory: share of a GPU's memory that the engine takes.
+        sampler_sleeps: whether it gives that back while the policy trains.
+        use_of_flops, use_of_bandwidth: shares of the peaks that are reached; assumed, never
+            measured here.
+    """
+
+    gpu: str = "a800"
+    gpus: int = 8
+    sharding: Sharding = "full"
+    mixed: bool = True
+    checkpointing: bool = True
+    offload: bool = False
+    sampler: Literal["loop", "vllm"] = "vllm"
+    tensor_parallel: int = 1
+    sampler_memory: float = 0.5
+    sampler_sleeps: bool = False
+    use_of_flops: float = 0.35
+    use_of_bandwidth: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.gpu not in gpu_types():
+            raise unknown("GPU type", self.gpu, gpu_types())
+        for name in ("gpus", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise UpgeError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+        if self.gpus % self.tensor_parallel:
+            raise UpgeError(
+                f"tensor_parallel: got {self.tensor_parallel} of {self.gpus} gpus, wanted a number "
+                "that divides these"
+            )
+        for name in ("sampler_memory", "use_of_flops", "use_of_bandwidth"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UpgeError(
+                    f"{name}: got {getattr(self, name)}, wanted a share above 0 and at most 1"
+                )
+
+    @property
+    def type(self) -> GPU:
+        """The GPU's numbers."""
+        return gpu_types()[self.gpu]
+
+
+def gpu_types() -> dict[str, GPU]:
+    """The types in ``gpus.yaml``."""
+    return {name: build_dataclass(given, GPU) for name, given in read_yaml(_GPUS).items()}
+
+
+def load_cluster(path: Path | None, gpu: str | None = None, gpus: int | None = None) -> Cluster:
+    """The cluster in a YAML file, or the default one; with another type or number of GPUs.
+
+    Raises:
+        UpgeError: see :func:`upge.config.load` and :class:`Cluster`.
+    """
+    cluster = Cluster() if path is None else load(path, Cluster)
+    given = {"gpu": gpu, "gpus": gpus}
+    return replace(cluster, **{name: x for name, x in given.items() if x is not None})  # type: ignore[arg-type]
