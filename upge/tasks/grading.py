@@ -1,0 +1,135 @@
+"""Comparing answers in other processes, so that none can hang, break or take over this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from upge.errors import UpgeError
+from upge.extras import available, hint
+
+#: Several processes of a training each have their own.
+_MOST_WORKERS = 8
+
+_SCRIPT = Path(__file__).with_name("grading_worker.py")
+
+
+class Verdict(StrEnum):
+    """What was found of an answer: but for the first, all are worth 0."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNBOXED = "unboxed"  # no box, or one that doesn't end
+    REFUSED = "refused"  # too long, too deep, or a computation instead of its result
+    TIME = "time"  # over its limit
+    KILLED = "killed"  # the process ended, as when the machine's memory ran out
+
+
+class Settings(NamedTuple):
+    """How answers are compared.
+
+    Args:
+        seconds: processor time that one comparison may take.
+        megabytes: memory that it may take (macOS does not enforce it); an answer that needs more
+            is wrong.
+        workers: processes; 0 for one a core, at most 8.
+    """
+
+    seconds: float = 1.0
+    megabytes: int = 1024
+    workers: int = 0
+
+
+class _Grader:
+    """A server of :mod:`upge.tasks.grading_worker`, started when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not available("math_verify"):
+            raise UpgeError(
+                "math_verify, which grades mathematical answers, is not installed; install it with "
+                f"{hint('math_verify', 'math')}"
+            )
+        self.settings = settings
+        self.lock = Lock()
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        with self.lock:
+            for _ in range(2):  # a server that was killed meanwhile is started again
+                if line := self._ask(json.dumps(pairs)):
+                    return [Verdict(verdict) for verdict in json.loads(line)]
+        raise UpgeError(
+            "the processes that compare answers can't be kept alive; see whether there is memory "
+            "for them, and whether math_verify can be imported"
+        )
+
+    def _ask(self, request: str) -> str:
+        """The answer of the server; empty if it has ended."""
+        if self.process is None:
+            self.process = self._start()
+        server = self.process
+        assert server.stdin is not None and server.stdout is not None
+        try:
+            server.stdin.write(request + "\n")
+            server.stdin.flush()
+            line = server.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        except BaseException:  # interrupted: its answer would be taken for that to the next batch
+            self.close()
+            raise
+        if not line:
+            self.close()
+        return line
+
+    def _start(self) -> subprocess.Popen[str]:
+        seconds, megabytes, workers = self.settings
+        count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+        return subprocess.Popen(
+            # -P: beside the script lie modules of the package, which are not to be imported.
+            [sys.executable, "-P", _SCRIPT, str(count), str(seconds), str(megabytes * 2**20)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # an interrupt from the keyboard is this process's affair
+        )
+
+    def close(self) -> None:
+        """End the server, and with it its workers."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+@lru_cache(maxsize=8)
+def _grader(settings: Settings, process: int) -> _Grader:
+    """One a process: a fork must not share its parent's."""
+    return _Grader(settings)
+
+
+#: For what the benchmarks ask for: of their gold answers the longest takes 0.4 s.
+DEFAULT = Settings()
+
+
+def compare(pairs: list[tuple[str, str]], settings: Settings = DEFAULT) -> list[Verdict]:
+    """Whether each answer says the same as its gold answer, both in LaTeX.
+
+    Equal pairs are compared once. Servers end with this process.
+
+    Raises:
+        UpgeError: math-verify is not installed, or no process can be kept.
+    """
+    distinct = list(dict.fromkeys(pairs))
+    if not distinct:
+        return []
+    verdicts = dict(zip(distinct, _grader(settings, os.getpid())(distinct), strict=True))
+    return [verdicts[pair] for pair in pairs]
