@@ -358,3 +358,26 @@ def test_equal_methods_are_seldom_told_apart() -> None:
         table = pd.concat([frame(m, s, levels=5) for m, s in scores.items()])
         wrong += comparisons(estimates(table, {"sum": "in"}))["distinguishable"].any()
     assert wrong / trials < 0.05 + 4 * np.sqrt(0.05 * 0.95 / trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_cover_the_expected_middle_of_suites(seeds: int) -> None:
+    # Suites of different hardness, which a lucky training makes easier together.
+    ease = np.array([-1.5, -0.8, -0.2, 0.3, 0.6, 1.8])
+
+    def chances(random: np.random.Generator, count: int, size: int) -> np.ndarray:
+        luck = random.normal(scale=0.3, size=(1, count, 1))
+        own = random.normal(size=(len(ease), 1, size))
+        return 1 / (1 + np.exp(-(ease[:, None, None] + luck + own)))
+
+    truth = interquartile_mean(chances(np.random.default_rng(0), 1000, 2000).mean(2)).mean()
+    trials, covered = 60, 0
+    for trial in range(trials):
+        random = np.random.default_rng([trial, seeds])
+        scores = random.binomial(8, chances(random, seeds, 60)) / 8
+        frames = [frame("a", own, str(suite)) for suite, own in enumerate(scores)]
+        found = estimates(pd.concat(frames), {str(suite): "in" for suite in range(len(ease))})
+        low, high = found["a", MIDDLE, "in"].interval
+        covered += low <= truth <= high
+    assert covered / trials > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
