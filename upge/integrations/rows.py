@@ -37,7 +37,7 @@ def trajectories(
     graded = demonstration_reward.isfinite().tolist()
     shown = [i for i, ids in enumerate(demonstrations) if ids and graded[i]]
     questions = torch.tensor(shown, dtype=torch.long, device=device)
-    ids, mask = _padded([demonstrations[i] for i in shown], device)
+    ids, mask = padded([demonstrations[i] for i in shown], device)
     prompt_ids, prompt_mask = (
         torch.cat([rollouts[name], rollouts[name][questions * size]])
         for name in ("prompt_ids", "prompt_mask")
@@ -80,7 +80,7 @@ def _old_logp(rollouts: Mapping[str, Tensor]) -> Tensor | None:
     return torch.where(sampler.isnan(), trainer, sampler)
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids, padded on the right, and where they are, (rows, longest)."""
     width = max(map(len, rows), default=0)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
