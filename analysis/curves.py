@@ -136,17 +136,47 @@ def seed_count(frame: pd.DataFrame) -> str:
     return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
 
 
+def caption(figure: Figure, text: str) -> None:
+    """What a reader has to know, below the panels."""
+    figure.supxlabel(text, fontsize=5.5, color="#444444")
+
+
 def write_series(
-    figure: Figure | None, numbers: pd.DataFrame, runs: Runs, path: Path
+    figure: Figure | None, numbers: pd.DataFrame, runs: Runs, path: Path, *others: Runs
 ) -> list[Path]:
-    """Write a figure (.pdf, .png) with commit and seeds in its footer, and its numbers (.csv).
+    """See :func:`write_numbers`; commits and seeds of all these runs go into the footer."""
+    return write_numbers(figure, numbers, footer(runs, *others), path)
+
+
+def write_numbers(
+    figure: Figure | None, numbers: pd.DataFrame, foot: str, path: Path
+) -> list[Path]:
+    """Write a figure (.pdf, .png) with ``foot`` in its footer, and its numbers (.csv).
 
     Nothing is written where there is nothing to show.
     """
     if figure is None:
         return []
     table = write(path.with_suffix(".csv"), series_csv(numbers))
-    return [*save(figure, path, footer(runs)), table]
+    return [*save(figure, path, foot), table]
+
+
+def tell(written: Sequence[Path], needed: Sequence[tuple[Runs, Sequence[str]]]) -> None:
+    """Print what was written, and what a figure lacks with the command that makes it.
+
+    Args:
+        written: files.
+        needed: the methods that the figure shows of each comparison.
+    """
+    lacking = [
+        f"missing: {runs.comparison} has no finished run of {method}; `{runs.command}` makes it"
+        for runs, methods in needed
+        for method in methods
+        if method not in runs.methods
+    ]
+    print(*written, *lacking, sep="\n")
+    if not written:
+        print("nothing was drawn: the runs hold none of this figure's measurements")
 
 
 def series_csv(numbers: pd.DataFrame) -> str:
@@ -157,12 +187,24 @@ def series_csv(numbers: pd.DataFrame) -> str:
     return csv_text(list(numbers.columns), rows)
 
 
-def footer(runs: Runs) -> str:
-    """Commit, profile and seeds, short enough for the side of a figure."""
-    first, *others = runs.commits.split(", ")
-    more = f" and {len(others)} more" if others else ""
-    seeds = ", ".join(map(str, runs.all_seeds))
-    return f"{first}{more} · {runs.profile} profile · seeds {seeds}"
+def footer(*runs: Runs) -> str:
+    """Commits, profile and seeds, short enough for the side of a figure."""
+    commits = dict.fromkeys(commit for own in runs for commit in own.commits.split(", "))
+    profiles = dict.fromkeys(f"{own.profile} profile" for own in runs)
+    return " · ".join([short_commits(list(commits)), *profiles, _seeds(runs)])
+
+
+def short_commits(commits: Sequence[str]) -> str:
+    """The first of several commits, and how many more there are."""
+    first, *others = commits
+    return f"{first} and {len(others)} more" if others else first
+
+
+def _seeds(runs: Sequence[Runs]) -> str:
+    texts = [f"seeds {', '.join(map(str, own.all_seeds))}" for own in runs]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return ", ".join(f"{own.comparison}: {text}" for own, text in zip(runs, texts, strict=True))
 
 
 def _short(value: object) -> object:

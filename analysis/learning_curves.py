@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from analysis.curves import (
+    caption,
     draw,
     label,
     label_ends,
@@ -64,7 +65,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         panels[0, 0].set_ylim(max(frame["mean"].min() - 0.05, 0), min(frame["mean"].max() + 0.1, 1))
         for column, methods in enumerate(panels_of.values()):
             _label(panels[0, column], frame, methods)
-        drawn.supxlabel(_caption(frame), fontsize=6, color="#444444")
+        caption(drawn, _text(frame))
     return drawn
 
 
@@ -85,7 +86,7 @@ def _label(axes: Axes, frame: pd.DataFrame, methods: list[str]) -> None:
     label_ends(axes, ends, gap=0.1)
 
 
-def _caption(frame: pd.DataFrame) -> str:
+def _text(frame: pd.DataFrame) -> str:
     return (
         f"Lines: means over {seed_count(frame)}; bands: 95 % intervals over seeds (none for one "
         "seed), cut at the frame. Grey: the methods of\nthe other panels. FLOPs: of sampling and "

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.curves import (
     WINDOW,
+    caption,
     draw,
     label_ends,
     look_of,
@@ -48,11 +49,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes.set_ylim(0, None)
         axes.margins(x=0)
         label_ends(axes, ends, gap=0.09)
-        caption = (
+        text = (
             f"Moving means over {WINDOW} steps, mean of {seed_count(frame)};\n"
             "bands: 95 % intervals over seeds."
         )
-        drawn.supxlabel(caption, fontsize=5.5, color="#444444")
+        caption(drawn, text)
     return drawn
 
 

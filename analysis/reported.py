@@ -70,3 +70,26 @@ def reported(name: str) -> Reported:
     """The published table ``name``, as ``table2``."""
     given = read_yaml(_FILE)
     return Reported(**given[name], source=given["source"])
+
+
+@dataclass(frozen=True)
+class ReportedRatio:
+    """A published constant share of offline samples.
+
+    Args:
+        title: the figure's number there.
+        method: whose.
+        ratio: offline samples of all samples of a step.
+        source: where it is published.
+    """
+
+    title: str
+    method: str
+    ratio: float
+    source: str
+
+
+def reported_offline_ratio() -> ReportedRatio:
+    """The constant in the published Figure 6."""
+    given = read_yaml(_FILE)
+    return ReportedRatio(**given["figure6"], source=given["source"])

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from analysis import learning_curves
 from analysis.curves import (
     WINDOW,
+    caption,
     draw,
     label_ends,
     look_of,
@@ -67,7 +68,7 @@ def figure5(frame: pd.DataFrame) -> Figure:
         drawn, axes = plt.subplots(figsize=(COLUMN, 2.4))
         _panel(axes, frame)
         axes.set_ylabel("validation accuracy")
-        _caption(drawn, f"Means of {seed_count(frame)}; bands: 95 % intervals over seeds.")
+        caption(drawn, f"Means of {seed_count(frame)}; bands: 95 % intervals over seeds.")
     return drawn
 
 
@@ -83,7 +84,7 @@ def figure7(frame: pd.DataFrame) -> Figure:
             f"Moving means over {WINDOW} steps, mean of {seed_count(frame)}; bands: 95 % intervals "
             "over seeds.\nEntropy is the mean of −log π over the tokens of all rollouts."
         )
-        _caption(drawn, text)
+        caption(drawn, text)
     return drawn
 
 
@@ -97,10 +98,6 @@ def _panel(axes: Axes, frame: pd.DataFrame) -> None:
     axes.margins(x=0)
     axes.set_ylim(0, None)
     label_ends(axes, ends, gap=0.09)
-
-
-def _caption(drawn: Figure, text: str) -> None:
-    drawn.supxlabel(text, fontsize=5.5, color="#444444")
 
 
 def write_figure5(runs: Runs, folder: Path) -> list[Path]:

@@ -46,11 +46,8 @@ def main(
             f"{comparison}: has no finished run of {', '.join(METHODS)}; make them with "
             "`make reproduce-table2`"
         )
-    jobs = [
-        Job(policy, suite, problems, samples)
-        for policy in policies
-        for suite in suites or hardest(known, 3)
-    ]
+    chosen = suites or hardest(known, 3)
+    jobs = [Job(policy, suite, problems, samples) for policy in policies for suite in chosen]
     record = Record(out or comparison.parent / "pass_at_k", settings(policies[0], samples))
     record.keep([policy.path.name for policy in policies])
     with steps_bar() as bar:

@@ -33,13 +33,6 @@ class Policy:
     path: Path
     config: RunConfig
 
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """On each test suite that it was trained for."""
-        suites: dict[str, float] = (RunFolder(self.path).result or {}).get("suites", {})
-        unseen = load_dataset(self.config).unseen
-        return {name: value for name, value in suites.items() if name not in unseen}
-
 
 def find_policies(folder: Path, methods: Sequence[str]) -> list[Policy]:
     """The finished runs of a comparison, by seed and in the methods' order."""
@@ -59,13 +52,16 @@ def _config(run: Path) -> RunConfig:
 
 
 def hardest(policies: Sequence[Policy], count: int) -> list[str]:
-    """The suites on which these policies are right least often, the hardest first.
+    """The suites in distribution on which these policies are right least often, hardest first.
 
     AIME and AMC are the paper's hardest as well: where one sample is nearly always right, many
     samples tell policies apart no better than one.
     """
-    accuracy = pd.DataFrame([policy.accuracy for policy in policies]).mean()
-    return [str(name) for name in accuracy.sort_values(kind="stable").index[:count]]
+    results = [RunFolder(policy.path).result or {} for policy in policies]
+    accuracy = pd.DataFrame([result.get("suites", {}) for result in results]).mean()
+    unseen = load_dataset(policies[0].config).unseen
+    ordered = accuracy.drop(list(unseen), errors="ignore").sort_values(kind="stable")
+    return [str(name) for name in ordered.index[:count]]
 
 
 @dataclass(frozen=True)
