@@ -117,16 +117,24 @@ def _took(audit: Audit, method: str) -> list[str]:
 
 
 def _compute(audit: Audit) -> Section | None:
-    tested = {split: audit.tested(split) for split in _SPLITS}
-    families = {**audit.validated, **tested[IN], **tested[OUT]}
-    lines = []
-    for method in (m for m in ROWS if m in families):
-        runs = next(own[method] for own in (*tested.values(), audit.validated) if method in own)
-        tests = [_reading(tested[split].get(method)) for split in _SPLITS]
-        spent = [_flops(tested[IN].get(method)), _flops(audit.validated.get(method))]
-        name = [*_who(audit, runs.method), whole(audit.costs.loc[runs.method, "steps"])]
-        lines.append([*name, *tests, spent[0], _reading(audit.validated.get(method)), spent[1]])
+    tested = [audit.tested(split) for split in _SPLITS]
+    readings = {**audit.validated, **tested[1], **tested[0]}
+    lines = [
+        [
+            *_who(audit, readings[method].method),
+            whole(audit.costs.loc[readings[method].method, "steps"]),
+            *(_reading(own.get(method)) for own in tested),
+            _flops(tested[0].get(method)),
+            _reading(audit.validated.get(method)),
+            _flops(audit.validated.get(method)),
+        ]
+        for method in ROWS
+        if method in readings
+    ]
+    if not lines:
+        return None
     header = ["method", "seeds", "learning rate", "steps", *_SPLITS, "FLOPs"]
+    header += [f"validation, {IN}", "FLOPs there"]
     before = (
         f"The budget is what the dearest form of HPT takes, {scientific(audit.budget)} FLOPs. "
         "Tests are of whole trainings that took about as much (at most "
@@ -135,17 +143,7 @@ def _compute(audit: Audit) -> Section | None:
         "Those of a pipeline are not, so that only its end counts."
     )
     notes = ["Validation: per cent right; its intervals are over seeds alone."]
-    return (
-        Section(
-            "At equal compute",
-            [*header, f"validation, {IN}", "FLOPs there"],
-            lines,
-            before=before,
-            notes=notes,
-        )
-        if lines
-        else None
-    )
+    return Section("At equal compute", header, lines, before, notes)
 
 
 def _reading(reading: Reading | None) -> str:

@@ -138,24 +138,27 @@ def judged(setting: Setting) -> pd.DataFrame:
     """
     claims = [(order.source, *claim) for order in setting.orders for claim in order.claims]
     found = setting.estimates
-    there = [claim for claim in claims if found.keys() >= set(claim[1:])]
-    tested = list({frozenset(pair): pair for _, *pair in there}.values())
-    differences = {frozenset((a, b)): found[a] - found[b] for a, b in tested}
-    p_values = {pair: difference.p_value for pair, difference in differences.items()}
-    holm = dict(zip(p_values, corrected(list(p_values.values())), strict=True))
-    rows = []
-    for source, above, below in claims:
-        pair = frozenset((above, below))
-        if pair not in differences:
-            rows.append((source, above, below, *[float("nan")] * 6, NO_RUNS))
-            continue
-        difference = found[above] - found[below]
-        p, corrected_p = p_values[pair], holm[pair]
-        verdict = _verdict(difference.mean, corrected_p)
-        least = difference.detectable(len(tested))
-        numbers = (difference.mean, *difference.interval, p, corrected_p, least)
-        rows.append((source, above, below, *numbers, verdict))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    tested = {frozenset(pair): pair for _, *pair in claims if found.keys() >= set(pair)}
+    p_values = [(found[a] - found[b]).p_value for a, b in tested.values()]
+    tests = dict(zip(tested, zip(p_values, corrected(p_values), strict=True), strict=True))
+    return pd.DataFrame(
+        [(*claim, *_judged(found, *claim[1:], tests)) for claim in claims], columns=list(COLUMNS)
+    )
+
+
+def _judged(
+    found: Mapping[str, Estimate],
+    above: str,
+    below: str,
+    tests: Mapping[frozenset[str], tuple[float, float]],
+) -> tuple[object, ...]:
+    """A claim's comparison and what became of it."""
+    pair = frozenset((above, below))
+    if pair not in tests:
+        return (*[float("nan")] * 6, NO_RUNS)
+    difference, (p, holm) = found[above] - found[below], tests[pair]
+    numbers = (difference.mean, *difference.interval, p, holm, difference.detectable(len(tests)))
+    return (*numbers, _verdict(difference.mean, holm))
 
 
 def _verdict(difference: float, p: float) -> str:
