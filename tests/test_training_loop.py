@@ -419,3 +419,18 @@ def test_only_the_metrics_observed_are_recorded(tiny, tmp_path):
     seen = []
     Trainer(tiny.config("hpt"), RunFolder(tmp_path), seen.append).run()
     assert seen == RunFolder(tmp_path).metrics()
+
+
+def test_a_last_update_that_breaks_the_policy_is_no_result(tiny, tmp_path, monkeypatch):
+    apply = Trainer._apply
+
+    def spoil(self, *args):
+        apply(self, *args)
+        next(self._unwrapped.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "_apply", spoil)
+    measured = {"every": 1, "validation_samples": 2, "test_samples": None}
+    config = tiny.config("sft", steps=1, evaluation=measured)
+    with pytest.raises(UpgeError, match="no finite probability, it has broken; start anew with a"):
+        run(config, tmp_path)
+    assert run_folder(tmp_path, config).result is None

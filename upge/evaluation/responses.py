@@ -124,7 +124,8 @@ def respond(
         progress: called with the number of responses that came in, time and again.
 
     Raises:
-        UpgeError: no problem, or one that the tokenizer can't encode.
+        UpgeError: no problem, one that the tokenizer can't encode, or a policy that gives its
+            responses no finite probability.
     """
     if not problems:
         raise UpgeError("there are no problems to respond to; name a file or suite that has some")
@@ -139,6 +140,11 @@ def respond(
             settings,
             [question_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
         )
+        if not rollouts.logp.isfinite().all():
+            raise UpgeError(
+                "the policy gives its own responses no finite probability, it has broken; start anew "
+                "with a lower lr, or take another policy"
+            )
         own = [row for row in rows for _ in range(count)]
         tokens = rollouts.mask.sum(1).tolist()
         ids = [r[:length] for r, length in zip(rollouts.tokens.tolist(), tokens, strict=True)]
