@@ -142,7 +142,7 @@ def respond(
         )
         if not rollouts.logp.isfinite().all():
             raise UpgeError(
-                "the policy gives its own responses no finite probability, it has broken; start anew "
+                "the policy gives its responses no finite probability, it has broken; start anew "
                 "with a lower lr, or take another policy"
             )
         own = [row for row in rows for _ in range(count)]
