@@ -63,8 +63,8 @@ def _ours(table: Table) -> Section:
         "**Bold**: the highest of a column, where it is distinguishable from every other method.",
         "°: not distinguishable from the highest of its column; no mark where none is "
         "distinguishable.",
-        "IQM: interquartile mean, that of the middle half of the six suites of each training; mean "
-        "over seeds.",
+        "IQM: interquartile mean, that of the middle half of each training's suites in "
+        "distribution; mean over seeds.",
     ]
     notes += [table.layout.note] if table.layout.note else []
     if table.runs.profile == "smoke":
