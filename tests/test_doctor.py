@@ -157,6 +157,17 @@ def test_an_unknown_architecture_is_a_sentence():
         doctor.examine("qwen")
 
 
+def test_a_launcher_that_the_loop_has_not_been_made_for_is_a_sentence(monkeypatch):
+    def refuse(*_):
+        raise ValueError("model and optimizer must be passed together.\nAnd more.")
+
+    monkeypatch.setattr(doctor_runs.Accelerator, "prepare", refuse)
+    with pytest.raises(
+        UpgeError, match=r"under NO \(model and optimizer must be passed together\)"
+    ):
+        doctor.examine()
+
+
 def test_the_command_refuses_what_is_faulty(monkeypatch):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +12,11 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.planning.shapes import ModelShape
 from upge.policies.bases import base_folder
-from upge.policies.pretrained import load_tokenizer
+from upge.policies.pretrained import SMOLLM2, load_tokenizer
+from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
 from upge.tasks.problem import Problem
-from upge.training.config import RunConfig
+from upge.training.config import Benchmarks, JsonLines, RunConfig
 from upge.training.data import load_dataset
 from upge.training.experience import check_lengths, encode
 
@@ -50,8 +51,8 @@ class Measured:
 def check_run(config: RunConfig, shape: ModelShape) -> tuple[list[Check], Measured]:
     """Look at everything without loading the model or sampling from it."""
     checks = [_model(config.model)]
-    dataset = _problems(config, checks)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = _tokenizer(config.model)
+    dataset = _problems(config, tokenizer, checks)
     if tokenizer is None:
         checks.append(Check("tokenizer", "absent", "lengths are not measured without it"))
     if dataset is None or tokenizer is None:
@@ -73,7 +74,14 @@ def _model(model: str) -> Check:
         return Check("model", "absent", f"no weights in {folder}; download or make them first")
     if _is_cached(model):
         return Check("model", "ok", f"{model} is in the hub's cache")
-    return Check("model", "absent", f"{model} is downloaded from the hub when the run starts")
+    note = f"{model} is no folder here; a hub's model is downloaded when the run starts"
+    return Check("model", "absent", note)
+
+
+def _tokenizer(model: str) -> Any | None:
+    """The model's, where it is on this machine: a plan downloads nothing."""
+    local = base_folder(model) or model == SMOLLM2 or Path(model).exists() or _is_cached(model)
+    return load_tokenizer(model) if local else None
 
 
 def _is_cached(model: str) -> bool:
@@ -81,36 +89,53 @@ def _is_cached(model: str) -> bool:
     return isinstance(hub.try_to_load_from_cache(model, "config.json"), str)
 
 
-def _problems(config: RunConfig, checks: list[Check]) -> Dataset | None:
+def _problems(config: RunConfig, tokenizer: Any | None, checks: list[Check]) -> Dataset | None:
     """The data set, if its files are here; a template that can't be filled is wrong."""
-    missing = [path for path in _files(config) if not Path(path).is_file()]
-    if missing:
-        checks.append(Check("problems", "absent", f"{missing[0]} is not here"))
+    absent = _absent(config)
+    if absent is None and tokenizer is None and isinstance(config.data, Benchmarks):
+        absent = "they are not made into prompts without the tokenizer"
+    if absent is not None:
+        checks.append(Check("problems", "absent", absent))
         return None
     try:
         dataset = load_dataset(config)
     except UpgeError as error:
         checks.append(Check("problems", "wrong", str(error)))
         return None
-    shown = sum(problem.demonstration is not None for problem in dataset.train)
-    tests = sum(map(len, dataset.tests.values()))
-    note = (
-        f"{len(dataset.train)} to train on, {shown} of them with a demonstration, "
-        f"{len(dataset.validation)} to validate on, {tests} to test on"
-    )
-    reads = [stage.algorithm for stage in config.stages if stage.reads_demonstrations]
-    if reads and not shown:
-        note = f"{reads[0]} learns from demonstrations, but no training problem has one"
-    checks.append(Check("problems", "wrong" if reads and not shown else "ok", note))
+    checks.append(_supply(config, dataset))
     return dataset
 
 
-def _files(config: RunConfig) -> Iterator[str]:
+def _absent(config: RunConfig) -> str | None:
+    """What of the problems is not on this machine; None if all is."""
     data = config.data
-    for split in ("train", "validation", "test"):
-        path = getattr(data, split, None)
-        if isinstance(path, str):
-            yield path
+    files: dict[str, Path | None] = {}
+    if isinstance(data, Benchmarks):
+        files = {name: local_file(name) for name in data.sets}
+    elif isinstance(data, JsonLines):
+        named = (data.train, data.validation, data.test)
+        files = {name: Path(name) for name in named if name is not None}
+    for name, path in files.items():
+        if path is None:
+            return f"{name} comes from the hub when the run starts"
+        if not path.is_file():
+            return f"{path} is not here"
+    return None
+
+
+def _supply(config: RunConfig, dataset: Dataset) -> Check:
+    shown = sum(problem.demonstration is not None for problem in dataset.train)
+    reads = [stage.algorithm for stage in config.stages if stage.reads_demonstrations]
+    if reads and not shown:
+        note = f"{reads[0]} learns from demonstrations, but no training problem has one"
+        return Check("problems", "wrong", note)
+    dropped = [f"; dropped: {count} × {why}" for why, count in dataset.dropped.items()]
+    note = (
+        f"{len(dataset.train)} to train on, {shown} of them with a demonstration, "
+        f"{len(dataset.validation)} to validate on, {sum(map(len, dataset.tests.values()))} to "
+        f"test on{''.join(dropped)}"
+    )
+    return Check("problems", "ok", note)
 
 
 def _longest(config: RunConfig, shape: ModelShape) -> Check:

@@ -98,7 +98,7 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
         return Cost(batch.scored, 0, flops, 0, float("inf"), 0)
     size = sampler_size(cluster)
     rounds = max(ceil(own / together), 1) * batch.response
-    read = rounds * size * shape.parameters
+    read = float(rounds * size * shape.parameters)
     read += shape.cache_bytes(size) * own * batch.response * (batch.prompt + batch.response / 2)
     gpu = cluster.type
     traffic = read / (engine_gpus * gpu.bandwidth * _GIGA * cluster.use_of_bandwidth)

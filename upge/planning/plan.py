@@ -186,7 +186,8 @@ def _memory(config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Ass
 
 
 def _samples(config: RunConfig) -> bool:
-    return any(stage.samples_rollouts for stage in config.stages)
+    evaluates = config.evaluation.every or config.evaluation.test_samples
+    return bool(evaluates) or any(stage.samples_rollouts for stage in config.stages)
 
 
 def _sampler(config: RunConfig, shape: ModelShape, cluster: Cluster, length: int) -> dict[str, int]:
@@ -197,8 +198,9 @@ def _sampler(config: RunConfig, shape: ModelShape, cluster: Cluster, length: int
         whole = int(cluster.type.memory * 1e9 * cluster.sampler_memory)
         weights = BFLOAT16 * shape.parameters // cluster.tensor_parallel
         return {"sampler's weights": weights, "KV cache": max(whole - weights, 0)}
-    rows = max(s.questions * s.rollouts for s in config.stages if s.samples_rollouts)
-    together = min(-(-rows // cluster.gpus), _LOOP_ROWS)
+    rows = [s.questions * s.rollouts for s in config.stages if s.samples_rollouts]
+    # Evaluations take as many rows as they can.
+    together = min(-(-max(rows, default=_LOOP_ROWS) // cluster.gpus), _LOOP_ROWS)
     return {"KV cache": together * length * shape.cache_bytes(sampler_size(cluster))}
 
 
