@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -282,6 +283,39 @@ def test_metrics_tell_the_gate(tmp_path: Path) -> None:
     assert seen["term1/mass"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hpt_global_token", "srft"])
+def test_two_processes_take_the_gradient_of_one(name: str, tmp_path: Path) -> None:
+    """Each has two of the four questions; rows that bear weight differ in number and length."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launch, "--master_port", str(free_port()), __file__, name, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr[-2000:]
+    taken = torch.load(tmp_path / "gradient.pt")
+    assert_equal(taken, expected(upge.get(name), model()), TOLERANCE)
+
+
+def free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("localhost", 0))
+        return int(chosen.getsockname()[1])
+
+
+def one_of_several(name: str, folder: Path) -> None:
+    """What each process of the test above does."""
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    trainer, gradients = trained(folder, name, **split, ddp_backend="gloo")
+    if trainer.accelerator.is_main_process:
+        torch.save(gradients.seen[0][0], folder / "gradient.pt")
+
+
+def test_evaluation_is_trls(tmp_path: Path) -> None:
+    trainer, _ = trained(tmp_path, "hpt", per_device_eval_batch_size=SIZE)
+    seen = trainer.evaluate(table())
+    rewards = [float(text.endswith("#")) for *_, rollouts in QUESTIONS for text in rollouts]
+    assert seen["eval_reward"] == pytest.approx(sum(rewards) / len(rewards))
+
+
 def conversation(text: str, role: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
 
@@ -379,3 +413,7 @@ def test_three_real_steps_of_hpt(tmp_path: Path) -> None:
     for row in steps:
         assert 0 < row["offline_ratio"] < 1 and row["term1/mass"] > 0
         assert torch.isfinite(torch.tensor(row["grad_norm"])) and row["grad_norm"] > 0
+
+
+if __name__ == "__main__":
+    one_of_several(sys.argv[1], Path(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 The data set may have a column ``demonstration``: a worked solution as the model would write it, a
 text or a list of messages of which the last one counts; None or empty where a question has none.
+The reward functions grade it like a completion.
 
     from upge.integrations.trl import UpgeTrainer
 
@@ -241,7 +242,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
             )
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         longest = max(len(row) + 1 for row in ids)
-        if longest > self.max_completion_length:
+        if self.max_completion_length is not None and longest > self.max_completion_length:
             raise UpgeError(
                 f"the longest demonstration has {longest} tokens with its end, "
                 f"max_completion_length is {self.max_completion_length}; raise it, or filter the "
