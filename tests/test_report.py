@@ -207,6 +207,12 @@ def test_a_result_leads_to_its_runs(places: Places) -> None:
     assert 'id="runs-cpu-table2"' in source and 'id="runs-cpu-table5"' in source
 
 
+def test_comparisons_by_their_numbers(places: Places) -> None:
+    for name in ("supply-100", "supply-30"):
+        recorded(places, name)
+    assert [origin.comparison for origin in origins(places.records)] == ["supply-30", "supply-100"]
+
+
 def test_runs_with_all_of_their_starts(places: Places) -> None:
     recorded(places)
     (origin,) = origins(places.records)

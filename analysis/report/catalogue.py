@@ -81,7 +81,7 @@ class Result:
 
 def _belongs(stem: str, page: str) -> bool:
     """``table2_comparisons`` belongs to ``table2``, ``table20`` does not."""
-    return stem == page or stem.startswith(f"{page}_")
+    return stem == page or stem.startswith((f"{page}_", f"{page}-"))
 
 
 def catalogue() -> Sequence[Group]:

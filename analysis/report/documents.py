@@ -14,14 +14,16 @@ from markupsafe import Markup
 
 from analysis.report.maths import Formulas
 
-#: What a section's heading says of its numbers: whose they are.
-KINDS = {"Reproduced": "reproduced", "Reported": "reported", "": ""}
+#: What a section's heading says of its numbers: whose they are, or that they are lacking.
+KINDS = {"Reproduced": "reproduced", "Reported": "reported", "Missing": "missing", "": ""}
 
 #: Sections that a reader looks up rather than reads: they come last, and closed.
 _FOLDED = (
     "More than chance?",
+    "Gradient norm of each term",
     "What it took",
     "Learning rates",
+    "What these seeds could have shown",
     "Where this comes from",
     "Sources and notes",
     "How the shipped functions were called",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,15 +115,24 @@ def origins(records: Path) -> list[Origin]:
         UpgeError: damaged records or runs.
     """
     folders = sorted(
-        path
-        for path in records.glob("*/*")
-        if is_recorded(path) or (path / "comparison.json").exists()
+        (
+            path
+            for path in records.glob("*/*")
+            if is_recorded(path) or (path / "comparison.json").exists()
+        ),
+        key=_by_numbers,
     )
     return [
         Origin(f"runs-{'-'.join(names)}", " / ".join(names), load_runs(folder))
         for folder in folders
         for names in [folder.relative_to(records).parts]
     ]
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """So that supply-30 comes before supply-100."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _method_and_rate(trial: Trial) -> tuple[str, float]:
