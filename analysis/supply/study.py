@@ -91,12 +91,13 @@ class Study:
 
 
 def make(given: Sequence[Runs]) -> Study:
-    """The study of comparisons.
+    """The study of comparisons, in whatever order.
 
     Raises:
         UpgeError: damaged runs, runs tested on different problems, or comparisons that supply the
             same.
     """
+    given = sorted(given, key=lambda runs: runs.comparison)
     found = columns(given)
     answers = _answers(found)
     samples = int(answers["samples"].min()) if len(answers) else 0
