@@ -63,19 +63,6 @@ def _tokenizer_class(transformers: Any, location: str) -> Any:
     return transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
 
 
-def load_tokenizer(name: str) -> Any | None:
-    """The tokenizer of a model (see :func:`load_pretrained`) if it is on this machine."""
-    transformers = require("transformers", "lm")
-    location, options = _location(name)
-    try:
-        with _quiet(transformers):
-            return _tokenizer_class(transformers, location).from_pretrained(
-                location, local_files_only=True, **options
-            )
-    except Exception:
-        return None
-
-
 def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
     folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write
@@ -99,22 +86,39 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     location, options = _location(name)
     if options:
         require("gguf", "lm")
+    with _named(name), _quiet(transformers):
+        tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, output_loading_info=True, **options
+        )
+    _check_weights(name, model, found["missing_keys"])
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str = SMOLLM2) -> Any:
+    """The tokenizer of :func:`load_pretrained`, without its model.
+
+    Raises:
+        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+    """
+    transformers = require("transformers", "lm")
+    location, options = _location(name)
+    if options:
+        require("gguf", "lm")
+    with _named(name), _quiet(transformers):
+        return _tokenizer_class(transformers, location).from_pretrained(location, **options)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
     try:
-        with _quiet(transformers):
-            tokenizer = _tokenizer_class(transformers, location).from_pretrained(
-                location, **options
-            )
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                location, dtype=dtype, output_loading_info=True, **options
-            )
+        yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
         raise UpgeError(
             f"no model can be loaded from {name!r}: {reason}; name a hub id, a folder in the "
             f"Hugging Face format, or one of {', '.join(base_names())}"
         ) from error
-    _check_weights(name, model, found["missing_keys"])
-    return model.eval(), tokenizer
 
 
 def _check_weights(name: str, model: Any, missing: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from upge.errors import UpgeError, unknown
@@ -28,6 +28,7 @@ class Dataset:
         tests: test suites by name, never looked at before the end.
         verifier: what grades responses.
         unseen: names of the suites that are out of distribution.
+        dropped: how many training problems or demonstrations were left out, by reason.
     """
 
     train: list[Problem]
@@ -35,6 +36,7 @@ class Dataset:
     tests: Mapping[str, list[Problem]]
     verifier: Verifier
     unseen: frozenset[str] = frozenset()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def synthetic(

@@ -1,15 +1,19 @@
-"""Problems with answers and worked solutions, read from JSON Lines."""
+"""Problems with answers and worked solutions, read from JSON Lines or Parquet."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from upge.errors import UpgeError
+from upge.extras import require
+
+Record = Mapping[str, Any]
 
 #: Where local data sets lie unless the variable UPGE_DATA says otherwise.
 DEFAULT_DATA = Path("../shared/data")
@@ -41,14 +45,44 @@ def data_folder() -> Path:
     return Path(os.environ.get("UPGE_DATA", DEFAULT_DATA))
 
 
-def load_problems(path: Path) -> list[Problem]:
-    """Read a JSON Lines file with ``problem``, ``answer`` and, optionally, ``solution``.
+def read_problem(record: Record) -> Problem:
+    """A problem of a record in our own layout, as :func:`load_problems` describes it.
 
-    ``family`` (a text) and ``level`` (a whole number) are read too, where they are given.
+    Raises:
+        KeyError, TypeError, ValueError: it is no such record.
+    """
+    for name, (types, optional) in _FIELDS.items():
+        _check_field(record, name, types, optional)
+    return Problem(
+        record["problem"],
+        str(record["answer"]),
+        record.get("solution"),
+        record.get("family", record.get("subject", "")),
+        record.get("level", 0),
+    )
+
+
+def load_problems(path: Path, read: Callable[[Any], Problem] = read_problem) -> list[Problem]:
+    """Read a JSON Lines or Parquet file with ``problem``, ``answer`` and maybe ``solution``.
+
+    ``family`` or ``subject`` (a text) and ``level`` (a whole number) are read too, where they are
+    given.
+
+    Args:
+        path: the file; a name that ends in ``.parquet`` is Parquet.
+        read: makes a problem of a record in another layout.
 
     Raises:
         UpgeError: a file that is missing or empty, a line that is no such record.
     """
+    records = _rows(path) if path.suffix == ".parquet" else _lines(path)
+    problems = [_parse(path, place, record, read) for place, record in records]
+    if not problems:
+        raise UpgeError(f"{path}: has no problems, wanted one JSON record a line")
+    return problems
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         # Not splitlines: texts may hold other line separators than the newline of JSON Lines.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -59,10 +93,18 @@ def load_problems(path: Path) -> list[Problem]:
             f"{path}: {getattr(error, 'strerror', error)}; name a file that is there, or set "
             "UPGE_DATA to the folder of the data sets"
         ) from error
-    problems = [_parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
-    if not problems:
-        raise UpgeError(f"{path}: has no problems, wanted one JSON record a line")
-    return problems
+    return ((f"line {i}", line) for i, line in enumerate(lines, 1) if line.strip())
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Record]]:
+    require("pyarrow", "math")
+    parquet = require("pyarrow.parquet", "math")
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise UpgeError(f"{path}: can't be read as Parquet ({reason}); download it anew") from error
+    return ((f"row {i}", row) for i, row in enumerate(rows, 1))
 
 
 #: The fields of a record, the types that their values may have, and whether they may be missing.
@@ -71,26 +113,18 @@ _FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
     "answer": ((str, int, float), False),
     "solution": ((str, NoneType), True),
     "family": ((str,), True),
+    "subject": ((str,), True),
     "level": ((int,), True),
 }
 
 
-def _parse(path: Path, number: int, line: str) -> Problem:
+def _parse(path: Path, place: str, given: Any, read: Callable[[Any], Problem]) -> Problem:
     try:
-        record = json.loads(line)
-        for name, (types, optional) in _FIELDS.items():
-            _check_field(record, name, types, optional)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return read(json.loads(given) if isinstance(given, str) else given)
+    except (ValueError, KeyError, TypeError, LookupError, RecursionError) as error:
         raise UpgeError(
-            f"{path}, line {number}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
+            f"{path}, {place}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
         ) from error
-    return Problem(
-        record["problem"],
-        str(record["answer"]),
-        record.get("solution"),
-        record.get("family", ""),
-        record.get("level", 0),
-    )
 
 
 def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool) -> None:

@@ -16,6 +16,7 @@ from upge.estimator import Estimator, Term
 from upge.files import file_digest
 from upge.policies.bases import base_folder
 from upge.rollouts.sampler import Sampling
+from upge.tasks.benchmarks import local_file
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 from upge.training.gradient import Fault
 
@@ -96,6 +97,46 @@ class JsonLines(Config):
     prompt: str = "{problem}\n"
     demonstration: str = "{solution}\n#### {answer}"
     marker: str = "####"
+
+
+class Benchmarks(Config):
+    r"""Mathematical problems whose answers are boxed: data sets by name, or one's own files.
+
+    Names are those of :data:`upge.tasks.benchmarks.SOURCES`, as ``openr1`` or ``math500``; they
+    come from UPGE_DATA where it has them, and else from the hub.
+
+    Args:
+        train_set: what is trained on, by name or file.
+        validation_set: likewise, what settings are chosen by; None holds out ``held_out`` problems.
+        test_sets: likewise, what is measured at the end.
+        held_out: validation problems to take from ``train_set``, where no set is named.
+        template: how a problem becomes a prompt; see :mod:`upge.tasks.templates`.
+        max_prompt: tokens of a training prompt, at most; longer problems are dropped and counted.
+        overlap: what happens to training problems that a validation or test set has too.
+        answer_seconds: processor time that comparing one answer may take.
+    """
+
+    kind: Literal["benchmarks"]
+    train_set: str
+    validation_set: str | None = None
+    test_sets: tuple[str, ...] = ()
+    held_out: Count = 64
+    template: Literal["chat", "qwen", "zero", "plain"] = "chat"
+    max_prompt: Count = 1024
+    overlap: Literal["drop", "refuse", "keep"] = "drop"
+    answer_seconds: Rate = 1.0
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All of them."""
+        validation = () if self.validation_set is None else (self.validation_set,)
+        return (self.train_set, *validation, *self.test_sets)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.sets:
+            local_file(name)  # says which there are
+        return self
 
 
 class Stage(Config):
@@ -248,7 +289,7 @@ class RunConfig(Config):
 
     name: str
     model: str = "tiny"
-    data: Annotated[Synthetic | JsonLines, Field(discriminator="kind")] = Synthetic()
+    data: Annotated[Synthetic | JsonLines | Benchmarks, Field(discriminator="kind")] = Synthetic()
     stages: tuple[Stage, ...]
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -282,12 +323,10 @@ class RunConfig(Config):
     @property
     def _files(self) -> list[Path]:
         """Files whose contents determine the result: one's own problems and model."""
-        data = self.data
-        given = (data.train, data.validation, data.test) if isinstance(data, JsonLines) else ()
         model = base_folder(self.model) or Path(self.model)
         files = sorted(model.iterdir()) if model.is_dir() else [model]
         weights = [path for path in files if path.suffix in _WEIGHTS and path.is_file()]
-        return [Path(path) for path in given if path is not None] + weights
+        return _files_of(self.data) + weights
 
     @property
     def key(self) -> str:
@@ -295,3 +334,14 @@ class RunConfig(Config):
         given = self.model_dump(mode="json", exclude={"name", "trackers"}) | {"numbers": NUMBERS}
         given["files"] = [file_digest(path) for path in self._files]
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:
+    if isinstance(data, Benchmarks):
+        files = map(local_file, data.sets)
+    elif isinstance(data, JsonLines):
+        given = (data.train, data.validation, data.test)
+        files = (path and Path(path) for path in given)
+    else:
+        files = iter(())
+    return [path for path in files if path is not None]

@@ -2,21 +2,87 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 from upge.errors import UpgeError
+from upge.policies.pretrained import load_tokenizer
+from upge.tasks.benchmarks import OUT_OF_DISTRIBUTION, load
+from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic
+from upge.tasks.grading import Settings
+from upge.tasks.lengths import within
+from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, load_problems
+from upge.tasks.templates import demonstration, prompt
 from upge.tasks.verifier import MarkedAnswer
-from upge.training.config import JsonLines, RunConfig, Synthetic
+from upge.training.config import Benchmarks, JsonLines, RunConfig, Synthetic
 
 
 def load_dataset(config: RunConfig) -> Dataset:
     """The problems that a run trains on, and is measured on."""
     data = config.data
+    if isinstance(data, Benchmarks):
+        return _benchmarks(data, config)
     return _synthetic(data) if isinstance(data, Synthetic) else _json_lines(data)
+
+
+def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
+    tokenizer = load_tokenizer(config.model)
+    tests = {Path(name).stem: load(name) for name in data.test_sets}
+    if data.validation_set is None:
+        train, validation = split_off(load(data.train_set), data.held_out, seed=0)
+    else:
+        train, validation = load(data.train_set), load(data.validation_set)
+    train, dropped = _apart(train, {"validation": validation, **tests}, data.overlap)
+    train, long = within(
+        _prompted(train, data.template, tokenizer),
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        prompt=data.max_prompt,
+        demonstration=config.max_tokens if config.long_demonstrations == "drop" else None,
+    )
+    return Dataset(
+        train,
+        _prompted(validation, data.template, tokenizer),
+        {name: _prompted(test, data.template, tokenizer) for name, test in tests.items()},
+        BoxedAnswer(Settings(data.answer_seconds)),
+        unseen=frozenset(OUT_OF_DISTRIBUTION).intersection(tests),
+        dropped=dropped + long,
+    )
+
+
+def _apart(
+    train: list[Problem], others: Mapping[str, list[Problem]], overlap: str
+) -> tuple[list[Problem], Counter[str]]:
+    """Training problems that no other set has, and how many each has."""
+    found = [] if overlap == "keep" else overlaps(train, others)
+    if found and overlap == "refuse":
+        first = found[0]
+        raise UpgeError(
+            f"overlap: {len(found)} training problems are tested on too, as number "
+            f"{first.train + 1} ({first.suite}, number {first.test + 1}: "
+            f"{train[first.train].prompt[:60]!r}); set overlap: drop"
+        )
+    places = {overlap.train for overlap in found}
+    kept = [problem for place, problem in enumerate(train) if place not in places]
+    reasons = {"same": "the same as in {}", "passage": "a passage in common with {}"}
+    return kept, Counter(reasons[overlap.kind].format(overlap.suite) for overlap in found)
+
+
+def _prompted(problems: list[Problem], template: str, tokenizer: Any) -> list[Problem]:
+    return [
+        replace(
+            problem,
+            prompt=prompt(problem.prompt, template, tokenizer),
+            demonstration=problem.demonstration
+            and demonstration(problem.demonstration, problem.answer),
+        )
+        for problem in problems
+    ]
 
 
 def _synthetic(data: Synthetic) -> Dataset:

@@ -1,0 +1,87 @@
+"""The data sets that the paper trains on and is measured on, from a folder or from the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upge.errors import unknown
+from upge.tasks.hub import (
+    Source,
+    arc_record,
+    columns,
+    fetch,
+    gpqa_record,
+    gsm8k_record,
+    math_record,
+    openr1_record,
+    svamp_record,
+)
+from upge.tasks.problem import Problem, Record, data_folder, load_problems, read_problem
+
+#: The benchmarks of Table 2.
+IN_DISTRIBUTION = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
+OUT_OF_DISTRIBUTION = ("arc_challenge", "gpqa_diamond")
+BENCHMARKS = IN_DISTRIBUTION + OUT_OF_DISTRIBUTION
+
+#: Responses to a problem that the paper takes (section 4.1); one where nothing is said.
+SAMPLES = {"aime24": 32, "aime25": 32, "amc23": 32}
+
+_OLYMPIAD = columns("question", "final_answer")
+
+#: Data sets by name, which is also that of their files.
+SOURCES: dict[str, Source] = {
+    "openr1": Source("Elliott/Openr1-Math-46k-8192", "train", openr1_record),
+    "gsm8k_train": Source("openai/gsm8k", "train", gsm8k_record, "main"),
+    "gsm8k_test": Source("openai/gsm8k", "test", gsm8k_record, "main"),
+    "math_train": Source("DigitalLearningGmbH/MATH-lighteval", "train", math_record),
+    "math_test": Source("DigitalLearningGmbH/MATH-lighteval", "test", math_record),
+    "svamp": Source("ChilleD/SVAMP", "train+test", svamp_record),
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", columns("problem")),
+    "aime25": Source("math-ai/aime25", "test", columns("problem")),
+    "amc23": Source("math-ai/amc23", "test", columns("question")),
+    "math500": Source("HuggingFaceH4/MATH-500", "test", columns("problem", solution="solution")),
+    "minerva": Source("math-ai/minervamath", "test", columns("question")),
+    "olympiadbench": Source("Hothan/OlympiadBench", "train", _OLYMPIAD, "OE_TO_maths_en_COMP"),
+    "arc_challenge": Source("allenai/ai2_arc", "test", arc_record, "ARC-Challenge"),
+    "gpqa_diamond": Source("Idavidrein/gpqa", "train", gpqa_record, "gpqa_diamond"),
+}
+
+#: How the names of local files end.
+_SUFFIXES = (".jsonl", ".parquet")
+
+
+def local_file(name: str) -> Path | None:
+    """A data set's file: the one that is named, or ``NAME.jsonl`` or ``.parquet`` in UPGE_DATA.
+
+    None if it has to come from the hub.
+
+    Raises:
+        UpgeError: no data set has this name.
+    """
+    if Path(name).suffix in _SUFFIXES:
+        return Path(name)
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
+    files = (data_folder() / f"{name}{suffix}" for suffix in _SUFFIXES)
+    return next((path for path in files if path.exists()), None)
+
+
+def load(name: str) -> list[Problem]:
+    """The problems of a data set, by its name in :data:`SOURCES` or by its file.
+
+    A file in UPGE_DATA goes before the hub. It may have our own layout (``problem``, ``answer``,
+    ``solution``) or that of the hub.
+
+    Raises:
+        UpgeError: no such data set or file, or no way to the hub.
+    """
+    path = local_file(name)
+    if path is None:
+        return fetch(SOURCES[name])
+    source = SOURCES.get(path.stem)
+
+    def read(record: Record) -> Problem:
+        own = "problem" in record and "answer" in record
+        return read_problem(record) if own or source is None else source.read(record)
+
+    return load_problems(path, read)
