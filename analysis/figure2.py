@@ -48,7 +48,7 @@ def _suite(suite: str, counts: pd.DataFrame) -> pd.DataFrame:
     if any(not table.columns.equals(tables[0].columns) for table in tables):
         raise UpgeError(
             f"{suite}: its methods were asked different problems; delete the record of counts and "
-            "run `make figure2`"
+            "run `make pass-at-k`"
         )
     ks = doublings(samples)[:-1] or [1]
     chances = [_chances(table, samples, ks) for table in tables]
@@ -74,7 +74,7 @@ def _table(counts: pd.DataFrame, suite: str) -> pd.DataFrame:
     if table.isna().any(axis=None):
         raise UpgeError(
             f"{suite}: the seeds of {counts['method'].iloc[0]} were asked different problems; "
-            "delete the record of counts and run `make figure2`"
+            "delete the record of counts and run `make pass-at-k`"
         )
     return table.astype(int)
 

@@ -130,13 +130,13 @@ def test_methods_trained_on_other_questions_are_refused(tmp_path: Path) -> None:
 def test_both_are_drawn_the_same_every_time_and_name_what_is_missing(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (figure3, figure4):
-        module.main(runs, tmp_path / "a")
-        module.main(runs, tmp_path / "b")
+    figure3.main(runs, tmp_path / "a")
+    figure4.main(runs, tmp_path / "a")
+    figure4.main(runs, tmp_path / "b")
     names = [f"figure{n}.{kind}" for n in (3, 4) for kind in ("csv", "pdf", "png")]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    for path in (tmp_path / "b").iterdir():
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
     assert "missing" not in capsys.readouterr().out
     alone = tmp_path / "one" / "figure3"
     write(alone, "sft_grpo", 0, 0.5)

@@ -90,7 +90,7 @@ def read_counts(folder: Path) -> pd.DataFrame:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise UpgeError(
-            f"{path}: can't be read ({reason}); delete its folder and run `make figure2`"
+            f"{path}: can't be read ({reason}); delete its folder and run `make pass-at-k`"
         ) from error
 
 
