@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import typer
 
-from analysis import learning_curves, offline_ratio, table2, table4, training_curves
+from analysis import audit, learning_curves, offline_ratio, table2, table4, training_curves
 from analysis.curves import series_csv
 from analysis.runs import Runs, load_runs
 from upge.errors import UpgeError
@@ -22,13 +22,13 @@ RECORDS = Path("paper_tables/records/cpu")
 Texts = Mapping[str, str | None]
 
 
-def _tables(texts: Callable[[Runs], Mapping[str, str]]) -> Callable[[Runs], Texts]:
-    return lambda runs: {f"paper_tables/{name}": text for name, text in texts(runs).items()}
+def _tables(texts: Callable[..., Mapping[str, str]]) -> Callable[..., Texts]:
+    return lambda *runs: {f"paper_tables/{name}": text for name, text in texts(*runs).items()}
 
 
-def _figure(path: str, numbers: Callable[[Runs], pd.DataFrame]) -> Callable[[Runs], Texts]:
-    def texts(runs: Runs) -> Texts:
-        frame = numbers(runs)
+def _figure(path: str, numbers: Callable[..., pd.DataFrame]) -> Callable[..., Texts]:
+    def texts(*runs: Runs) -> Texts:
+        frame = numbers(*runs)
         return {path: series_csv(frame) if len(frame) else None}
 
     return texts
@@ -47,6 +47,9 @@ class Result(NamedTuple):
     texts: Callable[..., Texts]
 
 
+_TABLE3 = ["table3-weak", "table3-small"]
+_SUPPLY = [f"supply-{supply}" for supply in ("30", "100", "300", "900", "levels", "families")]
+
 RESULTS: Sequence[Result] = (
     Result(["table2"], _tables(table2.texts)),
     Result(["table2"], _tables(table4.texts)),
@@ -54,6 +57,8 @@ RESULTS: Sequence[Result] = (
     Result(["table2"], _figure("figures/table2/offline_ratio.csv", offline_ratio.numbers)),
     Result(["table2"], _figure("figures/figure5.csv", training_curves.figure5_numbers)),
     Result(["table2"], _figure("figures/figure7.csv", training_curves.figure7_numbers)),
+    Result(["audit"], _tables(audit.texts)),
+    Result(["audit"], _figure("figures/audit.csv", audit.numbers)),
 )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.run import ANSWER_COLUMNS, PROBLEM, STEP_COLUMNS, Found, Run, Trial, check_accuracy
 from upge.errors import UpgeError
 
-_TRIALS = "selection"
+_TRIALS, _COMPARISON = "selection", "comparison.json"
 _REMEDY = "delete the run and make it again"
 
 
@@ -47,11 +47,11 @@ class RunFolder(Run):
 
 def read_folders(folder: Path) -> Found:
     """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder."""
-    comparison = read_json(folder / "comparison.json")
+    comparison = read_json(folder / _COMPARISON)
     runs = folder if comparison is None else folder.parent
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
-    for path in _named(runs, comparison, "runs"):
+    for path in _named(runs, comparison, "runs", folder / _COMPARISON):
         config, result = read_json(path / "config.json"), read_json(path / "result.json")
         known = config or {}
         told = {"name", "seed"} <= known.keys()
@@ -59,15 +59,17 @@ def read_folders(folder: Path) -> Found:
             finished.append(RunFolder(path, known, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():
             unfinished[path.name] = (known["name"], known["seed"]) if told else None
-    trials = list(_trials(_named(runs / _TRIALS, comparison, "trials")))
+    trials = list(_trials(_named(runs / _TRIALS, comparison, "trials", folder / _COMPARISON)))
     return Found(finished, unfinished, _selection(folder / "selection.json"), trials)
 
 
-def _named(folder: Path, comparison: Mapping[str, Any] | None, what: str) -> list[Path]:
-    """The run folders below ``folder`` that belong to a comparison; all, without one."""
+def _named(
+    folder: Path, comparison: Mapping[str, Any] | None, what: str, place: Path
+) -> list[Path]:
+    """The run folders below ``folder`` that the comparison at ``place`` names; all, without one."""
     names = None if comparison is None else comparison.get(what)
     if comparison is not None and not _are_names(names):
-        raise UpgeError(f"{folder}: its comparison.json is damaged; run the comparison again")
+        raise UpgeError(f"{place}: is damaged; run the comparison again")
     paths = sorted(p for p in folder.glob("*") if p.is_dir() and p.name != _TRIALS)
     return [path for path in paths if names is None or path.name in names]
 

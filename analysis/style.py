@@ -91,7 +91,7 @@ LOOKS: dict[str, Look] = {
     "hpt_sequence_mean": Look(_LILAC, "v", _DASHED),
     "hpt_wiener": Look(_BROWN, "D", _DOTDASH),
     "hpt_gamma_1": Look(_GREEN, "s", _DASHED),
-    "hpt_gamma_2": Look(_ORANGE, "D", _DOTDASH),
+    "hpt_gamma_2": Look(_ORANGE, "P", _DOTDASH),
     "hpt_gamma_4": Look(_PINK, "P", _DASHED),
     "hpt_gamma_6": Look(_SKY, "P", _DOTDASH),
     "hpt_gamma_8": Look(_BLUE, "X", _DASHED),
