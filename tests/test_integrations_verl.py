@@ -23,6 +23,7 @@ from upge.theory.parity.isolation import isolated
 
 pytest.importorskip("verl")
 with isolated():
+    from verl.protocol import DataProto
     from verl.trainer.ppo import core_algos
     from verl.utils import tensordict_utils
     from verl.workers.config import ActorConfig, PolicyLossConfig
@@ -232,6 +233,7 @@ def test_mixed_loss_as_an_engine_calls_it(
     fields = mixed(name, multiple)
     # Random numbers of the same shape are the same; rows that fill up come last.
     fields["old_log_probs"][:15] = likelihoods(len(fields))[1][:15]
+    fields = DataProto(batch=fields, meta_info={"temperature": 1.0}).to_tensordict()
     taken = accumulated(fields, loss, parts, processes)
     assert not taken[15:].any()
     logp, old, entropy = (x[:15] for x in likelihoods(len(fields)))
