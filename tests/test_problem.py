@@ -24,13 +24,35 @@ def test_records_are_read(tmp_path: Path) -> None:
         {"problem": "1 + 1?", "answer": "2", "solution": "It is 2."},
         {"problem": "2 + 2?", "answer": 4, "source": "elsewhere"},
         {"problem": "3?", "answer": 0.5, "solution": None, "family": "halves", "level": 3},
+        {"problem": "4?", "answer": "4", "subject": "Algebra"},
     ]
     text = "\n\n".join(map(json.dumps, records)) + "\r\n"
     assert load_problems(write(tmp_path, text)) == [
         Problem("1 + 1?", "2", "It is 2."),
         Problem("2 + 2?", "4", None),
         Problem("3?", "0.5", None, "halves", 3),
+        Problem("4?", "4", None, "Algebra"),
     ]
+
+
+def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "problems.parquet"
+    records = [
+        {"problem": "1 + 1?", "answer": "2", "solution": None, "level": 3},
+        {"problem": "2 + 2?", "answer": "4", "solution": "It is 4.", "level": 1},
+    ]
+    parquet.write_table(pa.Table.from_pylist(records), path)
+    assert load_problems(path) == load_problems(
+        write(tmp_path, "\n".join(map(json.dumps, records)))
+    )
+    parquet.write_table(pa.Table.from_pylist([{"question": "1 + 1?"}]), path)
+    with pytest.raises(UpgeError, match=r"problems\.parquet, row 1: wanted a JSON record"):
+        load_problems(path)
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(UpgeError, match=r"problems\.parquet: can't be read as Parquet"):
+        load_problems(path)
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
@@ -130,7 +152,8 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(UpgeError) as error:
         load_gsm8k("train")
-    assert "the hub (ConnectionError); set UPGE_DATA" in str(error.value)
+    assert "openai/gsm8k can't be had from the hub (ConnectionError); see" in str(error.value)
+    assert "set UPGE_DATA to a folder" in str(error.value)
     assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UpgeError, match=r"datasets can't be imported .*; install it with .*upge"):
