@@ -338,6 +338,14 @@ def test_caches_that_do_not_fit_wait():
     assert three.sampling_seconds == pytest.approx(3 * one.sampling_seconds, rel=0.01)
 
 
+def test_fewer_sequences_than_engines_take_the_time_of_one():
+    one, two = (
+        sampling_cost(TINY, Cluster(gpus=gpus), Batch(1, 10, 20)).sampling_seconds
+        for gpus in (1, 2)
+    )
+    assert 0 < two == one
+
+
 @given(st.sampled_from(sorted(gpu_types())), st.integers(1, 4), st.integers(1, 50))
 def test_more_gpus_are_never_slower(gpu, gpus, sequences):
     work = step_work(

@@ -92,12 +92,12 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
     flops = _forward(shape, batch)
     engine_gpus = cluster.tensor_parallel if cluster.sampler == "vllm" else 1
     engines = cluster.gpus // engine_gpus
-    own = batch.sequences / engines
+    own = ceil(batch.sequences / engines)
     together = min(own, concurrency(shape, cluster, batch.prompt + batch.response))
     if together < 1:
         return Cost(batch.scored, 0, flops, 0, float("inf"), 0)
     size = sampler_size(cluster)
-    rounds = max(ceil(own / together), 1) * batch.response
+    rounds = ceil(own / together) * batch.response
     read = float(rounds * size * shape.parameters)
     read += shape.cache_bytes(size) * own * batch.response * (batch.prompt + batch.response / 2)
     gpu = cluster.type
