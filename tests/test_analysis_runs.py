@@ -131,7 +131,7 @@ def test_only_the_runs_that_were_asked_for_count(tmp_path: Path) -> None:
 def test_a_damaged_list_of_runs_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.json").write_text(text)
-    with pytest.raises(UpgeError, match=r"comparison\.json is damaged; run the comparison again"):
+    with pytest.raises(UpgeError, match=r"comparison\.json: is damaged; run the comparison again"):
         load_runs(tmp_path / "mine")
 
 

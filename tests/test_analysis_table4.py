@@ -102,7 +102,7 @@ def test_different_problems_are_refused() -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GRPO and the package's HPT with two seeds, LUFFY with one, no HPT as published."""
-    folder = tmp_path_factory.mktemp("runs") / "cpu"
+    folder = tmp_path_factory.mktemp("runs") / "cpu" / "table2"
     for seed in range(2):
         write_run(folder, "grpo", seed, accuracy=0.1, per_level=8)
         write_run(folder, "hpt_global_token", seed, accuracy=0.9, per_level=8)
@@ -217,5 +217,5 @@ def test_the_command_writes_three_files_or_a_sentence(runs: Path, tmp_path: Path
     main(runs, tmp_path / "out")
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".md", ".tex", ".csv"}
     assert (tmp_path / "out" / "table4.tex").read_text().isascii()
-    with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of runs"):
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of a comparison"):
         main(tmp_path / "nowhere", tmp_path)
