@@ -45,8 +45,8 @@ def test_a_new_algorithm_is_drawn_and_all_text_lies_within_the_page(
         assert page.y0 <= box.y0 and box.y1 <= page.y1, text.get_text()
     marks = [line for line in axes.lines if line.get_marker() in ("o", "s")]
     choices = {
-        (entry.name, part.name, figure1._latex(part.of(term)), term.samples)
-        for entry in REGISTRY.values()
+        (name, part.name, figure1._latex(part.of(term)), term.samples)
+        for name, entry in REGISTRY.items()
         for part in figure1.PARTS
         for term in entry.terms
     }
