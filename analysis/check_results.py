@@ -11,7 +11,16 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import typer
 
-from analysis import audit, learning_curves, offline_ratio, table2, table4, training_curves
+from analysis import (
+    audit,
+    figure1,
+    learning_curves,
+    offline_ratio,
+    table2,
+    table4,
+    table5,
+    training_curves,
+)
 from analysis.curves import series_csv
 from analysis.runs import Runs, load_runs
 from upge.errors import UpgeError
@@ -51,12 +60,14 @@ _TABLE3 = ["table3-weak", "table3-small"]
 _SUPPLY = [f"supply-{supply}" for supply in ("30", "100", "300", "900", "levels", "families")]
 
 RESULTS: Sequence[Result] = (
+    Result([], _figure("figures/figure1.csv", figure1.numbers)),
     Result(["table2"], _tables(table2.texts)),
     Result(["table2"], _tables(table4.texts)),
     Result(["table2"], _figure("figures/table2/learning_curves.csv", learning_curves.numbers)),
     Result(["table2"], _figure("figures/table2/offline_ratio.csv", offline_ratio.numbers)),
     Result(["table2"], _figure("figures/figure5.csv", training_curves.figure5_numbers)),
     Result(["table2"], _figure("figures/figure7.csv", training_curves.figure7_numbers)),
+    Result(["table5"], _tables(table5.texts)),
     Result(["audit"], _tables(audit.texts)),
     Result(["audit"], _figure("figures/audit.csv", audit.numbers)),
 )
