@@ -29,7 +29,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Pow, binomial, factorial, factorial2, gamma, postorder_traversal, subfactorial
 
 #: Wall time over processor time that a worker may take: on a busy machine it only waits.
-_PATIENCE = 60
+_PATIENCE = 600
 
 
 class Limits(NamedTuple):
