@@ -181,7 +181,8 @@ def _dataset(
         own = own.model_copy(update=files | given)
     elif isinstance(own, Synthetic) and per_level is not None:
         own = own.model_copy(update={"test": per_level})
-    dataset = load_dataset(RunConfig(name="evaluation", data=own, stages=()))
+    model = config.model if config is not None else "tiny"  # a chat template is its tokenizer's
+    dataset = load_dataset(RunConfig(name="evaluation", model=model, data=own, stages=()))
     if not dataset.tests:
         raise UpgeError("the run names no file of test problems; name one by --data")
     return dataset

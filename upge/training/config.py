@@ -338,10 +338,8 @@ class RunConfig(Config):
 
 def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:
     if isinstance(data, Benchmarks):
-        files = map(local_file, data.sets)
-    elif isinstance(data, JsonLines):
+        return [path for name in data.sets if (path := local_file(name)) is not None]
+    if isinstance(data, JsonLines):
         given = (data.train, data.validation, data.test)
-        files = (path and Path(path) for path in given)
-    else:
-        files = iter(())
-    return [path for path in files if path is not None]
+        return [Path(path) for path in given if path is not None]
+    return []
