@@ -201,10 +201,11 @@ def short_commits(commits: Sequence[str]) -> str:
 
 
 def _seeds(runs: Sequence[Runs]) -> str:
-    texts = [f"seeds {', '.join(map(str, own.all_seeds))}" for own in runs]
-    if len(set(texts)) == 1:
-        return texts[0]
-    return ", ".join(f"{own.comparison}: {text}" for own, text in zip(runs, texts, strict=True))
+    """The seeds of all; of comparisons that have different ones how many, in their order."""
+    seeds = [own.all_seeds for own in runs]
+    if all(own == seeds[0] for own in seeds):
+        return f"seeds {', '.join(map(str, seeds[0]))}"
+    return f"{', '.join(str(len(own)) for own in seeds)} seeds"
 
 
 def _short(value: object) -> object:

@@ -67,7 +67,7 @@ def test_figure_6_is_drawn_with_the_seeds_of_both(
     assert len(list((tmp_path / "out").iterdir())) == 3
     assert "missing" not in capsys.readouterr().out
     foot = footer(*map(load_runs, comparisons))
-    assert foot == ("0123456789ab · cpu profile · table2: seeds 0, 1, table3-weak: seeds 0, 1, 2")
+    assert foot == "0123456789ab · cpu profile · 2, 3 seeds"
 
 
 def test_figure_8_has_reward_and_ratio_of_three_gates(tmp_path: Path) -> None:
