@@ -14,11 +14,13 @@ import typer
 from analysis import (
     audit,
     figure1,
+    figure8,
     learning_curves,
     offline_ratio,
     table2,
     table4,
     table5,
+    table6,
     training_curves,
 )
 from analysis.curves import series_csv
@@ -68,6 +70,8 @@ RESULTS: Sequence[Result] = (
     Result(["table2"], _figure("figures/figure5.csv", training_curves.figure5_numbers)),
     Result(["table2"], _figure("figures/figure7.csv", training_curves.figure7_numbers)),
     Result(["table5"], _tables(table5.texts)),
+    Result(["table6"], _tables(table6.texts)),
+    Result(["table6"], _figure("figures/figure8.csv", figure8.numbers)),
     Result(["audit"], _tables(audit.texts)),
     Result(["audit"], _figure("figures/audit.csv", audit.numbers)),
 )
