@@ -14,6 +14,8 @@ import typer
 from analysis import (
     audit,
     figure1,
+    figure3,
+    figure4,
     figure8,
     learning_curves,
     offline_ratio,
@@ -72,6 +74,8 @@ RESULTS: Sequence[Result] = (
     Result(["table5"], _tables(table5.texts)),
     Result(["table6"], _tables(table6.texts)),
     Result(["table6"], _figure("figures/figure8.csv", figure8.numbers)),
+    Result(["figure3"], _figure("figures/figure3.csv", figure3.numbers)),
+    Result(["figure3"], _figure("figures/figure4.csv", figure4.numbers)),
     Result(["audit"], _tables(audit.texts)),
     Result(["audit"], _figure("figures/audit.csv", audit.numbers)),
 )
