@@ -79,6 +79,7 @@ def test_right_answers_are_counted_once_and_a_stopped_command_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "worker_pool", here)
+    monkeypatch.setattr(command, "as_completed", list)  # in the order of the jobs
     count = command.count
 
     def stopped(job: Any) -> pd.DataFrame:

@@ -273,7 +273,10 @@ def concrete(kind: type) -> Iterator[type]:
         yield from concrete(child)
         members = (getattr(child, name) for name in dir(child))
         abstract = any(getattr(member, "__isabstractmethod__", False) for member in members)
-        core = child.__module__.startswith("upge.") and ".theory." not in child.__module__
+        outside = (".theory.", ".integrations.")
+        core = child.__module__.startswith("upge.") and not any(
+            part in child.__module__ for part in outside
+        )
         if core and not abstract:
             yield child
 
