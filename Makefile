@@ -90,7 +90,8 @@ pass-at-k: $(VENV)/.stamp ## Sample 2,048 responses a problem from policies of T
 draw = $(call analyse,$(1)) $(call results_of,$(2)) --out $(call figures_out,)
 figures := figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8
 
-figures: $(figures) ## Draw Figures 1 to 8 of the paper, of the committed records
+figures: $(VENV)/.stamp ## Draw Figures 1 to 8 of the paper, of the committed records
+	@$(MAKE) --no-print-directory --keep-going $(figures)
 
 figure1: $(VENV)/.stamp ## The four components, and what each algorithm takes for them
 	$(call analyse,figure1) --out figures

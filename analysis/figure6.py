@@ -18,7 +18,7 @@ from analysis.curves import WINDOW, caption, draw, label_ends, seed_count, tell,
 from analysis.gates import gate_label
 from analysis.methods import title
 from analysis.reported import reported_offline_ratio
-from analysis.runs import Runs, load_runs
+from analysis.runs import Runs, load_runs, make_command
 from analysis.style import COLUMN, DASHES, MARKERS, Look, look, style
 from upge.errors import UpgeError
 
@@ -96,13 +96,17 @@ def main(
     ],
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("figures"),
 ) -> None:
-    """Draw Figure 6 of the runs that are finished."""
+    """Draw Figure 6 of the runs that are finished; a model that is missing is named."""
+    there = [folder for folder in runs if folder.is_dir()] or runs
     try:
-        loaded = [load_runs(folder) for folder in runs]
+        loaded = [load_runs(folder) for folder in there]
         needed = [(loaded[0], [CONSTANT]), *((own, [METHOD]) for own in loaded)]
         tell(write_figure(loaded, out), needed)
     except UpgeError as error:
         sys.exit(f"error: {error}")
+    for folder in runs:
+        if folder not in there:
+            print(f"missing: {folder}; `{make_command(folder.name)}` makes it")
 
 
 if __name__ == "__main__":

@@ -94,5 +94,6 @@ def test_what_is_missing_is_named_and_nothing_is_made_up(
     figure8.main(folder, tmp_path / "out")
     told = capsys.readouterr().out
     assert "table6 has no finished run of hpt_gamma_1; `make reproduce-table6 " in told
-    figure6.main([folder], tmp_path / "out")
+    figure6.main([folder, tmp_path / "cpu" / "table3-weak"], tmp_path / "out")
+    assert "table3-weak; `make reproduce-table3` makes it" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -85,6 +85,8 @@ def read_counts(folder: Path) -> pd.DataFrame:
         UpgeError: there are none that can be read.
     """
     path = folder / COUNTS
+    if not path.exists():
+        raise UpgeError(f"{path}: isn't there; `make pass-at-k` samples and counts")
     try:
         return pd.read_parquet(path)[list(COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
