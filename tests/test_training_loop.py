@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from upge.algorithms import REGISTRY
 from upge.errors import UpgeError
 from upge.feedback import ROUNDING
-from upge.rollouts import question_seed
+from upge.rollouts import CachedSampler, question_seed
 from upge.training.config import RunConfig
 from upge.training.experience import question_order
 from upge.training.gradient import GradientAccumulator
-from upge.training.loop import CachedSampler, Trainer
+from upge.training.loop import Trainer
 from upge.training.records import RunFolder, run_folder
 
 TRAINED = sorted(name for name, entry in REGISTRY.items() if "values" not in entry().needs)

@@ -61,6 +61,9 @@ class CachedSampler:
         # Outside of inference mode, so that autograd may keep them.
         return Rollouts(*(tensor.clone() for tensor in rollouts))
 
+    def synchronize(self) -> None:
+        """Nothing to do: the model that is trained is the one that is sampled from."""
+
     def _check(
         self,
         prompts: Sequence[Sequence[int]],

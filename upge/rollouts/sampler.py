@@ -76,6 +76,9 @@ class Sampler(Protocol):
         rounding of the log-probabilities.
         """
 
+    def synchronize(self) -> None:
+        """To be called when the policy's weights have changed: what is sampled next is of these."""
+
 
 def room(positions: int) -> str:
     """What to want where prompt and response don't fit: so many tokens at most, if any are left."""

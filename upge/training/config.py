@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -15,6 +15,7 @@ from upge.config import Config
 from upge.estimator import Estimator, Term
 from upge.files import file_digest
 from upge.policies.bases import base_folder
+from upge.rollouts.backends import Backend
 from upge.rollouts.sampler import Sampling
 from upge.tasks.benchmarks import local_file
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
@@ -22,6 +23,9 @@ from upge.training.gradient import Fault
 
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
 NUMBERS = 2
+
+#: Fields of :class:`RunConfig` that runs were made without, at what now is their default.
+_YOUNGER = ("backend",)
 
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -285,6 +289,7 @@ class RunConfig(Config):
         checkpoint_every: steps between checkpoints; where these take long, every two minutes too.
         norms_every: steps between measurements of each term's gradient norm; None for none.
         trackers: where metrics also go, besides the run's folder.
+        backend: what samples the responses; see :mod:`upge.rollouts.backends`.
     """
 
     name: str
@@ -299,6 +304,7 @@ class RunConfig(Config):
     checkpoint_every: PositiveInt = 50
     norms_every: PositiveInt | None = 25
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    backend: Backend = "transformers"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -330,10 +336,19 @@ class RunConfig(Config):
 
     @property
     def key(self) -> str:
-        """Hash of all that determines the result; name and trackers do not."""
-        given = self.model_dump(mode="json", exclude={"name", "trackers"}) | {"numbers": NUMBERS}
+        """Hash of all that determines the result; name and trackers do not.
+
+        Fields younger than the first runs count only where they are set, so that these keep theirs.
+        """
+        unset = {name for name in _YOUNGER if getattr(self, name) == _default(name)}
+        given = self.model_dump(mode="json", exclude={"name", "trackers"} | unset)
+        given["numbers"] = NUMBERS
         given["files"] = [file_digest(path) for path in self._files]
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _default(name: str) -> Any:
+    return RunConfig.model_fields[name].default
 
 
 def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:

@@ -27,7 +27,7 @@ from upge.evaluation.responses import Responses, respond_suites
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.policies.pretrained import load_pretrained, save_pretrained
-from upge.rollouts import CachedSampler, Sampling, question_seed
+from upge.rollouts import Sampling, open_sampler, question_seed
 from upge.tasks.dataset import Dataset
 from upge.tasks.problem import Problem
 from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -137,7 +137,7 @@ class Trainer:
         # In evaluation mode: dropout would be randomness that no seed names.
         self.model, self.tokenizer = load_pretrained(self.config.model)
         self.policy = self.accelerator.prepare(Policy(self.model))
-        self.sampler = CachedSampler(self.model, self.tokenizer.eos_token_id)
+        self.sampler = open_sampler(self.config.backend, self.model, self.tokenizer)
         self.questions = encode_questions(
             self.dataset.train,
             self.tokenizer,
@@ -173,6 +173,7 @@ class Trainer:
         self.progress = Progress()
         if checkpoint is not None:
             self._unwrapped.load_state_dict(dict(checkpoint.weights))
+            self.sampler.synchronize()
             self._optimizer_state = checkpoint.optimizer
             self.progress = Progress(**checkpoint.progress)
         self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
@@ -330,6 +331,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = stage.lr * min(self.progress.updates / max(stage.warmup, 1), 1.0)
         self.optimizer.step()
+        self.sampler.synchronize()
 
     def _bad_step(self, stage: Stage, plan: Plan, finite: bool) -> None:
         """Keep the batch of a step that is not applied; stop, where the stage says so."""

@@ -1,0 +1,46 @@
+"""The rollout backends by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from upge.errors import unknown
+from upge.rollouts.cached import CachedSampler
+from upge.rollouts.sampler import Sampler
+
+#: ``transformers``: the policy itself, token by token; ``vllm``: an engine that copies its weights.
+Backend = Literal["transformers", "vllm"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def open_sampler(backend: Backend, model: Any, tokenizer: Any) -> Sampler:
+    """A sampler of the policy ``model``, which is told of new weights by ``synchronize``.
+
+    Args:
+        backend: what samples.
+        model: a transformers causal language model, on the device it is to be sampled on.
+        tokenizer: its tokenizer.
+
+    Raises:
+        UpgeError: no such backend; its extra is missing; a model that it can't sample from.
+    """
+    if backend not in _OPEN:
+        raise unknown("backend", backend, BACKENDS)
+    return _OPEN[backend](model, tokenizer)
+
+
+def _open_cached(model: Any, tokenizer: Any) -> Sampler:
+    return CachedSampler(model, tokenizer.eos_token_id)
+
+
+def _open_vllm(model: Any, tokenizer: Any) -> Sampler:
+    from upge.rollouts.vllm import VLLMSampler
+
+    return VLLMSampler(model, tokenizer)
+
+
+_OPEN: Mapping[str, Callable[[Any, Any], Sampler]] = {
+    "transformers": _open_cached,
+    "vllm": _open_vllm,
+}
