@@ -131,6 +131,17 @@ def test_each_ordering_can_appear_in_the_same_runs(texts: dict[str, str]) -> Non
     assert "**the ordering of arXiv 2604.23747 appears**" in read
 
 
+def test_what_became_of_both_orderings_is_seen_at_a_glance(texts: dict[str, str]) -> None:
+    answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
+    steps = cells(answer, "at equal steps")
+    assert steps[2] == "appears"
+    assert steps[-1].startswith("**+")  # LUFFY less SFT→GRPO
+    compute = cells(answer, "at equal compute")
+    assert compute[2] == "is contradicted"
+    assert compute[-1].startswith("**−")
+    assert cells(answer, "at equal steps with faulty baselines")[3] == "–"
+
+
 def test_rows_show_what_trainings_took(texts: dict[str, str]) -> None:
     steps = part(texts["audit.md"], "At equal steps")
     hpt = cells(steps, "HPT, one token count")

@@ -12,9 +12,12 @@ from analysis.accuracy.table import IN, OUT
 from analysis.audit.orderings import (
     HOLDS,
     REVERSED,
+    Order,
     ReportedAverages,
+    Setting,
     contested,
     general,
+    outcome,
     paragraph,
     reported_averages,
     reported_orders,
@@ -60,23 +63,50 @@ def sections(audit: Audit) -> list[Section]:
 
 
 def _answer(audit: Audit) -> Section:
-    notes = [" ".join(paragraph(*judged)) for judged in audit.settings]
-    if audit.runs.profile == "smoke":
-        notes.append("The smoke profile shows that everything runs; its numbers order nothing.")
-    orders = reported_orders()
-    claims = "; ".join(f"{order.source}: {order.text}" for order in orders)
-    pairs = "; ".join(f"{title(a)} against {title(b)}" for a, b in contested(orders))
-    before = (
-        f"The claims ({claims}) contradict each other on {pairs}. An ordering appears where each "
-        "of its comparisons is distinguishable in its direction; it is contradicted where one is "
-        "in the other direction. Not distinguishable is not to say equal. Intervals are of 95 %, p "
-        "is Holm's; all comparisons are below. At equal compute SFT and SFT→GRPO are their longer "
-        "trainings. Both papers' orderings are those of averages in distribution; out of "
-        "distribution they are looked for all the same."
-    )
+    """What became of both orderings in each setting: at a glance, then in sentences."""
+    question = "Which of the two papers' orderings appears?"
     if not audit.settings:
         before = "There is nothing to compare yet: an ordering needs two seeds of two methods."
-    return Section("Which of the two papers' orderings appears?", before=before, notes=notes)
+        return Section(question, before=before)
+    orders = reported_orders()
+    claims = "; ".join(f"{order.source}: {order.text}" for order in orders)
+    before = (
+        f"The papers claim: {claims}. An ordering appears where each of its comparisons is "
+        "distinguishable in its direction; it is contradicted where one is in the other direction. "
+        "Not distinguishable is not to say equal. The last columns are the comparisons on which "
+        "the two contradict each other, in points, **bold** where distinguishable. At equal "
+        "compute SFT and SFT→GRPO are their longer trainings. Both papers' orderings are those of "
+        "averages in distribution; out of distribution they are looked for all the same."
+    )
+    pairs = contested(orders)
+    header = ["setting", "tests", *(order.source for order in orders)]
+    header += [f"{title(high)} less {title(low)}" for high, low in pairs]
+    lines = [_glance(setting, claims, orders, pairs) for setting, claims in audit.settings]
+    notes = ["Intervals are of 95 %, p is Holm's; all comparisons are below."]
+    notes += [" ".join(paragraph(*judged)) for judged in audit.settings]
+    if audit.runs.profile == "smoke":
+        notes.append("The smoke profile shows that everything runs; its numbers order nothing.")
+    return Section(question, header, lines, before, notes)
+
+
+def _glance(
+    setting: Setting,
+    claims: pd.DataFrame,
+    orders: Sequence[Order],
+    pairs: Sequence[tuple[str, str]],
+) -> list[str]:
+    """A setting: what became of the orderings, and the contested differences."""
+    of = {source: own["verdict"].tolist() for source, own in claims.groupby("source")}
+    outcomes = [outcome(of[order.source]) if order.source in of else NONE for order in orders]
+    rows = {(row["above"], row["below"]): row for row in claims.to_dict("records")}
+    return [setting.where, setting.split, *outcomes, *(_contest(rows.get(pair)) for pair in pairs)]
+
+
+def _contest(row: Mapping[str, Any] | None) -> str:
+    if row is None or pd.isna(row["difference"]):
+        return NONE
+    text = points(row["difference"])
+    return f"**{text}**" if row["verdict"] in (HOLDS, REVERSED) else text
 
 
 def _steps(audit: Audit) -> Section | None:
