@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from upge.errors import UpgeError, unknown
 from upge.extras import require
 from upge.moments_cli import Format
+from upge.printing import show
+from upge.rollouts.backends import Backend
 from upge.train_cli import SYNTHETIC_TOKENS, TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -32,6 +30,9 @@ Row = dict[str, Any]
 
 #: Responses or problems, at most: more is a typing error, and more than any memory holds.
 _MOST = 1_000_000
+
+#: Responses to each problem of a suite where none are asked for.
+_SAMPLES = 8
 
 Model = Annotated[
     str,
@@ -57,16 +58,32 @@ class By(StrEnum):
 # ---------------------------------------------------------------------------------------- evaluate
 
 
+_SUITES, _BENCHMARKS = "Suites", "Benchmarks"
+
+
 def evaluate(
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A base model's name, a hub id, a folder in the Hugging Face format, the folder "
+            "of a finished run, or the folder of an evaluation, to print its results.",
+            show_default=False,
+        ),
+    ] = None,
+    named: Annotated[
+        str | None, typer.Option("--model", "-m", help="The same, as an option.")
+    ] = None,
     suites: Annotated[
-        list[str] | None, typer.Option("--suite", "-s", help="Only this suite; repeatable.")
+        list[str] | None,
+        typer.Option("--suite", "-s", help="Only this suite; repeatable.", rich_help_panel=_SUITES),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
             help="A JSON Lines file with problem and answer (and maybe family and level) a line. "
-            "Default: the run's test suites, or the synthetic ones."
+            "Default: the run's test suites, or the synthetic ones.",
+            rich_help_panel=_SUITES,
         ),
     ] = None,
     prompt: Annotated[
@@ -75,6 +92,7 @@ def evaluate(
             help="How a problem of --data becomes a prompt. Default: the run's, or '{problem}' and "
             "a newline.",
             show_default=False,
+            rich_help_panel=_SUITES,
         ),
     ] = None,
     marker: Annotated[
@@ -82,6 +100,7 @@ def evaluate(
         typer.Option(
             help="What the answers to --data stand behind. Default: the run's, or ####.",
             show_default=False,
+            rich_help_panel=_SUITES,
         ),
     ] = None,
     per_level: Annotated[
@@ -90,42 +109,185 @@ def evaluate(
             min=1,
             max=_MOST,
             help="Synthetic problems a suite and level. Default: the run's, or 20.",
+            rich_help_panel=_SUITES,
+        ),
+    ] = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            "-b",
+            help="Real problems, as aime24,math500, from UPGE_DATA or the hub, or a file of one's "
+            "own; repeatable.",
+            rich_help_panel=_BENCHMARKS,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=_MOST,
+            help="Only the first so many problems of each.",
+            rich_help_panel=_BENCHMARKS,
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="How a problem becomes a prompt: qwen, zero, plain, or chat for the tokenizer's "
+            "own. Default: the run's, or what fits the model.",
+            show_default=False,
+            rich_help_panel=_BENCHMARKS,
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another evaluation's folder: count the problems that only one of both solves, "
+            "in most of its responses.",
+            rich_help_panel=_BENCHMARKS,
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-k", min=1, max=_MOST, help="Responses to each problem.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--samples",
+            "-k",
+            min=1,
+            max=_MOST,
+            help="Responses to each problem. Default: 8; of benchmarks the paper's, 32 of AIME and "
+            "AMC and 1 of the others.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy; 0.6 is the paper's.")] = 0.6,
     top_p: Annotated[float, typer.Option(help="0.95 is the paper's.")] = 0.95,
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="The longest response. Default: the run's, or 64 for the synthetic suites and 512 "
-            "for --data."
+            help="The longest response. Default: the run's; else 64 for the synthetic suites, 512 "
+            "for --data, and the paper's 8192 for benchmarks."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    backend: Annotated[Backend, typer.Option(help="What samples.")] = "transformers",
     by: Annotated[By, typer.Option(help="A row a suite, or a family or level of it.")] = By.SUITE,
     out: Annotated[
-        Path | None, typer.Option(help="Keep the responses in this folder, a Parquet file a suite.")
+        Path | None,
+        typer.Option(
+            help="Keep the responses in this folder, a Parquet file a suite. Default: suites are "
+            "not kept, benchmarks in a folder of evaluations/ that is named after the settings."
+        ),
     ] = None,
     form: Form = Format.AUTO,
 ) -> None:
     """Measure a model on test problems: avg@k and pass@k, by suite, family or level.
 
     avg@k is the mean reward of k responses, pass@k the chance that one of k is right (without bias,
-    from all samples). All suites are sampled together; a problem's responses hang on --seed alone.
+    from all samples). A problem's responses hang on --seed alone.
+
+    Without --benchmark on a run's suites, a file or the synthetic suites, sampled together; with
+    it on real problems, as
+
+        upge evaluate --model Qwen/Qwen2.5-Math-7B --benchmark aime24,math500 --samples 32
+
+    An interrupted evaluation on benchmarks goes on when the same command is given again.
     """
+    given = _one_model(model, named)
+    held = _is_evaluation(given)
+    if benchmarks or held:
+        texts = {"--data": data, "--prompt": prompt, "--marker": marker, "--per-level": per_level}
+        _refuse({"--suite": suites, **texts}, "without")
+    else:
+        _refuse({"--limit": limit, "--template": template, "--against": against}, "with")
+    if held:
+        from upge.benchmark_cli import show_evaluation
+
+        chosen = benchmarks or []
+        show_evaluation(Path(given), chosen, limit=limit, by=by, against=against, form=form)
+    elif benchmarks:
+        from upge.benchmark_cli import Asked, evaluate_benchmarks
+
+        asked = Asked(
+            model=given,
+            benchmarks=benchmarks,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            template=template,
+            limit=limit,
+            seed=seed,
+            backend=backend,
+            by=by,
+            out=out,
+            against=against,
+        )
+        evaluate_benchmarks(asked, _run_config(given), form)
+    else:
+        _evaluate_suites(
+            given,
+            suites=suites,
+            data=data,
+            templates={"prompt": prompt, "marker": marker},
+            per_level=per_level,
+            samples=samples or _SAMPLES,
+            sampling=(max_tokens, temperature, top_p),
+            seed=seed,
+            backend=backend,
+            by=by,
+            out=out,
+            form=form,
+        )
+
+
+def _one_model(argument: str | None, option: str | None) -> str:
+    if argument is not None and option is not None:
+        raise UpgeError("MODEL and --model: got both, wanted one")
+    model = argument if argument is not None else option
+    if model is None:
+        raise UpgeError("which model? Name it as MODEL or by --model")
+    return model
+
+
+def _is_evaluation(model: str) -> bool:
+    _require_training()
+    from upge.evaluation.folder import is_evaluation
+
+    return is_evaluation(Path(model))
+
+
+def _refuse(options: Mapping[str, Any], how: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise UpgeError(f"{name}: goes {how} --benchmark")
+
+
+def _evaluate_suites(
+    model: str,
+    *,
+    suites: list[str] | None,
+    data: Path | None,
+    templates: Mapping[str, str | None],
+    per_level: int | None,
+    samples: int,
+    sampling: tuple[int | None, float, float],
+    seed: int,
+    backend: Backend,
+    by: By,
+    out: Path | None,
+    form: Format,
+) -> None:
     from upge.evaluation.responses import respond_suites
     from upge.rollouts import Sampling
 
     config = _run_config(model)
-    dataset = _dataset(config, data, {"prompt": prompt, "marker": marker}, per_level)
+    dataset = _dataset(config, data, templates, per_level)
     chosen = _chosen(dataset, suites or list(dataset.tests))
+    max_tokens, temperature, top_p = sampling
     settings = Sampling(_max_tokens(max_tokens, config, data), temperature, top_p)
     if out is not None:
         _prepare(out)
-    loaded = _load(model, config)
+    loaded = _load(model, config, backend)
     console = Console(stderr=True)
     hidden = not console.is_terminal
     with Progress(*_COLUMNS, console=console, transient=True, disable=hidden) as bar:
@@ -152,7 +314,7 @@ def evaluate(
         "max_tokens": settings.max_tokens,
         "seed": seed,
     }
-    _show([row for name, own in responses.items() for row in _rows(name, own, by)], about, form)
+    show([row for name, own in responses.items() for row in _rows(name, own, by)], about, form)
 
 
 _COLUMNS = (
@@ -268,7 +430,7 @@ def sample(
         }
         for i, (tokens, mask, logp, finished) in enumerate(zip(*rollouts, strict=True))
     ]
-    _show(rows, {"model": model, "temperature": temperature, "top_p": top_p, "seed": seed}, form)
+    show(rows, {"model": model, "temperature": temperature, "top_p": top_p, "seed": seed}, form)
 
 
 # ---------------------------------------------------------------------------------------- in common
@@ -280,10 +442,14 @@ class _Loaded:
     sampler: Any
 
 
-def _run_config(model: str) -> RunConfig | None:
-    """The configuration of a finished run; None if this is a model."""
+def _require_training() -> None:
     for module in ("pydantic", "yaml"):
         require(module, "train")
+
+
+def _run_config(model: str) -> RunConfig | None:
+    """The configuration of a finished run; None if this is a model."""
+    _require_training()
     from upge.config import build
     from upge.training.config import RunConfig
     from upge.training.records import RunFolder
@@ -308,38 +474,14 @@ def _max_tokens(given: int | None, config: RunConfig | None, data: Path | None) 
     return SYNTHETIC_TOKENS if data is None else TEXT_TOKENS
 
 
-def _load(model: str, config: RunConfig | None) -> _Loaded:
+def _load(model: str, config: RunConfig | None, backend: Backend = "transformers") -> _Loaded:
     import torch
 
     from upge.policies.pretrained import load_pretrained
-    from upge.rollouts import CachedSampler
+    from upge.rollouts.backends import open_sampler
     from upge.training.records import RunFolder
 
     name = model if config is None else str(RunFolder(Path(model)).policy)
     policy, tokenizer = load_pretrained(name)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Loaded(tokenizer, CachedSampler(policy, tokenizer.eos_token_id))
-
-
-def _show(rows: Sequence[Row], about: Mapping[str, Any], form: Format) -> None:
-    """Rows of like keys as JSON, CSV or a table."""
-    console = Console()
-    if form is Format.CSV:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    elif form is Format.JSON or (form is Format.AUTO and not console.is_terminal):
-        print(json.dumps({**about, "rows": rows}, ensure_ascii=False))
-    else:
-        table = Table()
-        for name in rows[0]:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    return _Loaded(tokenizer, open_sampler(backend, policy, tokenizer))

@@ -33,7 +33,7 @@ _MADE = "Instead of CONFIG"
 _HELD_OUT = 64
 
 #: Exit code of a command that was interrupted.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def train(
@@ -241,7 +241,7 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool) -> None:
             markup=False,
             soft_wrap=True,
         )
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         print(_closing_line(run, folder, result, again))
 

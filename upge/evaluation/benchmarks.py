@@ -1,0 +1,145 @@
+"""Benchmarks as a model reads them, looked through before the model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from upge.errors import UpgeError
+from upge.rollouts.sampler import room
+from upge.tasks.benchmarks import SAMPLES, load, local_file
+from upge.tasks.problem import Problem
+from upge.tasks.templates import CHAT, prompt
+from upge.training.experience import encode
+
+#: The longest response, in tokens, that the paper allows (section 4.1).
+MAX_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's problems for a model.
+
+    Args:
+        name: of the data set, or of its file.
+        problems: as the model reads them; the first ones, if they are limited.
+        samples: responses to each.
+        digest: of all its questions and answers, limited or not.
+    """
+
+    name: str
+    problems: Sequence[Problem]
+    samples: int
+    digest: str
+
+
+def split_names(given: Iterable[str]) -> list[str]:
+    """The names in comma lists, each once.
+
+    Raises:
+        UpgeError: none, an unknown one, or two files of one name.
+    """
+    names = [name.strip() for text in given for name in text.split(",")]
+    names = list(dict.fromkeys(filter(None, names)))
+    if not names:
+        raise UpgeError("--benchmark: got no name, wanted some, as aime24,math500")
+    places: dict[str, str] = {}
+    for name in names:
+        local_file(name)  # says which there are
+        other = places.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UpgeError(f"--benchmark: {other} and {name} have one name; rename a file")
+    return names
+
+
+def read_benchmarks(
+    names: Sequence[str],
+    *,
+    template: str,
+    tokenizer: Any,
+    samples: int | None = None,
+    limit: int | None = None,
+) -> list[Benchmark]:
+    """Benchmarks by their names, from UPGE_DATA or the hub.
+
+    Args:
+        names: as :func:`upge.tasks.benchmarks.load` takes them.
+        template: how a problem becomes a prompt; see :mod:`upge.tasks.templates`.
+        tokenizer: the model's.
+        samples: responses to each problem; None for as many as the paper takes.
+        limit: the first so many problems of each; None for all.
+
+    Raises:
+        UpgeError: see :func:`~upge.tasks.benchmarks.load` and
+            :func:`~upge.tasks.templates.prompt`; a problem without an answer.
+    """
+    return [
+        Benchmark(
+            Path(name).stem,
+            [replace(p, prompt=prompt(p.prompt, template, tokenizer)) for p in problems[:limit]],
+            SAMPLES.get(Path(name).stem, 1) if samples is None else samples,
+            _digest(problems),
+        )
+        for name in names
+        for problems in [_answered(name)]
+    ]
+
+
+def _answered(name: str) -> list[Problem]:
+    problems = load(name)
+    for place, problem in enumerate(problems, 1):
+        if problem.answer.strip() in ("", "None"):  # None is what the hub's columns may hold
+            raise UpgeError(
+                f"{name}: its problem {place} has no answer, so nothing can be graded; take a "
+                "split or file that has answers"
+            )
+    return problems
+
+
+def _digest(problems: Sequence[Problem]) -> str:
+    content = json.dumps([[problem.prompt, problem.answer] for problem in problems])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def default_template(tokenizer: Any) -> str:
+    """The template that fits a model, as the paper prompts such models.
+
+    ``qwen`` where the tokenizer's own template already asks for a boxed answer, as Qwen2.5-Math's
+    does; ``chat`` where it has another one; ``zero`` where it has none, as those of base models.
+    """
+    own = getattr(tokenizer, "chat_template", None)
+    if not own:
+        return "zero"
+    return "qwen" if "\\boxed{" in str(own) else CHAT
+
+
+def check_positions(
+    benchmarks: Sequence[Benchmark], tokenizer: Any, config: Any, max_tokens: int
+) -> None:
+    """Refuse prompts and responses that the model has no positions for.
+
+    Args:
+        benchmarks: what will be asked.
+        tokenizer: the model's.
+        config: the model's configuration.
+        max_tokens: the longest response.
+
+    Raises:
+        UpgeError: the longest prompt and response are longer; a prompt can't be encoded.
+    """
+    lengths = {
+        own.name: max(len(encode(tokenizer, p.prompt)) for p in own.problems) for own in benchmarks
+    }
+    name = max(lengths, key=lengths.__getitem__)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and lengths[name] + max_tokens > positions:
+        default = ", the paper's" if max_tokens == MAX_TOKENS else ""
+        raise UpgeError(
+            f"--max-tokens: {max_tokens}{default}, and the longest prompt ({lengths[name]} tokens "
+            f"in {name}) are more than the model's {positions} positions; wanted "
+            f"{room(positions - lengths[name])}"
+        )
