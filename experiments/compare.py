@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from experiments.comparison import Recipe, comparison_files, load_comparisons
+from experiments.comparison import Recipe, comparison_files, load_comparisons, profiles
+from experiments.preflight import check
 from experiments.run_comparison import run_comparison
 from upge.errors import UpgeError, unknown
 
@@ -20,7 +21,9 @@ def main(
     names: Annotated[
         list[str], typer.Argument(help=f"Which: {', '.join(comparison_files(_FOLDER))}.")
     ],
-    profile: Annotated[str, typer.Option(help="smoke (mechanics alone) or cpu.")] = "cpu",
+    profile: Annotated[
+        str, typer.Option(help=f"{', '.join(profiles(_FOLDER))}; smoke shows mechanics alone.")
+    ] = "cpu",
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs a method; the recipe's own if not given.")
     ] = None,
@@ -28,6 +31,9 @@ def main(
         list[str] | None, typer.Option("--method", "-m", help="Only this method; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    on_cpu: Annotated[
+        bool, typer.Option("--on-cpu", help="Go on where the profile asks for a GPU and none is.")
+    ] = False,
 ) -> None:
     """Choose each method's learning rate, then train and evaluate all methods on all seeds.
 
@@ -40,10 +46,16 @@ def main(
         known = {known for recipe in recipes.values() for known in recipe.compared}
         if method not in known:
             raise unknown("method", method, sorted(known))
+    asked = {
+        name: [m for m in recipe.compared if methods is None or m in methods]
+        for name, recipe in recipes.items()
+    }
+    for name, recipe in recipes.items():
+        for line in check(recipe, asked[name], on_cpu=on_cpu):
+            print(f"{name}: {line}", file=sys.stderr)
     failed = 0
     for name, recipe in recipes.items():
-        chosen = [m for m in recipe.compared if methods is None or m in methods]
-        if chosen:
+        if chosen := asked[name]:
             failed += _run(recipe, out / profile / name, seeds or recipe.seeds, chosen)
     if failed:
         sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -52,6 +52,8 @@ class Recipe(Config):
         seeds: how many.
         selection: of the learning rate.
         trial_run: what trials share, if not ``run``: rates are then those of another comparison.
+        workers: runs at a time.
+        gpu: whether they are meant for a GPU.
     """
 
     run: dict[str, Any]
@@ -62,6 +64,8 @@ class Recipe(Config):
     seeds: PositiveInt
     selection: Selection
     trial_run: dict[str, Any] | None = None
+    workers: PositiveInt = 2
+    gpu: bool = False
 
     @model_validator(mode="after")
     def _rates_are_known_in_time(self) -> Self:
@@ -152,24 +156,32 @@ def _stage_steps(stage: Mapping[str, Any], steps: int) -> int:
 #: comparisons, as differences from the file; and whether each of these has trials of its own.
 _PROFILES, _VARIANTS, _TUNE = "profiles", "variants", "tune"
 
+#: Keys of a profile's file that are no recipe's: the profile that it differs from, and the
+#: comparisons that it is for, if not for all.
+_LIKE, _COMPARISONS = "like", "comparisons"
+
 
 def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]:
     """The comparisons of ``recipes/<name>.yaml`` under ``profiles/<profile>.yaml``.
 
-    All differ from ``recipes/base.yaml`` as their file says. A file with ``variants`` holds several
+    All differ from ``recipes/base.yaml`` as their file says, and a profile from one that it is
+    ``like``. A file with ``variants`` holds several
     comparisons; with ``tune: once`` these take the rates of the file without its variants.
 
     Returns:
         By name; a variant's is ``<name>-<variant>``.
 
     Raises:
-        UpgeError: an unknown name or profile, or a recipe that makes no sense.
+        UpgeError: an unknown name or profile, a profile that is not for the comparison, or a recipe
+            that makes no sense.
     """
     own = read_yaml(_known(folder / "recipes", "comparison", name))
-    under = read_yaml(_known(folder / "profiles", "profile", profile))
     given = merge(read_yaml(folder / "recipes" / f"{_BASE_FILE}.yaml"), own)
-    under = merge(under, given.pop(_PROFILES, {}).get(profile, {}))
-    given = merge(given, under)
+    by_profile = given.pop(_PROFILES, {})
+    for part in _profile(folder, profile):
+        given = merge(merge(given, part.settings), by_profile.get(part.name, {}))
+    if name not in given.pop(_COMPARISONS, [name]):
+        raise UpgeError(f"{name}: is not for the profile {profile}; take PROFILE=cpu")
     variants, tune = given.pop(_VARIANTS, None), given.pop(_TUNE, "each")
     if tune not in ("each", "once"):
         raise UpgeError(f"{name}.yaml: {_TUNE}: got {tune!r}, wanted 'each' or 'once'")
@@ -182,6 +194,18 @@ def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]
     }
 
 
+class _Part(NamedTuple):
+    name: str
+    settings: dict[str, Any]
+
+
+def _profile(folder: Path, name: str) -> list[_Part]:
+    """A profile's settings, after those of the profile that it is like."""
+    settings = read_yaml(_known(folder / "profiles", "profile", name))
+    like = settings.pop(_LIKE, None)
+    return [*(_profile(folder, like) if like else ()), _Part(name, settings)]
+
+
 #: The file that all others differ from.
 _BASE_FILE = "base"
 
@@ -189,6 +213,11 @@ _BASE_FILE = "base"
 def comparison_files(folder: Path) -> list[str]:
     """The names of files of comparisons."""
     return sorted(p.stem for p in (folder / "recipes").glob("*.yaml") if p.stem != _BASE_FILE)
+
+
+def profiles(folder: Path) -> list[str]:
+    """The names of the profiles."""
+    return sorted(path.stem for path in (folder / "profiles").glob("*.yaml"))
 
 
 def _known(folder: Path, what: str, name: str) -> Path:

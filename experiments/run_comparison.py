@@ -154,7 +154,7 @@ def run_comparison(
     trials = len(tuned) * len(recipe.selection.rates) * (recipe.selection.steps or 0)
     total = trials + seeds * sum(map(recipe.steps_of, methods))
     board = Board(console, [BASE, *dict.fromkeys([*tuned, *methods])], total)
-    with Scheduler(tick=board.update) as scheduler, board.shown():
+    with Scheduler(recipe.workers, tick=board.update) as scheduler, board.shown():
         chosen, failures = choose_rates(recipe, folder, tuned, scheduler, board)
         board.rates = _with_borrowed(recipe, chosen)
         jobs = [

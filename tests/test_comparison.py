@@ -10,7 +10,13 @@ import pytest
 from rich.console import Console
 
 from experiments import run_comparison as runner
-from experiments.comparison import BASE, Recipe, comparison_files, load_comparisons
+from experiments.comparison import (
+    BASE,
+    Recipe,
+    comparison_files,
+    load_comparisons,
+    profiles,
+)
 from experiments.run_comparison import run_comparison
 from experiments.scheduler import Failure, Job, last_lines
 from upge.config import build
@@ -45,7 +51,8 @@ class Pretended:
     def __init__(self, accuracy) -> None:
         self.accuracy, self.made = accuracy, []
 
-    def __call__(self, tick) -> Pretended:
+    def __call__(self, workers, tick) -> Pretended:
+        self.workers = workers
         return self
 
     def __enter__(self) -> Pretended:
@@ -236,8 +243,17 @@ def _demonstrations(job: Job) -> int | None:
     return job.config.data.supply.demonstrations
 
 
-@pytest.mark.parametrize("profile", ["cpu", "smoke"])
-@pytest.mark.parametrize("name", comparison_files(EXPERIMENTS))
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        *(
+            (name, profile)
+            for name in comparison_files(EXPERIMENTS)
+            for profile in ("cpu", "smoke")
+        ),
+        *(("table2", profile) for profile in profiles(EXPERIMENTS) if profile.startswith("gpu")),
+    ],
+)
 def test_every_method_of_every_comparison_makes_a_run(name, profile) -> None:
     for recipe in load_comparisons(EXPERIMENTS, name, profile).values():
         rates = dict.fromkeys(recipe.methods, 1e-3)
@@ -309,6 +325,26 @@ def test_a_comparison_that_makes_no_sense_is_named(folder, text, sentence) -> No
     with pytest.raises(UpgeError) as caught:
         load_comparisons(folder, "mine", "cpu")
     assert sentence in str(caught.value)
+
+
+def test_a_profile_may_be_like_another(folder) -> None:
+    """Its own settings come last, after what the comparison says of the other."""
+    (folder / "profiles" / "larger.yaml").write_text("like: cpu\nseeds: 9\nsteps: 6\n")
+    text = "profiles: {cpu: {steps: 8, seeds: 2}, larger: {steps: 7}}\n"
+    (folder / "recipes" / "mine.yaml").write_text(text)
+    (recipe,) = load_comparisons(folder, "mine", "larger").values()
+    assert (recipe.seeds, recipe.steps, recipe.selection.rates) == (9, 7, (1e-3,))
+
+
+def test_a_profile_is_for_the_comparisons_that_it_names(folder) -> None:
+    (folder / "profiles" / "cpu.yaml").write_text(
+        "comparisons: [mine]\nsteps: 4\nseeds: 5\nselection: {rates: [1.0e-3], steps: null}\n"
+    )
+    for name in ("mine", "other"):
+        (folder / "recipes" / f"{name}.yaml").write_text("{}\n")
+    assert load_comparisons(folder, "mine", "cpu")
+    with pytest.raises(UpgeError, match="other: is not for the profile cpu; take PROFILE=cpu"):
+        load_comparisons(folder, "other", "cpu")
 
 
 def test_unknown_names_are_named() -> None:

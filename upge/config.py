@@ -115,13 +115,21 @@ def _json(given: Mapping[str, Any]) -> str:
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``difference`` laid over it, mappings inside mappings merged likewise."""
+    """``base`` with ``difference`` laid over it, mappings inside mappings merged likewise.
+
+    Where both say of what ``kind`` they are and differ in it, they have nothing to merge.
+    """
     merged = dict(base)
     for key, value in difference.items():
         own = merged.get(key)
-        both = isinstance(own, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(own, value) if both else value  # type: ignore[arg-type]
+        if isinstance(own, Mapping) and isinstance(value, Mapping) and _alike(own, value):
+            value = merge(own, value)
+        merged[key] = value
     return merged
+
+
+def _alike(own: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return not {"kind"} <= own.keys() & value.keys() or own["kind"] == value["kind"]
 
 
 def override(given: dict[str, Any], setting: str) -> None:

@@ -46,6 +46,8 @@ class Cluster:
         tensor_parallel: GPUs that share an engine.
         sampler_memory: share of a GPU's memory that the engine takes.
         sampler_sleeps: whether it gives that back while the policy trains.
+        layer_seconds: the least time that the loop's own sampler takes for a block and a token of
+            all sequences together: Python and the launch of kernels; assumed.
         use_of_flops, use_of_bandwidth: shares of the peaks that are reached; assumed, never
             measured here.
     """
@@ -60,6 +62,7 @@ class Cluster:
     tensor_parallel: int = 1
     sampler_memory: float = 0.5
     sampler_sleeps: bool = False
+    layer_seconds: float = 1e-3
     use_of_flops: float = 0.35
     use_of_bandwidth: float = 0.5
 

@@ -14,8 +14,12 @@ from upge.planning.flops import block_flops, head_flops, training_flops
 from upge.planning.memory import BFLOAT16, FLOAT32
 from upge.planning.shapes import ModelShape
 from upge.planning.workload import Batch, Work
+from upge.rollouts.cached import CachedSampler
 
 _GIGA, _TERA = 1e9, 1e12
+
+#: Responses that the loop's own sampler takes at a time.
+LOOP_ROWS: int = CachedSampler.__init__.__defaults__[0]  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
     """Of sampling responses token by token.
 
     Every token reads the weights, which the sequences sampled together share, and its own
-    sequence's cache. What takes longer, that or the FLOPs, is the time.
+    sequence's cache. What takes longest, that, the FLOPs or the launch of kernels, is the time.
     """
     if not batch.sequences:
         return NOTHING
@@ -94,6 +98,8 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
     engines = cluster.gpus // engine_gpus
     own = ceil(batch.sequences / engines)
     together = min(own, concurrency(shape, cluster, batch.prompt + batch.response))
+    if cluster.sampler == "loop":
+        together = min(together, LOOP_ROWS)
     if together < 1:
         return Cost(batch.scored, 0, flops, 0, float("inf"), 0)
     size = sampler_size(cluster)
@@ -103,7 +109,8 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
     gpu = cluster.type
     traffic = read / (engine_gpus * gpu.bandwidth * _GIGA * cluster.use_of_bandwidth)
     products = flops / engines / (engine_gpus * gpu.tflops * _TERA * cluster.use_of_flops)
-    return Cost(batch.scored, 0, flops, 0, max(traffic, products), 0)
+    launches = rounds * shape.layers * cluster.layer_seconds if cluster.sampler == "loop" else 0.0
+    return Cost(batch.scored, 0, flops, 0, max(traffic, products, launches), 0)
 
 
 def sampler_size(cluster: Cluster) -> int:

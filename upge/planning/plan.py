@@ -6,15 +6,24 @@ from dataclasses import dataclass, replace
 
 from upge.planning.checks import Check, Measured, check_run
 from upge.planning.cluster import Cluster
-from upge.planning.hours import NOTHING, Cost, concurrency, sampler_size, sampling_cost, step_cost
-from upge.planning.memory import BFLOAT16, activation_bytes, state_bytes
+from upge.planning.hours import (
+    LOOP_ROWS,
+    NOTHING,
+    Cost,
+    concurrency,
+    sampler_size,
+    sampling_cost,
+    step_cost,
+)
+from upge.planning.memory import BFLOAT16, FLOAT32, activation_bytes, state_bytes
 from upge.planning.shapes import ModelShape, shape_of
 from upge.planning.workload import Batch, Lengths, step_work
-from upge.rollouts.cached import CachedSampler
+from upge.policies.policy import positions_at_a_time
 from upge.training.config import RunConfig, Stage
 
-#: Positions whose logits the policy holds at a time (:class:`upge.policies.policy.Policy`).
-_CHUNK = 2048
+#: Bytes a logit while a token is drawn below top-p: logit, log π, π; sorted π with its places, and
+#: as much for sorting.
+_DRAWN = 3 * FLOAT32 + 2 * (FLOAT32 + 8)
 
 #: Bytes for CUDA's context, communication and fragmentation; assumed.
 _OVERHEAD = 3 * 10**9
@@ -114,10 +123,22 @@ def make_plan(config: RunConfig, cluster: Cluster, assumptions: Assumptions) -> 
         cluster,
         assumptions,
         checks,
-        _memory(config, shape, cluster, assumptions),
+        run_memory(config, shape, cluster, assumptions),
         stages,
         _evaluation(config, shape, cluster, assumptions),
     )
+
+
+def plan_costs(config: RunConfig, cluster: Cluster, assumptions: Assumptions) -> Cost:
+    """All of a run at these lengths, whatever is on this machine.
+
+    Raises:
+        UpgeError: a model of unknown shape.
+    """
+    shape = shape_of(config.model)
+    assumed = _with_measured(assumptions, Measured(), config)
+    stages = [_stage(stage, config, shape, cluster, assumed) for stage in config.stages]
+    return sum((stage.expected for stage in stages), _evaluation(config, shape, cluster, assumed))
 
 
 def _with_measured(given: Assumptions, measured: Measured, config: RunConfig) -> Assumptions:
@@ -159,7 +180,10 @@ def _evaluation(
     return cost(assumed.validation_responses) * validations + tests
 
 
-def _memory(config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Assumptions) -> Memory:
+def run_memory(
+    config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Assumptions
+) -> Memory:
+    """What a run holds on one GPU."""
     state = state_bytes(
         shape, cluster.gpus, cluster.sharding, mixed=cluster.mixed, offload=cluster.offload
     )
@@ -168,7 +192,7 @@ def _memory(config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Ass
         config.token_budget,
         mixed=cluster.mixed,
         checkpointing=cluster.checkpointing,
-        chunk=_CHUNK,
+        chunk=positions_at_a_time(shape.vocabulary),
     )
     length = assumed.prompt + config.max_tokens
     sampler = _sampler(config, shape, cluster, length)
@@ -186,23 +210,24 @@ def _memory(config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Ass
 
 
 def _samples(config: RunConfig) -> bool:
-    evaluates = config.evaluation.every or config.evaluation.test_samples
-    return bool(evaluates) or any(stage.samples_rollouts for stage in config.stages)
+    return _evaluates(config) or any(stage.samples_rollouts for stage in config.stages)
+
+
+def _evaluates(config: RunConfig) -> bool:
+    return bool(config.evaluation.every or config.evaluation.test_samples)
 
 
 def _sampler(config: RunConfig, shape: ModelShape, cluster: Cluster, length: int) -> dict[str, int]:
-    """The engine's weights and cache; of the loop's own sampler, the cache alone."""
+    """The engine's weights and cache; of the loop's own sampler, cache and logits."""
     if not _samples(config):
         return {}
     if cluster.sampler == "vllm":
         whole = int(cluster.type.memory * 1e9 * cluster.sampler_memory)
         weights = BFLOAT16 * shape.parameters // cluster.tensor_parallel
         return {"sampler's weights": weights, "KV cache": max(whole - weights, 0)}
-    rows = [s.questions * s.rollouts for s in config.stages if s.samples_rollouts]
-    # Evaluations take as many rows as they can.
-    together = min(-(-max(rows, default=_LOOP_ROWS) // cluster.gpus), _LOOP_ROWS)
-    return {"KV cache": together * length * shape.cache_bytes(sampler_size(cluster))}
-
-
-#: Responses that the loop's own sampler takes at a time.
-_LOOP_ROWS: int = CachedSampler.__init__.__defaults__[0]  # type: ignore[index]
+    rows = [s.questions * s.rollouts // cluster.gpus for s in config.stages if s.samples_rollouts]
+    if _evaluates(config):  # by one process, which takes as many rows as it can
+        rows.append(LOOP_ROWS)
+    together = min(max(rows), LOOP_ROWS)
+    cache = together * length * shape.cache_bytes(sampler_size(cluster))
+    return {"KV cache": cache, "sampler's logits": together * shape.vocabulary * _DRAWN}

@@ -10,8 +10,19 @@ from torch import Tensor, nn
 from upge.errors import UpgeError
 from upge.likelihood import Likelihood, token_likelihood
 
+#: Logits that exist at a time, at most (but always those of a position), and positions.
+_LOGITS, _POSITIONS = 2**26, 2048
+
 #: Settings by which some architectures change the logits after the output embedding.
 _ALTERED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def positions_at_a_time(vocabulary: int) -> int:
+    """Positions whose logits exist at a time: as many as their memory allows, at most 2,048.
+
+    Of 2²⁶ float32 logits (256 MiB) a backward pass makes about five times as many bytes.
+    """
+    return max(min(_POSITIONS, _LOGITS // vocabulary), 1)
 
 
 class Policy(nn.Module):
@@ -20,13 +31,14 @@ class Policy(nn.Module):
     Args:
         model: the model.
         temperature: what the logits are divided by: that of the rollouts.
-        chunk: positions whose logits exist at a time.
+        chunk: positions whose logits exist at a time; None for as many as
+            :func:`positions_at_a_time` gives the model's vocabulary.
 
     Raises:
         UpgeError: a model whose logits are more than hidden states times output embedding.
     """
 
-    def __init__(self, model: Any, temperature: float = 1.0, chunk: int = 2048) -> None:
+    def __init__(self, model: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
         super().__init__()
         altered = [name for name in _ALTERED_LOGITS if getattr(model.config, name, None)]
         if altered:
@@ -34,7 +46,9 @@ class Policy(nn.Module):
                 f"model: {type(model).__name__} changes its logits ({altered[0]}), which the "
                 "chunked likelihood doesn't know; take a model without it"
             )
-        self.model, self.temperature, self.chunk = model, temperature, chunk
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.model, self.temperature = model, temperature
+        self.chunk = positions_at_a_time(vocabulary) if chunk is None else chunk
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Likelihood:
         """Log π_θ and entropy (N, T) at ``mask``, 0 elsewhere.

@@ -95,6 +95,8 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
             location, dtype=dtype, output_loading_info=True, **options
         )
     _check_weights(name, model, found["missing_keys"])
+    if options:
+        _set_end(tokenizer, model.config)
     return model.eval(), tokenizer
 
 
@@ -109,7 +111,19 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     if options:
         require("gguf", "lm")
     with _named(name), _quiet(transformers):
-        return _tokenizer_class(transformers, location).from_pretrained(location, **options)
+        tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
+        if options:
+            _set_end(tokenizer, transformers.AutoConfig.from_pretrained(location, **options))
+    return tokenizer
+
+
+def _set_end(tokenizer: Any, config: Any) -> None:
+    """Have a tokenizer end sequences as its model's configuration says.
+
+    Of GGUF files transformers 5.10 takes the token that begins a sequence for the one that ends it.
+    """
+    if isinstance(config.eos_token_id, int):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
 
 
 def load_config(name: str = SMOLLM2) -> Any:

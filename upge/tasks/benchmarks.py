@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from upge.errors import unknown
 from upge.tasks.hub import (
@@ -22,6 +23,9 @@ from upge.tasks.problem import Problem, Record, data_folder, load_problems, read
 IN_DISTRIBUTION = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
 OUT_OF_DISTRIBUTION = ("arc_challenge", "gpqa_diamond")
 BENCHMARKS = IN_DISTRIBUTION + OUT_OF_DISTRIBUTION
+
+#: Sets that mathematical training is no preparation for.
+UNSEEN = (*OUT_OF_DISTRIBUTION, "arc_easy")
 
 #: Responses to a problem that the paper takes (section 4.1); one where nothing is said.
 SAMPLES = {"aime24": 32, "aime25": 32, "amc23": 32}
@@ -43,8 +47,20 @@ SOURCES: dict[str, Source] = {
     "minerva": Source("math-ai/minervamath", "test", columns("question")),
     "olympiadbench": Source("Hothan/OlympiadBench", "train", _OLYMPIAD, "OE_TO_maths_en_COMP"),
     "arc_challenge": Source("allenai/ai2_arc", "test", arc_record, "ARC-Challenge"),
+    "arc_easy": Source("allenai/ai2_arc", "test", arc_record, "ARC-Easy"),
     "gpqa_diamond": Source("Idavidrein/gpqa", "train", gpqa_record, "gpqa_diamond"),
 }
+
+
+class Part(NamedTuple):
+    """The problems of some levels of a data set."""
+
+    of: str
+    levels: tuple[int, ...]
+
+
+#: Parts of data sets, each with a name of its own.
+PARTS = {"math500_levels_1_2": Part("math500", (1, 2))}
 
 #: How the names of local files end.
 _SUFFIXES = (".jsonl", ".parquet")
@@ -60,14 +76,16 @@ def local_file(name: str) -> Path | None:
     """
     if Path(name).suffix in _SUFFIXES:
         return Path(name)
+    if name in PARTS:
+        return local_file(PARTS[name].of)
     if name not in SOURCES:
-        raise unknown("data set", name, SOURCES)
+        raise unknown("data set", name, [*SOURCES, *PARTS])
     files = (data_folder() / f"{name}{suffix}" for suffix in _SUFFIXES)
     return next((path for path in files if path.exists()), None)
 
 
 def load(name: str) -> list[Problem]:
-    """The problems of a data set, by its name in :data:`SOURCES` or by its file.
+    """The problems of a data set, by its name in :data:`SOURCES` or :data:`PARTS`, or by its file.
 
     A file in UPGE_DATA goes before the hub. It may have our own layout (``problem``, ``answer``,
     ``solution``) or that of the hub.
@@ -75,6 +93,9 @@ def load(name: str) -> list[Problem]:
     Raises:
         UpgeError: no such data set or file, or no way to the hub.
     """
+    if name in PARTS:
+        whole, levels = PARTS[name]
+        return [problem for problem in load(whole) if problem.level in levels]
     path = local_file(name)
     if path is None:
         return fetch(SOURCES[name])

@@ -38,6 +38,12 @@ class Dataset:
     unseen: frozenset[str] = frozenset()
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def omissions(self) -> str:
+        """What was left out of the training problems, as a line; empty if nothing was."""
+        counts = "; ".join(f"{count} × {why}" for why, count in self.dropped.items() if count)
+        return f"dropped from the training problems: {counts}" if counts else ""
+
 
 def synthetic(
     *,

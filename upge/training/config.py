@@ -24,8 +24,12 @@ from upge.training.gradient import Fault
 #: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
 NUMBERS = 2
 
-#: Fields of :class:`RunConfig` that runs were made without, at what now is their default.
-_YOUNGER = ("backend",)
+#: Fields that runs were made without, and the defaults that say the same as their absence.
+_YOUNGER: dict[tuple[str, ...], Any] = {
+    ("backend",): "transformers",
+    ("precision",): None,
+    ("data", "wrong_demonstrations"): "keep",
+}
 
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -117,6 +121,8 @@ class Benchmarks(Config):
         template: how a problem becomes a prompt; see :mod:`upge.tasks.templates`.
         max_prompt: tokens of a training prompt, at most; longer problems are dropped and counted.
         overlap: what happens to training problems that a validation or test set has too.
+        wrong_demonstrations: what happens to those that the verifier grades as wrong: kept, or
+            dropped and counted.
         answer_seconds: processor time that comparing one answer may take.
     """
 
@@ -128,6 +134,7 @@ class Benchmarks(Config):
     template: Literal["chat", "qwen", "zero", "plain"] = "chat"
     max_prompt: Count = 1024
     overlap: Literal["drop", "refuse", "keep"] = "drop"
+    wrong_demonstrations: Literal["keep", "drop"] = "keep"
     answer_seconds: Rate = 1.0
 
     @property
@@ -290,6 +297,9 @@ class RunConfig(Config):
         norms_every: steps between measurements of each term's gradient norm; None for none.
         trackers: where metrics also go, besides the run's folder.
         backend: what samples the responses; see :mod:`upge.rollouts.backends`.
+        precision: of matrix products, while training and, with the backend ``transformers``, while
+            sampling; weights, gradients and AdamW's moments are float32 in any case, so that no
+            small update is rounded away. None for what Accelerate's launcher says, else float32.
     """
 
     name: str
@@ -305,6 +315,7 @@ class RunConfig(Config):
     norms_every: PositiveInt | None = 25
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     backend: Backend = "transformers"
+    precision: Literal["float32", "bfloat16"] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -340,15 +351,21 @@ class RunConfig(Config):
 
         Fields younger than the first runs count only where they are set, so that these keep theirs.
         """
-        unset = {name for name in _YOUNGER if getattr(self, name) == _default(name)}
-        given = self.model_dump(mode="json", exclude={"name", "trackers"} | unset)
+        given = self.model_dump(mode="json", exclude={"name", "trackers"})
+        for path, default in _YOUNGER.items():
+            _forget(given, path, default)
         given["numbers"] = NUMBERS
         given["files"] = [file_digest(path) for path in self._files]
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _default(name: str) -> Any:
-    return RunConfig.model_fields[name].default
+def _forget(given: dict[str, Any], path: tuple[str, ...], default: Any) -> None:
+    """Remove the value at a path, in place, where it is the default."""
+    *outer, last = path
+    for name in outer:
+        given = given[name]
+    if last in given and given[last] == default:
+        del given[last]
 
 
 def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:

@@ -10,8 +10,9 @@ from string import Formatter
 from typing import Any
 
 from upge.errors import UpgeError
+from upge.extras import require
 from upge.policies.pretrained import load_tokenizer
-from upge.tasks.benchmarks import OUT_OF_DISTRIBUTION, load
+from upge.tasks.benchmarks import UNSEEN, load
 from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic
 from upge.tasks.grading import Settings
@@ -19,7 +20,7 @@ from upge.tasks.lengths import within
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, load_problems
 from upge.tasks.templates import demonstration, prompt
-from upge.tasks.verifier import MarkedAnswer
+from upge.tasks.verifier import MarkedAnswer, Verifier
 from upge.training.config import Benchmarks, JsonLines, RunConfig, Synthetic
 
 
@@ -32,6 +33,7 @@ def load_dataset(config: RunConfig) -> Dataset:
 
 
 def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
+    require("math_verify", "math")  # which the first answer may need only hours later
     tokenizer = load_tokenizer(config.model)
     tests = {Path(name).stem: load(name) for name in data.test_sets}
     if data.validation_set is None:
@@ -45,14 +47,35 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
         prompt=data.max_prompt,
         demonstration=config.max_tokens if config.long_demonstrations == "drop" else None,
     )
+    verifier = BoxedAnswer(Settings(data.answer_seconds))
+    wrong: Counter[str] = Counter()
+    if data.wrong_demonstrations == "drop":
+        train, wrong = right(train, verifier)
     return Dataset(
         train,
         _prompted(validation, data.template, tokenizer),
         {name: _prompted(test, data.template, tokenizer) for name, test in tests.items()},
-        BoxedAnswer(Settings(data.answer_seconds)),
-        unseen=frozenset(OUT_OF_DISTRIBUTION).intersection(tests),
-        dropped=dropped + long,
+        verifier,
+        unseen=frozenset(UNSEEN).intersection(tests),
+        dropped=dropped + long + wrong,
     )
+
+
+def right(problems: list[Problem], verifier: Verifier) -> tuple[list[Problem], Counter[str]]:
+    """The problems without demonstrations that the verifier grades as wrong, and how many had one.
+
+    An empty demonstration is none.
+    """
+    grades = verifier([problem.demonstration or "" for problem in problems], problems)
+    wrong = [
+        bool(problem.demonstration) and grade < 1
+        for problem, grade in zip(problems, grades, strict=True)
+    ]
+    kept = [
+        replace(problem, demonstration=None) if is_wrong else problem
+        for problem, is_wrong in zip(problems, wrong, strict=True)
+    ]
+    return kept, +Counter({"demonstration that the verifier grades as wrong": sum(wrong)})
 
 
 def _apart(

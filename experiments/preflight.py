@@ -1,0 +1,58 @@
+"""What a comparison of real models needs, looked at once before its first run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from experiments.comparison import BASE, Recipe
+from upge.errors import UpgeError
+from upge.planning.here import check_gpu_memory
+from upge.tasks.dataset import Dataset
+from upge.training.config import RunConfig, Synthetic
+from upge.training.data import load_dataset
+
+
+def check(recipe: Recipe, methods: Sequence[str], *, on_cpu: bool = False) -> Iterator[str]:
+    """Refuse a comparison whose runs could not work; say what the reader should know.
+
+    Args:
+        recipe: the comparison.
+        methods: which of its methods.
+        on_cpu: whether a comparison for a GPU may go on without.
+
+    Yields:
+        Lines to print.
+
+    Raises:
+        UpgeError: no GPU, or too little memory on it; no such model, or no way to it; no such
+            problems, or none with the demonstrations that a method learns from.
+    """
+    if recipe.gpu and not torch.cuda.is_available():
+        if not on_cpu:
+            raise UpgeError(
+                "the profile asks for a GPU and torch finds none; take PROFILE=cpu, or give "
+                "--on-cpu to experiments.compare to wait days for it"
+            )
+        yield "on the CPU, though the profile asks for a GPU"
+    rates = dict.fromkeys(recipe.methods, min(recipe.selection.rates))
+    configs = [recipe.config(method, 0, rates) for method in (BASE, *methods)]
+    for config in configs:
+        check_gpu_memory(config)
+    if isinstance(configs[0].data, Synthetic):
+        return
+    dataset = load_dataset(configs[0])
+    for config in configs:
+        _check_demonstrations(config, dataset)
+    if dataset.omissions:
+        yield dataset.omissions
+
+
+def _check_demonstrations(config: RunConfig, dataset: Dataset) -> None:
+    reading = [stage.algorithm for stage in config.stages if stage.reads_demonstrations]
+    if reading and not any(problem.demonstration for problem in dataset.train):
+        raise UpgeError(
+            f"{reading[0]} learns from demonstrations, but no training problem has one; add "
+            "solutions, or take a method without"
+        )

@@ -1,0 +1,1 @@
+"""The profile for one GPU, planned: what its runs take, as a table."""

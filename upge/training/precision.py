@@ -1,0 +1,49 @@
+"""The precision of matrix products: the same while sampling as while training.
+
+Under ``bfloat16`` Accelerate wraps the policy's forward pass in autocast: weights, gradients and
+AdamW's moments stay float32, products are bfloat16, and log π is taken in float32 of bfloat16
+logits. It knows nothing of the sampler, which reads the model beneath; sampled in float32, every
+rollout would come from another policy than the one whose ratio π_θ/π_θold is taken. What is left
+between the two is the rounding of another order of sums (a cache, other shapes).
+
+Weights are never bfloat16 themselves: it has 8 bits, so that an AdamW step of 5e-6 to a weight of
+0.01 would round to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upge.rollouts.sampler import Rollouts, Sampler, Sampling
+
+#: Precisions as Accelerate calls them.
+MIXED = {"float32": "no", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class PreciseSampler:
+    """A :class:`~upge.rollouts.sampler.Sampler` in the accelerator's precision.
+
+    Args:
+        sampler: what samples.
+        accelerator: Accelerate's object.
+    """
+
+    sampler: Sampler
+    accelerator: Any
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        settings: Sampling,
+        seeds: Sequence[int],
+    ) -> Rollouts:
+        with self.accelerator.autocast():
+            return self.sampler(prompts, samples, settings, seeds)
+
+    def synchronize(self) -> None:
+        """See :class:`~upge.rollouts.sampler.Sampler`."""
+        self.sampler.synchronize()
