@@ -20,15 +20,14 @@ from upge.training import loop
 from upge.training.config import RunConfig
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.training.strategy import _full
 
 
 class Keeping(Trainer):
     """Keeps the gradients of its updates, and the parameters behind them."""
 
     def _apply(self, stage, norm):
-        parameters = list(self._unwrapped.parameters())
-        zero = torch.zeros(())
-        self.gradients.append([zero if p.grad is None else p.grad.clone() for p in parameters])
+        self.gradients.append([whole_gradient(p) for p in self.strategy.policy.parameters()])
         super()._apply(stage, norm)
 
     def run(self):
@@ -37,10 +36,16 @@ class Keeping(Trainer):
         if self._is_main:
             kept = {
                 "gradients": self.gradients,
-                "parameters": [p.detach() for p in self._unwrapped.parameters()],
+                "parameters": [p.detach() for p in self.strategy.whole.parameters()],
             }
             torch.save(kept, self.folder.path / "kept.pt")
         return result
+
+
+def whole_gradient(parameter):
+    """What all processes' shards make up."""
+    gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
+    return _full(gradient).clone()
 
 
 def break_in(process: str) -> None:

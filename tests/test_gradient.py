@@ -28,6 +28,7 @@ class Accelerator:
     """What the accumulator asks of Accelerate, for one process."""
 
     num_processes = 1
+    distributed_type = "NO"
 
     def backward(self, loss):
         loss.backward()

@@ -339,14 +339,14 @@ def two_stages(tiny, **changes):
 
 def test_stages_follow_each_other(tiny, tmp_path, monkeypatch):
     config = two_stages(tiny)
-    states, make = [], Trainer._make_optimizer
+    states, pool = [], Trainer._pool
 
     def spy(self, stage):
-        optimizer = make(self, stage)
-        states.append((stage.algorithm, len(optimizer.state), self.progress.updates))
-        return optimizer
+        moments = self.strategy.optimizer.state
+        states.append((stage.algorithm, len(moments), self.progress.updates))
+        return pool(self, stage)
 
-    monkeypatch.setattr(Trainer, "_make_optimizer", spy)
+    monkeypatch.setattr(Trainer, "_pool", spy)
     lines = run(config, tmp_path).metrics()
     assert [(line["step"], line["stage"]) for line in lines] == [
         (1, 0),
@@ -426,7 +426,7 @@ def test_a_last_update_that_breaks_the_policy_is_no_result(tiny, tmp_path, monke
 
     def spoil(self, *args):
         apply(self, *args)
-        next(self._unwrapped.parameters()).data.fill_(float("nan"))
+        next(self.strategy.whole.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "_apply", spoil)
     measured = {"every": 1, "validation_samples": 2, "test_samples": None}

@@ -266,7 +266,7 @@ def test_or_is_skipped_and_never_averaged_in(tiny, tmp_path, overflow):
 
     def spy(self, *args):
         found = step(self, *args)
-        states.append({k: v.clone() for k, v in self._unwrapped.state_dict().items()})
+        states.append({k: v.clone() for k, v in self.strategy.whole.state_dict().items()})
         return found
 
     with pytest.MonkeyPatch.context() as patch:

@@ -27,12 +27,12 @@ from upge.batch import TrajectoryBatch
 from upge.config import build
 from upge.errors import UpgeError, unknown
 from upge.extras import require
-from upge.policies.policy import Policy
 from upge.training.config import RunConfig, Stage
 from upge.training.diagnosis import Diagnosis, Rows, diagnose
 from upge.training.gradient import GradientAccumulator, sum_over_processes
-from upge.training.loop import Trainer, _norm
+from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.training.strategy import open_accelerator, open_strategy
 
 #: Architectures whose small random models launcher configurations can be tried on.
 ARCHITECTURES = ("qwen2", "llama")
@@ -94,7 +94,7 @@ def examine(
     if architecture not in ARCHITECTURES:
         raise unknown("architecture", architecture, ARCHITECTURES)
     if accelerator is None:
-        accelerator = require("accelerate", "train").Accelerator()
+        accelerator = open_accelerator()
     with TemporaryDirectory() as folder:
         patient = _Patient(architecture, accelerator, make_gradient, Path(folder))
         cases = {name: patient.step(*case) for name, case in CASES.items()}
@@ -123,10 +123,10 @@ class _Patient:
         self.plain = _small_model(architecture)
         self.trainer = Trainer(_config(), RunFolder(folder))
         self.trainer.accelerator = accelerator
-        self.trainer._optimizer_state = {}
-        self.trainer.model = copy.deepcopy(self.plain)
         try:
-            self.trainer.policy = accelerator.prepare(Policy(self.trainer.model))
+            self.trainer.strategy = open_strategy(accelerator, copy.deepcopy(self.plain))
+        except UpgeError:
+            raise
         except Exception as error:
             raise UpgeError(_unprepared(accelerator, error)) from error
         self.tokens = _random_rows(accelerator.num_processes)
@@ -150,16 +150,16 @@ class _Patient:
 
     def _take_step(self, micro_batch: int | None, k: float, limit: float | None) -> None:
         stage = _stage(k * _EPSILON, limit)
-        trainer = self.trainer
-        trainer.optimizer = trainer._make_optimizer(stage)
-        for group in trainer.optimizer.param_groups:
+        strategy = self.trainer.strategy
+        strategy.start_stage(stage, {})
+        for group in strategy.optimizer.param_groups:
             group["eps"] = _EPSILON
         gradient = self.make_gradient(
-            trainer.policy, self.accelerator, 10**6, micro_batch or len(self.tokens)
+            strategy.policy, self.accelerator, 10**6, micro_batch or len(self.tokens)
         )
         plan = gradient.plan(stage.estimator, self._own_batch())
         report = gradient(plan)
-        trainer._update(stage, plan, report, _norm(trainer._unwrapped))
+        self.trainer._update(stage, plan, report, strategy.norm())
 
     def _own_batch(self) -> TrajectoryBatch:
         """The rows of this process, as demonstrations."""
@@ -198,13 +198,10 @@ class _Patient:
         return Rows(tokens, places % world, micro)
 
     def _parameters(self) -> Tensor:
-        """(D,) all of them, gathered; in the order of the plain model's."""
-        state = self.accelerator.get_state_dict(self.trainer.policy)
-        if not self.accelerator.is_main_process:
-            return torch.zeros(0)
-        values = {name.split("model.", 1)[1]: value for name, value in state.items()}
-        names = [name for name, _ in self.plain.named_parameters()]
-        return torch.cat([values[name].detach().flatten().float().cpu() for name in names])
+        """(D,) all of them, in the order of the plain model's."""
+        self.trainer.strategy.synchronize()
+        parameters = self.trainer.strategy.model.parameters()
+        return torch.cat([p.detach().flatten().float().cpu() for p in parameters])
 
     def _plain_gradients(self, theta: Tensor, rows: Rows) -> tuple[Tensor, float, float]:
         """Σ_t ∇log π of each row; k for a step of the wanted length; the whole gradient's norm."""
@@ -231,8 +228,8 @@ def _unprepared(accelerator: Any, error: Exception) -> str:
     kind = accelerator.distributed_type.value
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
     return (
-        f"the training loop can't be prepared under {kind} ({reason}); launch it with plain data "
-        "parallelism (MULTI_GPU or MULTI_CPU), which is what has been tested"
+        f"the training loop can't be prepared under {kind} ({reason}); mend the launcher's "
+        "configuration, or take one of experiments/launch"
     )
 
 

@@ -7,7 +7,7 @@ split, over micro-batches or over processes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -157,6 +157,8 @@ class GradientAccumulator:
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.gather(torch.tensor([count], device=rows.device))
             count = int(counts.max())
+        if self.accelerator.distributed_type == "DEEPSPEED":
+            count = max(count, 1)  # its engine steps on what a backward pass left, if only zeros
         for part in parts:
             yield rows[torch.tensor(part, device=rows.device)]
         for _ in range(count - len(parts)):
@@ -185,9 +187,15 @@ class GradientAccumulator:
         rows = len(part.mask)
         return pad(logp, (0, missing))[:rows], pad(entropy, (0, missing))[:rows]
 
-    def _last_only(self, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _last_only(self, last: bool) -> Iterator[None]:
         """Gradients are summed over processes with the last micro-batch."""
-        return nullcontext() if last else self.accelerator.no_sync(self.policy)
+        self.accelerator.sync_gradients = last
+        try:
+            with nullcontext() if last else self.accelerator.no_sync(self.policy):
+                yield
+        finally:
+            self.accelerator.sync_gradients = True
 
     def _sum(self, x: Tensor) -> Tensor:
         return sum_over_processes(self.accelerator, x)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import reduce
 from operator import add
 from typing import Any
@@ -48,7 +47,9 @@ from upge.training.gradient import (
     sum_over_processes,
     weighs_by_batch,
 )
+from upge.training.precision import MIXED, PreciseSampler
 from upge.training.records import RunFolder, file_error
+from upge.training.strategy import open_accelerator, open_strategy
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
@@ -82,11 +83,13 @@ class Trainer:
         config: what to train.
         folder: where its records go.
         observe: called with each step's metrics.
+        note: called with what a reader should know of the problems, before training starts.
     """
 
     config: RunConfig
     folder: RunFolder
     observe: Callable[[Metrics], None] = lambda metrics: None
+    note: Callable[[str], None] = lambda text: None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> Mapping[str, Any]:
@@ -114,7 +117,7 @@ class Trainer:
 
     def _run(self) -> Mapping[str, Any]:
         self._prepare()
-        self._resume()
+        self._rewind()
         self._start_trackers()
         for number, stage in enumerate(self.config.stages):
             self._run_stage(number, stage)
@@ -134,10 +137,12 @@ class Trainer:
 
     def _prepare(self) -> None:
         self.dataset: Dataset = load_dataset(self.config)
+        if self._is_main and self.dataset.omissions:
+            self.note(self.dataset.omissions)
         # In evaluation mode: dropout would be randomness that no seed names.
         self.model, self.tokenizer = load_pretrained(self.config.model)
-        self.policy = self.accelerator.prepare(Policy(self.model))
-        self.sampler = open_sampler(self.config.backend, self.model, self.tokenizer)
+        self._restore()
+        self._spread()
         self.questions = encode_questions(
             self.dataset.train,
             self.tokenizer,
@@ -167,27 +172,36 @@ class Trainer:
                 "wanted at least one a process"
             )
 
-    def _resume(self) -> None:
+    def _restore(self) -> None:
+        """Go back to the newest checkpoint, if there is one."""
         checkpoint = self._checkpoint
         self._optimizer_state: Mapping[str, Any] = {}
         self.progress = Progress()
         if checkpoint is not None:
-            self._unwrapped.load_state_dict(dict(checkpoint.weights))
-            self.sampler.synchronize()
+            Policy(self.model).load_state_dict(dict(checkpoint.weights))
             self._optimizer_state = checkpoint.optimizer
             self.progress = Progress(**checkpoint.progress)
-        self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
-        if self._is_main:
-            self.folder.rewind(self.progress.step)
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
         return load_checkpoint(self.folder.checkpoints, self.folder.recorded)
 
-    @property
-    def _unwrapped(self) -> Policy:
-        policy: Policy = self.accelerator.unwrap_model(self.policy)
-        return policy
+    def _spread(self) -> None:
+        """Over the processes, with the weights that the run starts or goes on from."""
+        self.strategy = open_strategy(self.accelerator, self.model)
+        sampler = open_sampler(self.config.backend, self.model, self.tokenizer)
+        self.sampler = PreciseSampler(sampler, self.accelerator)
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        """Have what samples, and is saved, know of the policy's new weights."""
+        self.strategy.synchronize()
+        self.sampler.synchronize()
+
+    def _rewind(self) -> None:
+        self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
+        if self._is_main:
+            self.folder.rewind(self.progress.step)
 
     # -------------------------------------------------------------------------------------- stages
 
@@ -197,15 +211,15 @@ class Trainer:
             return
         if self.progress.step == first:
             self._optimizer_state, self.progress.updates = {}, 0
-        self._unwrapped.temperature = stage.temperature
+        self.strategy.set_temperature(stage.temperature)
         self.gradient = GradientAccumulator(
-            self.policy,
+            self.strategy.policy,
             self.accelerator,
             self.config.token_budget,
             stage.micro_batch,
             stage.faults,
         )
-        self.optimizer = self._make_optimizer(stage)
+        self.strategy.start_stage(stage, self._optimizer_state)
         pool = self._pool(stage)
         while self.progress.step < first + stage.steps:
             started, cpu = time.perf_counter(), time.process_time()
@@ -226,17 +240,6 @@ class Trainer:
         """Whether more time has passed since the last checkpoint than a kill should cost."""
         late = time.monotonic() - self._saved_at > _LATE
         return bool(self._all_sum(torch.tensor(int(late), device=self.accelerator.device)))
-
-    def _make_optimizer(self, stage: Stage) -> Any:
-        optimizer = torch.optim.AdamW(
-            self._unwrapped.parameters(),
-            lr=stage.lr,
-            betas=stage.betas,
-            weight_decay=stage.weight_decay,
-        )
-        if self._optimizer_state:
-            optimizer.load_state_dict(dict(self._optimizer_state))
-        return self.accelerator.prepare(optimizer)
 
     def _pool(self, stage: Stage) -> list[Question]:
         """The questions of a stage: where no rollouts are read, those with a demonstration."""
@@ -266,9 +269,10 @@ class Trainer:
                 metrics["term_norms"] = [self._term_norm(plan, i) for i in range(len(plan.parts))]
             report = self.gradient(plan, stage.entropy_bonus)
             report.finite &= finite == self.accelerator.num_processes
-            norms.append(_norm(self._unwrapped))
+            norms.append(self.strategy.norm())
             skipped += not self._update(stage, plan, report, norms[-1])
             reports.append(report)
+        self._synchronize()
         report = reduce(add, reports)
         metrics |= report.metrics() | {"grad_norm": sum(norms) / len(norms), "skipped": skipped}
         return metrics | {"flops": self._flops(stage, experience, report)}
@@ -303,8 +307,8 @@ class Trainer:
     def _term_norm(self, plan: Plan, term: int) -> float:
         """‖gradient of one term‖, before any clip."""
         self.gradient(plan, only=term)
-        norm = _norm(self._unwrapped)
-        self.optimizer.zero_grad()
+        norm = self.strategy.norm()
+        self.strategy.discard()
         return norm
 
     def _update(self, stage: Stage, plan: Plan, report: GradientReport, norm: float) -> bool:
@@ -314,24 +318,16 @@ class Trainer:
         if applies:
             self._apply(stage, norm)
         else:
-            self._bad_step(stage, plan, finite)
-        self.optimizer.zero_grad()
+            overflow = bool(report.finite) and self.strategy.overflows
+            self._bad_step(stage, plan, finite or overflow)
+            self.strategy.discard()
         return applies
 
     def _apply(self, stage: Stage, norm: float) -> None:
-        for parameter in self._unwrapped.parameters():
-            if parameter.grad is None:  # no row bore weight: the gradient is 0
-                parameter.grad = torch.zeros_like(parameter)
-        if stage.max_grad_norm is not None and norm > stage.max_grad_norm:
-            for parameter in self._unwrapped.parameters():
-                assert parameter.grad is not None
-                parameter.grad *= stage.max_grad_norm / norm
         self.progress.updates += 1
         self.progress.skipped_in_a_row = 0
-        for group in self.optimizer.param_groups:
-            group["lr"] = stage.lr * min(self.progress.updates / max(stage.warmup, 1), 1.0)
-        self.optimizer.step()
-        self.sampler.synchronize()
+        rate = stage.lr * min(self.progress.updates / max(stage.warmup, 1), 1.0)
+        self.strategy.step(rate, norm, stage.max_grad_norm)
 
     def _bad_step(self, stage: Stage, plan: Plan, finite: bool) -> None:
         """Keep the batch of a step that is not applied; stop, where the stage says so."""
@@ -396,7 +392,7 @@ class Trainer:
             forward += stage.epochs * float(experience.batch.attention.sum())
         forward = self._all_sum(torch.tensor(forward, device=self.accelerator.device)).item()
         trained = report.computed.item()
-        parameters = self._unwrapped.parameter_count
+        parameters = self.strategy.whole.parameter_count
         return parameters * (_FORWARD * forward + (_FORWARD + _BACKWARD) * trained)
 
     def _validate(self, last: bool) -> Metrics:
@@ -437,14 +433,13 @@ class Trainer:
         self.accelerator.log(numbers, step=metrics["step"])
 
     def _save(self, stage_ends: bool) -> None:
+        state = {} if stage_ends else self.strategy.optimizer_state()
         if self._is_main:
             self.folder.flush()
-            state = {} if stage_ends else self.optimizer.state_dict()
+            weights = self.strategy.whole.state_dict()
             save_checkpoint(
                 self.folder.checkpoints,
-                Checkpoint(
-                    self.progress.step, self._unwrapped.state_dict(), state, vars(self.progress)
-                ),
+                Checkpoint(self.progress.step, weights, state, vars(self.progress)),
             )
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
@@ -476,15 +471,12 @@ def _average(accuracy: Mapping[str, float]) -> float | None:
 
 
 def _accelerator(config: RunConfig, folder: RunFolder) -> Any:
-    """One process, or several that wait for each other, also while the main one evaluates."""
-    accelerate = require("accelerate", "train")
     for tracker in config.trackers:
         require(tracker, tracker)
-    patient = accelerate.InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return accelerate.Accelerator(
+    return open_accelerator(
         log_with=list(config.trackers) or None,
         project_dir=folder.path / "trackers",
-        kwargs_handlers=[patient],
+        mixed_precision=config.precision and MIXED[config.precision],
     )
 
 
@@ -494,8 +486,3 @@ def _parts(batch: TrajectoryBatch, stage: Stage) -> list[TrajectoryBatch]:
         return [batch] * stage.epochs
     part = batch.group * stage.updates // stage.questions
     return [batch.select(part == i) for i in range(stage.updates)] * stage.epochs
-
-
-def _norm(policy: Policy) -> float:
-    grads = [p.grad for p in policy.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
