@@ -136,6 +136,28 @@ def test_any_normaliser_can_be_asked_for(name: str) -> None:
         get(name, normalizer="token_som")
 
 
+@given(case=cases(spread=1.0), cap=st.floats(0.5, 3.0))
+def test_a_cap_on_the_ratio_is_truncated_importance_sampling(case: Case, cap: float) -> None:
+    """By hand for REINFORCE, ±1 per token's mean; as the algorithm of that name for GRPO."""
+    ratio = (case.logp - case.batch.require("old_logp", "a test")).exp()
+    plain = weights(get("reinforce"), case)
+    expected = torch.where(plain != 0, plain * ratio.clamp(max=cap), 0.0)
+    close(weights(get("reinforce", ratio_cap=cap), case), expected)
+    unclipped = weights(get("grpo", clip=1e9, ratio_cap=cap), case)
+    close(unclipped, weights(get("tis", cap=cap), case))
+
+
+@each_entry
+def test_a_cap_that_nothing_reaches_changes_nothing(name: str) -> None:
+    online = [term for term in REGISTRY[name].terms if term.samples == "online"]
+    if not online or not all(term.takes_ratio_cap for term in online):
+        with pytest.raises(UpgeError, match="ratio_cap"):
+            get(name, ratio_cap=2.0)
+        return
+    case = example(on_policy=True)
+    close(weights(get(name, ratio_cap=1.0), case), weights(get(name), case))
+
+
 def test_names_that_are_not_known() -> None:
     with pytest.raises(UpgeError, match="unknown algorithm 'gppo'; did you mean"):
         get("gppo")

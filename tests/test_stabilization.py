@@ -19,6 +19,7 @@ from upge.stabilization import (
     DualClip,
     GeometricClip,
     NoMask,
+    RatioCap,
     SigmoidGate,
     Stabilization,
     WeightClip,
@@ -31,6 +32,7 @@ MASKS = [
     DualClip(0.2, 0.2, dual=3.0),
     CISMask(0.2, 0.2),
     WeightClip(0.5, 1.5),
+    RatioCap(Clip(0.2, 0.2), 1.1),
     SigmoidGate(1.0, 1.05),
     GeometricClip(0.4, 0.4),
 ]
@@ -60,6 +62,8 @@ def stabilizer(mask: Stabilization, ratios: list[float], advantages: list[float]
         (CISMask(0.2, 0.3), [1.31, 1.31, 0.79, 0.79], [1, -1, -1, 1], [0, 1, 0, 1]),
         # clip(r)/r: 1.5/3, 1, 0.5/0.25.
         (WeightClip(0.5, 1.5), [3.0, 1.0, 0.25], [1, -1, 1], [0.5, 1, 2]),
+        # min(r, 1.1)/r where the clip keeps the token: 1.1/1.25 and 1, 0 beyond its 1.3.
+        (RatioCap(Clip(0.2, 0.3), 1.1), [1.25, 0.9, 1.5], [1, 1, 1], [0.88, 1, 0]),
         # p = σ(ln 3 · (2 − 1)) = 3/4, 4 · 3/4 · 1/4 = 3/4; at ratio 1 it is 4 · 1/2 · 1/2 = 1.
         (SigmoidGate(1.0986122886681098, 50.0), [2.0, 1.0, 2.0], [1, 1, -1], [0.75, 1, 0]),
         # log-ratios ln 4 and 0 clipped to ln 2 for Â > 0: token 0 is masked, and the geometric mean
@@ -174,7 +178,7 @@ def test_relations(case: Case, low: float, high: float) -> None:
 
 def test_only_what_is_a_mask_calls_itself_one() -> None:
     soft = {type(mask) for mask in MASKS if not mask.binary}
-    assert soft == {WeightClip, SigmoidGate, GeometricClip}
+    assert soft == {WeightClip, RatioCap, SigmoidGate, GeometricClip}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,7 @@ def test_only_what_is_a_mask_calls_itself_one() -> None:
         (lambda: CISMask(-0.1, 0.2), "CISMask.low: got -0.1"),
         (lambda: WeightClip(-1.0, 2.0), "WeightClip.low: got -1.0"),
         (lambda: WeightClip(2.0, 1.0), "WeightClip.high: got 1.0"),
+        (lambda: RatioCap(NoMask(), 0.0), "RatioCap.cap: got 0.0"),
         (lambda: SigmoidGate(0.0, 1.0), "SigmoidGate.tau_pos: got 0.0"),
         (lambda: SigmoidGate(1.0, -1.0), "SigmoidGate.tau_neg: got -1.0"),
         (lambda: GeometricClip(-0.4, 0.4), "GeometricClip.low: got -0.4"),

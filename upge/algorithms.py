@@ -46,6 +46,9 @@ from upge.stabilization import (
 Value = float | str
 Terms = tuple[Term, ...]
 
+#: Options that are no algorithm's own.
+_COMMON = ("normalizer", "gate", "ratio_cap")
+
 
 @dataclass(frozen=True)
 class Option:
@@ -81,13 +84,14 @@ class Algorithm:
     def __call__(self, /, **options: Value) -> Estimator:
         """The estimator with ``options`` over the defaults.
 
-        Every algorithm also takes ``normalizer``, which replaces that of all its terms, and those
-        with a gate take ``gate`` (a name of :data:`upge.feedback.GATES`), at their ``gamma``.
+        Every algorithm also takes ``normalizer``, which replaces that of all its terms; those with
+        a gate take ``gate`` (a name of :data:`upge.feedback.GATES`), at their ``gamma``; those that
+        read rollouts ``ratio_cap``, for :meth:`~upge.estimator.Estimator.with_ratio_cap`.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
         """
-        common = {name: options.pop(name) for name in ("normalizer", "gate") if name in options}
+        common = {name: options.pop(name) for name in _COMMON if name in options}
         for name, value in options.items():
             self._check_option(name, value)
         settings = {name: option.default for name, option in self.options.items()} | options
@@ -96,11 +100,13 @@ class Algorithm:
             estimator = estimator.with_normalizer(str(common["normalizer"]))
         if "gate" in common:
             estimator = estimator.with_feedback(feedback(str(common["gate"]), **settings))
+        if "ratio_cap" in common:
+            estimator = estimator.with_ratio_cap(common["ratio_cap"])  # type: ignore[arg-type]
         return estimator
 
     def _check_option(self, name: str, value: Value) -> None:
         if name not in self.options:
-            raise unknown(f"option of {self.name}", name, [*self.options, "normalizer", "gate"])
+            raise unknown(f"option of {self.name}", name, [*self.options, *_COMMON])
         wanted = str if isinstance(self.options[name].default, str) else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             kind = "a word" if wanted is str else "a number"

@@ -21,8 +21,8 @@ from upge.errors import UpgeError
 from upge.feedback import Feedback, Gate
 from upge.likelihood import Shaping, Unshaped
 from upge.normalization import Normalizer, normalizer
-from upge.reference import Reference
-from upge.stabilization import NoMask, Stabilization
+from upge.reference import CurrentPolicy, Reference, RolloutPolicy
+from upge.stabilization import NoMask, RatioCap, Stabilization
 
 #: No vocabulary has an entropy near it; e^30 keeps weights finite whatever is given.
 _MAX_EXPONENT = 30.0
@@ -128,6 +128,12 @@ class Term:
     def mask_needs(self) -> frozenset[str]:
         """The optional batch fields that the stabilizer reads."""
         return self.stabilization.needs
+
+    @property
+    def takes_ratio_cap(self) -> bool:
+        """Whether it reads rollouts, and weighs them token by token if by a ratio."""
+        weighed = isinstance(self.reference, CurrentPolicy | RolloutPolicy)
+        return self.samples == "online" and weighed
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -258,6 +264,19 @@ class Estimator:
         )
         return replace(self, terms=tuple(terms))
 
+    def with_ratio_cap(self, cap: float) -> Estimator:
+        """The same with rollouts weighed by min(π_θ/π_θold, cap): truncated importance sampling.
+
+        It corrects for a sampler that is not quite the policy. Terms without π_θold as their
+        reference, which trust the sampler to be the policy, get it.
+
+        Raises:
+            UpgeError: no term reads rollouts, or one has a ratio of whole sequences.
+        """
+        if all(term.samples != "online" for term in self.terms):
+            raise UpgeError(f"{self.name} reads no rollouts, so it takes no ratio_cap")
+        return replace(self, terms=tuple(_capped(term, cap, self.name) for term in self.terms))
+
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that some term reads."""
@@ -294,6 +313,17 @@ class Estimator:
                 raise UpgeError(
                     f"{self.name} has an {kind} term, but the batch has no {kind} samples; {remedy}"
                 )
+
+
+def _capped(term: Term, cap: float, name: str) -> Term:
+    if term.samples != "online":
+        return term
+    if not term.takes_ratio_cap:
+        raise UpgeError(
+            f"ratio_cap: {name} weighs by {term.reference.text}, not by a token's π_θ/π_θold; "
+            "take an algorithm that does, as grpo or tis"
+        )
+    return replace(term, reference=RolloutPolicy(), stabilization=RatioCap(term.stabilization, cap))
 
 
 def _open_tokens(term: Term, batch: TrajectoryBatch) -> Tensor:

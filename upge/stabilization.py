@@ -154,6 +154,39 @@ class WeightClip(Stabilization):
 
 
 @dataclass(frozen=True)
+class RatioCap(Stabilization):
+    """1_inner · min(r, cap)/r: another stabilizer under truncated importance sampling.
+
+    A token's weight then grows with r = π_θ/π_θold up to ``cap`` alone, however much less likely
+    than the policy its sampler thought it.
+
+    Source: Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561.
+    """
+
+    inner: Stabilization
+    cap: float
+    binary: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+
+    def __post_init__(self) -> None:
+        positive(self, "cap")
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """1_inner·min(r, cap)/r."""
+        return f"{self.inner.text}·min(r, {self.cap:g})/r"
+
+    @property
+    def latex(self) -> str:  # type: ignore[override]
+        """1_inner·min(r, cap)/r."""
+        return rf"{self.inner.latex}\,\tfrac{{\min(r,\,{self.cap:g})}}{{r}}"
+
+    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
+        capped = WeightClip(0.0, self.cap)(batch, advantage)
+        return self.inner(batch, advantage) * capped
+
+
+@dataclass(frozen=True)
 class SigmoidGate(Stabilization):
     """SAPO's soft gate 4 p (1 − p) with p = σ(tau · (r − 1)), tau by the sign of Â.
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
-from upge.rollouts.sampler import Rollouts, Sampling, room
+from upge.rollouts.sampler import Rollouts, Sampling, check_request, end_of_sequence
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.
 _LEAVE = 0.125
@@ -35,13 +34,8 @@ class CachedSampler:
     """
 
     def __init__(self, model: Any, eos: int | None, rows: int = 512) -> None:
-        tokens = model.get_input_embeddings().num_embeddings
-        if eos is None or eos >= tokens:
-            raise UpgeError(
-                "model: its tokenizer has no end-of-sequence token that the model knows, so no "
-                "response could end; set eos_token in tokenizer_config.json"
-            )
-        self.model, self.eos, self.rows = model, eos, rows
+        self.eos = end_of_sequence(model, eos)
+        self.model, self.rows = model, rows
 
     def __call__(
         self,
@@ -50,7 +44,8 @@ class CachedSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
-        self._check(prompts, samples, settings, seeds)
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        check_request(prompts, samples, settings, seeds, positions)
         training = self.model.training
         self.model.eval()
         try:
@@ -63,30 +58,6 @@ class CachedSampler:
 
     def synchronize(self) -> None:
         """Nothing to do: the model that is trained is the one that is sampled from."""
-
-    def _check(
-        self,
-        prompts: Sequence[Sequence[int]],
-        samples: int,
-        settings: Sampling,
-        seeds: Sequence[int],
-    ) -> None:
-        if not prompts or not all(map(len, prompts)):
-            raise UpgeError("prompts: wanted at least one, and at least one token in each")
-        if samples < 1:
-            raise UpgeError(f"samples: got {samples}, wanted at least 1 a prompt")
-        if len(seeds) != len(prompts):
-            raise UpgeError(
-                f"seeds: got {len(seeds)}, wanted one for each of {len(prompts)} prompts"
-            )
-        whole = max(map(len, prompts)) + settings.max_tokens
-        positions = getattr(self.model.config, "max_position_embeddings", None) or whole
-        if whole > positions:
-            raise UpgeError(
-                f"max_tokens: got {settings.max_tokens}, which with the longest prompt "
-                f"({whole - settings.max_tokens} tokens) is more than the model's {positions} "
-                f"positions; wanted {room(positions - whole + settings.max_tokens)}"
-            )
 
     def _sample(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class Rollouts(NamedTuple):
         tokens: (N, T) ids; what stands behind a response's end is not read.
         mask: (N, T) bool, true at response tokens, the end-of-sequence token included.
         logp: (N, T), log-probabilities under the policy at the sampling temperature (at 1 for
-            greedy sampling), before top-p.
+            greedy sampling), before top-p; NaN where the backend knows them only after it.
         finished: (N,) bool, whether the response ended by itself.
     """
 
@@ -78,6 +78,55 @@ class Sampler(Protocol):
 
     def synchronize(self) -> None:
         """To be called when the policy's weights have changed: what is sampled next is of these."""
+
+
+def check_request(
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    settings: Sampling,
+    seeds: Sequence[int],
+    positions: int | None,
+) -> None:
+    """Refuse what no backend samples.
+
+    Args:
+        prompts: ids, none empty.
+        samples: responses to each.
+        settings: how they are drawn.
+        seeds: one a prompt.
+        positions: tokens that prompt and response may have together, if there is a limit.
+
+    Raises:
+        UpgeError: no prompt, or an empty one; no response wanted; not a seed for each prompt;
+            prompts and ``max_tokens`` beyond the limit.
+    """
+    if not prompts or not all(map(len, prompts)):
+        raise UpgeError("prompts: wanted at least one, and at least one token in each")
+    if samples < 1:
+        raise UpgeError(f"samples: got {samples}, wanted at least 1 a prompt")
+    if len(seeds) != len(prompts):
+        raise UpgeError(f"seeds: got {len(seeds)}, wanted one for each of {len(prompts)} prompts")
+    longest = max(map(len, prompts))
+    if positions and longest + settings.max_tokens > positions:
+        raise UpgeError(
+            f"max_tokens: got {settings.max_tokens}, which with the longest prompt ({longest} "
+            f"tokens) is more than the model's {positions} positions; wanted "
+            f"{room(positions - longest)}"
+        )
+
+
+def end_of_sequence(model: Any, eos: int | None) -> int:
+    """The token that ends a response.
+
+    Raises:
+        UpgeError: the tokenizer names none, or one that the model doesn't know.
+    """
+    if eos is None or eos >= model.get_input_embeddings().num_embeddings:
+        raise UpgeError(
+            "model: its tokenizer has no end-of-sequence token that the model knows, so no "
+            "response could end; set eos_token in tokenizer_config.json"
+        )
+    return eos
 
 
 def room(positions: int) -> str:

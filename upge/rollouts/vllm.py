@@ -1,28 +1,81 @@
-"""Sampling from a vLLM engine that holds a copy of the policy."""
+"""Sampling from a vLLM engine that holds a copy of the policy.
+
+The engine runs in processes of its own, on a GPU or on a CPU. New weights reach it through a folder
+in the Hugging Face format and its ``reload_weights``, which restores each layer to the form that
+checkpoints have, loads it, and packs it again for the kernels: on a CPU these pack weights when
+they are loaded, so that loading into what is left of them fails.
+
+TRL's ``VLLMGeneration`` starts and feeds such engines too, but can't serve the protocol: it has one
+seed for all prompts, starts from the model's name where the weights may be others (a GGUF file, a
+resumed run), and loads new weights parameter by parameter, without restoring layers.
+
+Environment variables: ``UPGE_VLLM_MEMORY``, the share of a GPU's memory that the engine takes
+(0.3); ``VLLM_CPU_KVCACHE_SPACE``, GiB of key-value cache on a CPU (1); all of vLLM's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import finalize
 
+import torch
+
+from upge.errors import UpgeError
 from upge.extras import require
-from upge.rollouts.sampler import Rollouts, Sampling
+from upge.policies.pretrained import save_pretrained
+from upge.rollouts.sampler import (
+    Rollouts,
+    Sampling,
+    check_request,
+    end_of_sequence,
+    question_seed,
+)
+
+#: vLLM raises lower temperatures, but for 0, to it.
+_COLDEST = 1e-2
+
+#: What is set unless the user has set it: silence, and no threads bound to cores that others use.
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
 
 
 class VLLMSampler:
     """A :class:`~upge.rollouts.sampler.Sampler` on a vLLM engine.
+
+    Its log-probabilities are the engine's own, at the sampling temperature: vLLM gives them after
+    temperature and top-p, so they are NaN where ``top_p`` is below 1.
 
     Args:
         model: the transformers causal language model whose weights it copies.
         tokenizer: its tokenizer.
 
     Raises:
-        UpgeError: the extra ``vllm`` is missing.
+        UpgeError: the extra ``vllm`` is missing; vLLM doesn't know the model, or finds too little
+            memory; the model knows no end of sequence; when called, as
+            :func:`~upge.rollouts.sampler.check_request` does, and at temperatures that vLLM doesn't
+            sample at.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._vllm = require("vllm", "vllm")
         self.model, self.tokenizer = model, tokenizer
+        self.eos = end_of_sequence(model, tokenizer.eos_token_id)
+        self._folder = TemporaryDirectory(prefix="upge-vllm-")
+        self._versions = count()
+        self._is_old = False
+        self._engine = _start(self._save(), Path(self._folder.name) / "engine.log", model)
+        self._stop = finalize(self, self._engine.llm_engine.engine_core.shutdown)
 
     def __call__(
         self,
@@ -31,7 +84,137 @@ class VLLMSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
-        raise NotImplementedError
+        check_request(prompts, samples, settings, seeds, self._engine.model_config.max_model_len)
+        if 0 < settings.temperature < _COLDEST:
+            raise UpgeError(
+                f"temperature: got {settings.temperature}, below which vLLM doesn't sample; wanted "
+                f"0, which is greedy, or at least {_COLDEST:g}"
+            )
+        if self._is_old:
+            self._reload()
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            [self._parameters(samples, settings, seed) for seed in seeds],
+            use_tqdm=False,
+        )
+        # Greedy responses to a prompt are all the same, so the engine gives one.
+        copies = samples if settings.temperature == 0 else 1
+        responses = [own for output in outputs for own in output.outputs for _ in range(copies)]
+        return self._gather(responses, settings)
 
     def synchronize(self) -> None:
-        """Mark the engine's weights as old; the next call takes new ones in."""
+        """Have the next call take the policy's weights over first."""
+        self._is_old = True
+
+    def close(self) -> None:
+        """End the engine's processes; this also happens when the sampler is no longer used."""
+        self._stop()
+        self._folder.cleanup()
+
+    def _parameters(self, samples: int, settings: Sampling, seed: int) -> Any:
+        """Sampling parameters of one prompt. vLLM adds a response's number to the prompt's seed."""
+        greedy = settings.temperature == 0
+        return require("vllm", "vllm").SamplingParams(
+            n=1 if greedy else samples,
+            temperature=settings.temperature,
+            top_p=1.0 if greedy else settings.top_p,
+            max_tokens=settings.max_tokens,
+            seed=question_seed("vllm", seed) >> 1,
+            stop_token_ids=[self.eos],
+            ignore_eos=True,  # others that the model's configuration may name
+            detokenize=False,
+            logprobs=0,
+            flat_logprobs=True,
+        )
+
+    def _gather(self, responses: Sequence[Any], settings: Sampling) -> Rollouts:
+        shape = len(responses), settings.max_tokens
+        tokens, logp = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+        lengths = torch.tensor([len(response.token_ids) for response in responses])
+        for row, (response, length) in enumerate(zip(responses, lengths.tolist(), strict=True)):
+            tokens[row, :length] = torch.tensor(response.token_ids)
+            logp[row, :length] = torch.tensor(response.logprobs.logprobs)
+        mask = torch.arange(settings.max_tokens) < lengths[:, None]
+        if settings.top_p < 1 and settings.temperature > 0:
+            logp = logp.masked_fill(mask, float("nan"))
+        finished = tokens.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos
+        device = self.model.device
+        return Rollouts(
+            tokens.to(device), mask.to(device), logp.clamp(max=0).to(device), finished.to(device)
+        )
+
+    def _save(self) -> Path:
+        """Write the policy to a new folder: the last one's files may still be mapped."""
+        folder = Path(self._folder.name) / f"weights-{next(self._versions)}"
+        save_pretrained(self.model, self.tokenizer, folder)
+        return folder
+
+    def _reload(self) -> None:
+        folder = self._save()
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._engine.reset_prefix_cache()
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        self._is_old = False
+
+
+def _start(folder: Path, log: Path, model: Any) -> Any:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    vllm = require("vllm", "vllm")
+    _check_heads(model)
+    try:
+        with _output_to(log):
+            return vllm.LLM(
+                str(folder),
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                dtype=str(model.dtype).removeprefix("torch."),
+                max_model_len=-1,  # as many as the model has and the cache holds
+                gpu_memory_utilization=float(os.environ.get("UPGE_VLLM_MEMORY", 0.3)),
+                enforce_eager=model.device.type == "cpu",
+                logprobs_mode="processed_logprobs",
+                use_tqdm_on_load=False,
+            )
+    except Exception as error:
+        raise UpgeError(
+            f"vLLM can't sample from this model: {_reason(error, log)}; take backend: transformers,"
+            " another model, or another share of the GPU's memory (UPGE_VLLM_MEMORY)"
+        ) from error
+
+
+def _check_heads(model: Any) -> None:
+    """Refuse what vLLM would find out at the first token only: on a CPU its heads have set sizes."""
+    if model.device.type != "cpu":
+        return
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    backend = require("vllm.v1.attention.backends.cpu_attn", "vllm").CPUAttentionBackend
+    known = backend.get_supported_head_sizes()
+    if size not in known:
+        raise UpgeError(
+            f"model: its attention heads have {size} numbers, and vLLM on a CPU knows only "
+            f"{', '.join(map(str, known))}; take backend: transformers, or another model"
+        )
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """What this process and those that it starts print goes to a file, for these for good."""
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        for number, original in enumerate(kept, 1):
+            os.dup2(original, number)
+            os.close(original)
+
+
+def _reason(error: Exception, log: Path) -> str:
+    """Why the engine failed, as its own process said or else this one, on one line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = re.findall(r"^.*?\b\w+Error: (.+)$", text, re.MULTILINE)
+    return " ".join((said[-1] if said else str(error)).split())[:300].rstrip(".: ")
