@@ -299,7 +299,7 @@ def _print_algorithm(name: str) -> None:
     if any(term.gate for term in entry.terms):
         table.add_row("gate", "switch", "paper, eq. 10; linear, sigmoid and wiener are soft ones")
     if any(term.takes_ratio_cap for term in entry.terms):
-        table.add_row("ratio_cap", "none", "Yao et al. 2025, with 2: for rollouts of another engine")
+        table.add_row("ratio_cap", "none", "Yao et al. 2025, with 2: where another engine samples")
     _out().print(table)
     choices = dict.fromkeys(choice for term in entry.terms for choice in term.choices)
     if choices:

@@ -1,11 +1,12 @@
 """Rollouts: responses sampled from the policy, behind one protocol."""
 
-from upge.rollouts.backends import BACKENDS, Backend, open_sampler
+from upge.rollouts.backends import BACKENDS, COPIES, Backend, open_sampler
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling, question_seed
 
 __all__ = [
     "BACKENDS",
+    "COPIES",
     "Backend",
     "CachedSampler",
     "Rollouts",

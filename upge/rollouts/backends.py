@@ -1,4 +1,11 @@
-"""The rollout backends by name."""
+"""The rollout backends by name.
+
+A batch's ``old_logp`` is what the backend says: log π of the policy that sampled, not the trainer's
+of the same weights. The ratio π_θ/π_θold of an algorithm then corrects for a backend that is not
+quite the policy, too, and its clip or cap bounds that correction: ``tis``, or the option
+``ratio_cap`` of any algorithm, is truncated importance sampling. How far the two are apart is in a
+run's metrics (:mod:`upge.rollouts.mismatch`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,9 @@ from upge.rollouts.sampler import Sampler
 #: ``transformers``: the policy itself, token by token; ``vllm``: an engine that copies its weights.
 Backend = Literal["transformers", "vllm"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+#: Those that sample from a copy with arithmetic of its own, which may differ from the original.
+COPIES: frozenset[Backend] = frozenset({"vllm"})
 
 
 def open_sampler(backend: Backend, model: Any, tokenizer: Any) -> Sampler:

@@ -184,7 +184,7 @@ def _start(folder: Path, log: Path, model: Any) -> Any:
 
 
 def _check_heads(model: Any) -> None:
-    """Refuse what vLLM would find out at the first token only: on a CPU its heads have set sizes."""
+    """Refuse what vLLM finds out at the first token only: on a CPU heads have set sizes."""
     if model.device.type != "cpu":
         return
     config = model.config

@@ -96,13 +96,19 @@ class GradientAccumulator:
         scored = self._scored(batch) if weighs_by_batch(estimator) else batch
         return estimator.plan(scored, partial=True)
 
-    def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+    def score(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """Log π_θ and entropy (N, T) of all rows, float64, without gradient."""
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
-        entropy = torch.zeros(batch.mask.shape, dtype=torch.float64, device=batch.mask.device)
+        logp = torch.zeros(batch.mask.shape, dtype=torch.float64, device=batch.mask.device)
+        entropy = torch.zeros_like(logp)
         with torch.no_grad():
             for micro in self._micro_batches(batch, rows):
-                part = batch.select(micro)
-                entropy[micro] = self._likelihood(part)[1].nan_to_num().double()
+                found = self._likelihood(batch.select(micro))
+                logp[micro], entropy[micro] = (part.nan_to_num(0, 0, 0).double() for part in found)
+        return logp, entropy
+
+    def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        entropy = self.score(batch)[1]
         return batch.at(torch.zeros_like(entropy), entropy)
 
     def __call__(

@@ -26,7 +26,8 @@ from upge.evaluation.responses import Responses, respond_suites
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.policies.pretrained import load_pretrained, save_pretrained
-from upge.rollouts import Sampling, open_sampler, question_seed
+from upge.rollouts import COPIES, Sampling, open_sampler, question_seed
+from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.tasks.dataset import Dataset
 from upge.tasks.problem import Problem
 from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -50,6 +51,7 @@ from upge.training.gradient import (
 from upge.training.precision import MIXED, PreciseSampler
 from upge.training.records import RunFolder, file_error
 from upge.training.strategy import open_accelerator, open_strategy
+from upge.training.vigil import LostProcess, Vigil
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
@@ -105,15 +107,20 @@ class Trainer:
         self.accelerator = _accelerator(self.config, self.folder)
         self._saved_at = time.monotonic()
         try:
-            with self.folder.locked() if self._is_main else nullcontext():
+            with self.folder.locked() if self._is_main else nullcontext(), self._vigil():
                 return self._run()
         except (OSError, SafetensorError) as error:
             step = checkpoint.step if (checkpoint := self._checkpoint) else 0
             raise file_error(error, self.folder.path, step) from error
+        except LostProcess:
+            raise
         except UpgeError:
             if not self._is_main:  # if the main process says the same, the launcher ends this one
                 time.sleep(_MAIN_FIRST)
             raise
+
+    def _vigil(self) -> Vigil:
+        return Vigil(self.folder, self._is_main, self.accelerator.num_processes)
 
     def _run(self) -> Mapping[str, Any]:
         self._prepare()
@@ -259,6 +266,7 @@ class Trainer:
         )
         metrics: Metrics = {"step": self.progress.step + 1, "stage": number}
         metrics |= self._experience_metrics(stage, experience)
+        metrics |= self._mismatch(stage, experience.batch)
         finite = self._all_sum(experience.finite.to(self.accelerator.device).long())
         reports: list[GradientReport] = []
         norms: list[float] = []
@@ -383,6 +391,15 @@ class Trainer:
                 "tokens_sampled": tokens,
             }
         return found
+
+    def _mismatch(self, stage: Stage, batch: TrajectoryBatch) -> Metrics:
+        """How far the sampler's policy is from the trained one, where it is a copy."""
+        if self.config.backend not in COPIES or not stage.samples_rollouts:
+            return {}
+        logp, _ = self.gradient.score(batch)
+        sampled = batch.require("old_logp", "the mismatch")
+        sums = mismatch_sums(logp, sampled, batch.tokens_of("online"))
+        return dict(mismatch(self.accelerator.gather(sums[None])))
 
     def _flops(self, stage: Stage, experience: Experience, report: GradientReport) -> float:
         """Of sampling and training, without attention's quadratic part."""

@@ -20,6 +20,8 @@ response_length          tokens, mean over rollouts
 finished                 share of rollouts that ended by themselves
 entropy                  mean of −log π over all rollout tokens, nats: of the policy that sampled
                          them, at its temperature, without bias
+mismatch/logp, /kl, /ratio   between sampler and policy, where another engine samples (vllm):
+                         see :func:`upge.rollouts.mismatch.mismatch`
 tokens_sampled           of all rollouts
 tokens_computed          of prompts and responses that went forward and backward
 tokens_avoided           of those that had no weight
@@ -30,7 +32,7 @@ term_norms               each term's gradient norm, every ``norms_every`` steps
 grad_norm                of the whole gradient, before the clip
 loss                     −Σ w log π: not comparable between steps but for SFT
 skipped                  updates that were not applied
-flops                    of sampling and training
+flops                    of sampling and training, not of measuring the mismatch
 validation               accuracy, every ``evaluation.every`` steps and after the last
 seconds, cpu_seconds     of the step with its validation
 
