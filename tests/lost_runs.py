@@ -1,0 +1,110 @@
+"""Runs of two processes, one of which is killed: ``python lost_runs.py FOLDER CONFIG SEED KILLS``.
+
+What a launcher does is done here: soon after one process has died, the other gets a SIGTERM. Then
+the run is started again, and compared with one that was left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import forks
+import tiny_runs
+
+from upge.config import build
+from upge.errors import UpgeError
+from upge.training.config import RunConfig
+from upge.training.gradient import GradientAccumulator
+from upge.training.loop import Trainer
+from upge.training.records import RunFolder
+
+#: Calls in which a process is killed, and how many of these a run makes at least.
+MOMENTS = {
+    "a step": (Trainer, "_step", 6),
+    "a micro-batch": (GradientAccumulator, "_likelihood", 12),
+    "an update": (Trainer, "_apply", 6),
+    "a checkpoint": (Trainer, "_save", 3),
+    "before a step": (Trainer, "_rewind", 1),
+}
+
+
+def train(config, folder, victim, moment, call):
+    """Train; the victim is killed in that call of the moment's function."""
+    with Path(f"{folder}-{os.environ['RANK']}.err").open("w") as file:
+        os.dup2(file.fileno(), 2)
+    if os.environ["RANK"] == str(victim):
+        owner, name, _ = MOMENTS[moment]
+        setattr(owner, name, killing(getattr(owner, name), call))
+    try:
+        Trainer(config, RunFolder(folder)).run()
+    except UpgeError as error:
+        print(f"upge: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def killing(function, call):
+    calls = []
+
+    def killed(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return killed
+
+
+def launch(config, folder, patience, **kill):
+    """Exit codes by rank, seconds from the first death to the last, and what was said."""
+    run = partial(train, config, folder, **({"victim": None, "moment": "", "call": 0} | kill))
+    pids = forks.start(2, run, {"ACCELERATE_USE_CPU": "true"})
+    first, status = os.wait()
+    died, codes = time.monotonic(), {first: os.waitstatus_to_exitcode(status)}
+    other = next(pid for pid in pids if pid != first)
+    if codes[first]:
+        time.sleep(patience)
+        os.kill(other, signal.SIGTERM)
+    codes[other] = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
+    said = [Path(f"{folder}-{rank}.err").read_text() for rank in (0, 1)]
+    return [codes[pid] for pid in pids], time.monotonic() - died, said
+
+
+def main(folder: str, config: str, seed: str, kills: str) -> None:
+    """Kill so many runs, and report."""
+    run, random = build(json.loads(Path(config).read_text()), RunConfig), Random(int(seed))
+    whole = RunFolder(Path(folder) / "whole")
+    assert launch(run, whole.path, 0.0)[0] == [0, 0]
+    found = []
+    for number in range(int(kills)):
+        moment = random.choice(sorted(MOMENTS))
+        kill = {
+            "victim": number % 2,
+            "moment": moment,
+            "call": random.randint(1, MOMENTS[moment][2]),
+        }
+        patience = random.choice([0.0, 0.1, 3.0])  # of the launcher: SIGTERM comes first, or late
+        killed = RunFolder(Path(folder) / f"killed-{number}")
+        codes, seconds, said = launch(run, killed.path, patience, **kill)
+        steps = killed.recorded
+        again = launch(run, killed.path, 0.0)[0]
+        same = tiny_runs.numbers(killed) == tiny_runs.numbers(whole) and (
+            tiny_runs.weights(killed) == tiny_runs.weights(whole)
+        )
+        found.append(
+            {"codes": codes, "seconds": seconds, "said": said, "again": again, "same": same}
+            | {"patience": patience, "recorded": steps}
+            | kill
+        )
+    (Path(folder) / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main(*sys.argv[1:])

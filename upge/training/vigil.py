@@ -1,0 +1,147 @@
+"""When one of several processes dies, the others end too, and one of them says so.
+
+A survivor finds out in one of two ways: what it does together with the dead one fails, or the
+launcher ends it by SIGTERM, which can come first. Of the survivors that one speaks that gets the
+lock of the run's folder. The main process holds it as long as it lives, and notes in it when it
+ends by itself: whatever there was to say has then been said.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+import torch
+
+from upge.errors import UpgeError
+from upge.training.records import RunFolder
+
+#: What the errors of gloo, and of sockets below NCCL, have in them.
+_BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+#: Seconds that the kernel may take to give back the lock of a killed process.
+_PATIENCE = 1.0
+
+_ENDED = "ended"
+
+
+class LostProcess(UpgeError):
+    """Another process of the run is gone."""
+
+
+class Vigil:
+    """Turns the death of another process into one sentence, while it is entered.
+
+    Entered by the main process within the folder's lock.
+
+    Args:
+        folder: the run's.
+        is_main: whether this is the main process.
+        processes: how many there are; of a single one nothing is changed.
+
+    Raises:
+        LostProcess: on leaving, in the survivor that speaks; the others leave by SystemExit.
+    """
+
+    def __init__(self, folder: RunFolder, is_main: bool, processes: int) -> None:
+        self.folder, self.is_main = folder, is_main
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._active = processes > 1 and in_main_thread  # only there signals can be handled
+        self._held: IO[str] | None = None
+        self._speaking = threading.Lock()
+
+    def __enter__(self) -> Vigil:
+        if self._active:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            # A handler in Python alone would wait until a blocked collective returns.
+            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self._handler = signal.signal(signal.SIGTERM, _ignore)
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if not self._active:
+            return
+        if error is not None and is_broken(error):
+            self._speaking.acquire()  # SIGTERM, on its way from the launcher, cuts nothing short
+            if not self._speaks():
+                raise SystemExit(1) from error
+            raise LostProcess(self._sentence()) from error
+        if self.is_main:
+            self._note_end()
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGTERM, self._handler)
+        os.write(self._writer, b"\0")
+
+    def _watch(self) -> None:
+        """End the process on SIGTERM."""
+        while byte := os.read(self._reader, 1):
+            if byte == b"\0":
+                return
+            if byte[0] == signal.SIGTERM and self._speaking.acquire(blocking=False):
+                if self._speaks():
+                    print(f"upge: {self._sentence()}", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGTERM)
+
+    def _speaks(self) -> bool:
+        """Whether it is on this process to say what happened."""
+        if self.is_main:
+            self._note_end()
+            return True
+        try:
+            self._held = (self.folder.path / "lock").open("a+")
+        except OSError:
+            return True
+        return self._gets_lock() and self._is_first()
+
+    def _gets_lock(self) -> bool:
+        assert self._held is not None
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.02)
+
+    def _is_first(self) -> bool:
+        assert self._held is not None
+        self._held.seek(0)
+        if self._held.read():
+            return False
+        self._note_end()
+        return True
+
+    def _note_end(self) -> None:
+        (self.folder.path / "lock").write_text(_ENDED)
+
+    def _sentence(self) -> str:
+        steps = [int(path.name[5:]) for path in self.folder.checkpoints.glob("step-*[0-9]")]
+        where = f"goes on from step {max(steps)}" if steps else "starts anew, without a checkpoint"
+        return (
+            "another process of this run is gone (killed, out of memory, or cut off), or the "
+            f"launcher was stopped; the same command {where}"
+        )
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an error is that of processes that can't reach each other."""
+    if not isinstance(error, RuntimeError):
+        return False
+    distributed: Any = torch.distributed
+    return isinstance(error, distributed.DistError) or any(b in str(error) for b in _BROKEN)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM means is decided in :meth:`Vigil._watch`."""
