@@ -4,7 +4,8 @@
 #   VENV    where the environment goes (a path without spaces)
 #   PYTHON  the Python 3.11 it is made with
 #   OUT     where tables go
-#   PROFILE cpu (the default) or smoke: the scale of the training runs
+#   PROFILE cpu (the default), smoke, or for one GPU gpu, gpu-qwen2.5-0.5b, gpu-qwen2.5-1.5b: the scale
+#           of the training runs
 #   SEEDS   training runs a method, if not the profile's own number
 #   RUNS    where run folders go
 # On Linux pip takes torch with CUDA. Without a GPU the CPU build saves gigabytes:
@@ -38,8 +39,10 @@ reproduce-table1: $(VENV)/.stamp ## Derive and check Table 1 of the paper; resul
 # smoke order nothing: they are made of the runs, and stay with them.
 smoke := $(filter smoke,$(PROFILE))
 results_of = $(foreach name,$(1),$(if $(smoke),"$(RUNS)/smoke/$(name)","$(OUT)/records/$(PROFILE)/$(name)"))
-tables_out = --out $(if $(smoke),"$(RUNS)/smoke/tables","$(OUT)")
-figures_out = $(if $(smoke),"$(RUNS)/smoke/figures","figures$(1)")
+# The other profiles' lie beside those of cpu.
+beside := $(if $(filter cpu,$(PROFILE)),,/$(PROFILE))
+tables_out = --out $(if $(smoke),"$(RUNS)/smoke/tables","$(OUT)$(beside)")
+figures_out = $(if $(smoke),"$(RUNS)/smoke/figures","figures$(beside)$(1)")
 analyse = $(one_thread) $(python) -m analysis.$(1)
 
 # The runs of a file of comparisons that are missing, and the records of each of its comparisons.

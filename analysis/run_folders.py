@@ -33,10 +33,11 @@ class RunFolder(Run):
     def _suite(self, name: str, accuracy: float) -> pd.DataFrame:
         path = self.path / "evaluation" / f"{name}.parquet"
         try:
-            frame = pd.read_parquet(path, columns=[*PROBLEM, "reward", "tokens"])
+            frame = pd.read_parquet(path, columns=["level", "prompt", "reward", "tokens"])
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UpgeError(f"{path}: can't be read ({reason}); {_REMEDY}") from error
+        frame["suite"] = name  # what its problems call themselves may be finer
         frame["right"] = (frame["reward"] > 0).astype(int)
         answers = frame.groupby(list(PROBLEM), as_index=False).agg(
             right=("right", "sum"), samples=("right", "size"), tokens=("tokens", "sum")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_runs
 import pandas as pd
 import pytest
 from fake_runs import SUITES, config, metrics, write_run, write_selection
@@ -18,12 +19,13 @@ from fake_runs import SUITES, config, metrics, write_run, write_selection
 from analysis.accuracy.document import heading, missing, sections
 from analysis.accuracy.numbers import CSV_COLUMNS, comparisons_csv, to_csv
 from analysis.accuracy.output import write_table
-from analysis.accuracy.table import COLUMNS, Table
+from analysis.accuracy.table import COLUMNS, IN, OUT, Table
 from analysis.methods import METHODS, grouped, ordered, title
 from analysis.reported import reported
 from analysis.runs import load_runs
+from analysis.statistics import AVERAGE, MIDDLE
 from analysis.style import LOOKS
-from analysis.table2 import main, make
+from analysis.table2 import main, make, texts
 from analysis.tables import Section, latex, markdown, tex_text
 from upge.config import read_yaml
 from upge.errors import UpgeError
@@ -412,3 +414,24 @@ def test_a_place_that_cant_be_written_is_a_sentence(table: Table, tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(UpgeError, match="can't be written"):
         write_table([table], tmp_path / "file")
+
+
+def test_a_table_of_benchmarks_has_their_suites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their problems call themselves, as subjects or nothing at all."""
+    suites = ("gsm8k_test", "svamp", "math500_levels_1_2", "arc_challenge", "arc_easy")
+    monkeypatch.setattr(fake_runs, "SUITES", suites)
+    folder = tmp_path / "gpu" / "table2"
+    given = {"model": "smollm2", "data": {"kind": "benchmarks", "test_sets": list(suites)}}
+    for seed in (0, 1):
+        path = write_run(folder, "sft", seed, given=given)
+        for file in (path / "evaluation").iterdir():
+            pd.read_parquet(file).assign(suite="Algebra").to_parquet(file)
+    table = make(load_runs(folder))
+    assert [suite for suite, split in table.columns if split == IN][:3] == list(suites[:3])
+    assert [suite for suite, split in table.columns if split == OUT][:2] == list(suites[3:])
+    assert {key[1] for key in table.estimates} == {*suites, AVERAGE, MIDDLE}
+    document = texts(load_runs(folder))["table2.md"]
+    assert "| method | seeds | gsm8k_test | svamp |" in document
+    assert "base model `smollm2`" in document

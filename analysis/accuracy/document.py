@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.accuracy.costs import gradients, took
 from analysis.accuracy.power import power
 from analysis.accuracy.rates import learning_rates
-from analysis.accuracy.table import COLUMNS, IN, OUT, SUITES, Table
+from analysis.accuracy.table import IN, OUT, Table
 from analysis.statistics import AVERAGE, MIDDLE, verdict
 from analysis.tables import NONE, Section
 from analysis.wording import listed, percent, points
@@ -52,12 +52,12 @@ def sections(table: Table) -> list[Section]:
 
 
 def _ours(table: Table) -> Section:
-    marks = {column: _marks(table, *column) for column in COLUMNS}
+    marks = {column: _marks(table, *column) for column in table.columns}
     lines = []
     for method in table.methods:
-        shown = [_cell(table, method, column, marks[column]) for column in COLUMNS]
+        shown = [_cell(table, method, column, marks[column]) for column in table.columns]
         lines.append([table.layout.title(method), str(len(table.runs.seeds(method))), *shown])
-    header = ["method", "seeds", *(_short(*column) for column in COLUMNS)]
+    header = ["method", "seeds", *(_short(*column) for column in table.columns)]
     notes = [
         "Per cent right: mean over seeds and problems ± half of its 95 % interval.",
         "**Bold**: the highest of a column, where it is distinguishable from every other method.",
@@ -225,7 +225,7 @@ def _origin(table: Table) -> Section:
 
 
 def _tests(table: Table) -> str:
-    sizes = {e.problems for key, e in table.estimates.items() if key[1] in SUITES}
+    sizes = {e.problems for key, e in table.estimates.items() if key[1] not in (AVERAGE, MIDDLE)}
     evaluation = table.runs.finished[0].config["evaluation"]
     return (
         f"Tests: {_range(sizes)} problems a suite, {_range(table.samples)} samples each, "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.accuracy.table import COLUMNS, Table
+from analysis.accuracy.table import Table
 from analysis.statistics import cells
 from analysis.tables import csv_text
 
@@ -46,7 +46,7 @@ def _csv_rows(table: Table) -> list[Sequence[object]]:
 def _ordered(table: Table) -> pd.DataFrame:
     frame = cells(table.estimates)
     place = {method: i for i, method in enumerate(table.methods)}
-    column = {key: i for i, key in enumerate(COLUMNS)}
+    column = {key: i for i, key in enumerate(table.columns)}
     keys = [(place[r.method], column[r.suite, r.split]) for r in frame.itertuples()]
     return frame.iloc[sorted(range(len(frame)), key=lambda i: keys[i])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,14 +14,31 @@ from analysis.runs import Runs
 from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons, estimates
 from analysis.tables import NONE
 from upge.errors import unknown
+from upge.tasks.benchmarks import UNSEEN
 from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 
 IN, OUT = "in distribution", "out of distribution"
 SUITES = dict.fromkeys(IN_DISTRIBUTION, IN) | dict.fromkeys(OUT_OF_DISTRIBUTION, OUT)
-COLUMNS = (
-    *((suite, IN) for suite in (*IN_DISTRIBUTION, AVERAGE, MIDDLE)),
-    *((suite, OUT) for suite in (*OUT_OF_DISTRIBUTION, AVERAGE)),
-)
+
+
+def suites_of(runs: Runs) -> dict[str, str]:
+    """The split of each suite that these runs are tested on; the synthetic ones without any."""
+    data = runs.finished[0].config["data"] if runs.finished else {}
+    if data.get("kind") != "benchmarks":
+        return SUITES
+    return {Path(name).stem: OUT if name in UNSEEN else IN for name in data["test_sets"]}
+
+
+def columns_of(suites: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Suite and split of each column, those of means included."""
+    inside, outside = ([s for s, own in suites.items() if own == split] for split in (IN, OUT))
+    return [
+        *((suite, IN) for suite in (*inside, AVERAGE, MIDDLE)),
+        *((suite, OUT) for suite in (*outside, AVERAGE)),
+    ]
+
+
+COLUMNS = columns_of(SUITES)
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,11 @@ class Table:
     paper: Reported
 
     @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Suite and split of each column."""
+        return columns_of(suites_of(self.runs))
+
+    @property
     def methods(self) -> list[str]:
         """The rows: the layout's, then all others."""
         there = self.runs.methods
@@ -98,7 +121,8 @@ def make(layout: Layout, comparison: str, runs: Runs) -> Table:
     """
     problems = runs.problems()
     there = set(problems["suite"]) if len(problems) else set()
-    found = estimates(problems, {s: p for s, p in SUITES.items() if s in there}) if there else {}
+    suites = {suite: split for suite, split in suites_of(runs).items() if suite in there}
+    found = estimates(problems, suites) if there else {}
     samples = sorted(problems["samples"].unique().tolist()) if there else []
     pairs = comparisons(found)
     return Table(layout, comparison, runs, found, pairs, samples, reported(comparison))
