@@ -1,0 +1,83 @@
+"""bfloat16 products: the same while sampling and training, over weights that stay float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import Tiny, numbers, run, weights
+
+from upge.rollouts.cached import CachedSampler
+from upge.training.gradient import GradientAccumulator
+from upge.training.precision import PreciseSampler
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Accelerate keeps the first precision of a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_sampling_and_training_are_of_one_precision(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else most of the ratios π_θ/π_θold would be off by as much as rounding to 8 bits makes."""
+    seen: list[torch.dtype] = []
+    differences: list[float] = []
+    sample, likelihood = CachedSampler._forward, GradientAccumulator._likelihood
+
+    def sampled(self, ids, *rest):
+        logits = sample(self, ids, *rest)
+        seen.append(logits.dtype)
+        return logits
+
+    def scored(self, part):
+        logp, entropy = likelihood(self, part)
+        differences.extend((logp - part.old_logp)[part.mask].abs().tolist())
+        return logp, entropy
+
+    monkeypatch.setattr(CachedSampler, "_forward", sampled)
+    monkeypatch.setattr(GradientAccumulator, "_likelihood", scored)
+    folder = run(tiny.config("grpo", precision="bfloat16"), tmp_path / "run")
+    assert set(seen) == {torch.bfloat16}
+    close = max(differences)
+    assert close < 1e-3
+    stored = load_file(folder.policy / "model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.float32}
+    assert weights(folder) != (tiny.model / "model.safetensors").read_bytes()
+    monkeypatch.setattr(PreciseSampler, "__call__", lambda self, *asked: self.sampler(*asked))
+    run(tiny.config("grpo", precision="bfloat16"), tmp_path / "other")
+    assert set(seen) == {torch.bfloat16, torch.float32}
+    assert max(differences) > max(10 * close, 1e-3)
+
+
+def test_float32_is_what_no_precision_is_where_no_launcher_says_otherwise(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    none, whole = tiny.config("hpt"), tiny.config("hpt", precision="float32")
+    assert none.key != whole.key
+    assert numbers(run(none, tmp_path / "none")) == numbers(run(whole, tmp_path / "whole"))
+
+
+def test_precision_changes_the_numbers(tiny: Tiny, tmp_path: Path) -> None:
+    whole = numbers(run(tiny.config("sft", precision="float32"), tmp_path / "whole"))
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    mixed = numbers(run(tiny.config("sft", precision="bfloat16"), tmp_path / "mixed"))
+    assert [line["loss"] for line in mixed] == pytest.approx(
+        [line["loss"] for line in whole], rel=0.02
+    )
+    assert mixed != whole
