@@ -50,6 +50,9 @@ _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 
+#: On a CPU also: compiling what finds the sampled token's rank takes longer than it ever saves.
+_CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
+
 
 class VLLMSampler:
     """A :class:`~upge.rollouts.sampler.Sampler` on a vLLM engine.
@@ -75,6 +78,7 @@ class VLLMSampler:
         self._versions = count()
         self._is_old = False
         self._engine = _start(self._save(), Path(self._folder.name) / "engine.log", model)
+        self._engine.collective_rpc("end_with", args=(os.getpid(),))
         self._stop = finalize(self, self._engine.llm_engine.engine_core.shutdown)
 
     def __call__(
@@ -159,7 +163,8 @@ class VLLMSampler:
 
 
 def _start(folder: Path, log: Path, model: Any) -> Any:
-    for name, value in _ENVIRONMENT.items():
+    on_cpu = model.device.type == "cpu"
+    for name, value in (_ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {})).items():
         os.environ.setdefault(name, value)
     vllm = require("vllm", "vllm")
     _check_heads(model)
@@ -172,9 +177,10 @@ def _start(folder: Path, log: Path, model: Any) -> Any:
                 dtype=str(model.dtype).removeprefix("torch."),
                 max_model_len=-1,  # as many as the model has and the cache holds
                 gpu_memory_utilization=float(os.environ.get("UPGE_VLLM_MEMORY", 0.3)),
-                enforce_eager=model.device.type == "cpu",
+                enforce_eager=on_cpu,
                 logprobs_mode="processed_logprobs",
                 use_tqdm_on_load=False,
+                worker_extension_cls="upge.rollouts.leash.Leash",
             )
     except Exception as error:
         raise UpgeError(

@@ -1,0 +1,303 @@
+"""The vLLM backend on a CPU, against transformers: its own environment, ``make test-extras``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tiny_runs
+import torch
+
+from upge import UpgeError
+from upge.cli import main
+from upge.policies.pretrained import load_pretrained
+from upge.policies.tiny import build_model
+from upge.rollouts import Sampling, open_sampler
+from upge.rollouts.mismatch import mismatch, mismatch_sums
+
+pytestmark = pytest.mark.extras
+pytest.importorskip("vllm", reason="vLLM is not installed: make test-extras", exc_type=ImportError)
+
+#: float32 against float32 with other orders of sums, over four dozen tokens' log-probabilities.
+TOLERANCE = 1e-4
+
+#: vLLM's kernels for a CPU know heads of 32 numbers and more; the package's tiny ones have 16.
+build = partial(build_model, hidden=64, layers=2, heads=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_runs.Tiny(tmp_path_factory.mktemp("tiny"), build=build)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny):
+    """A policy, its tokenizer, and a sampler of a copy of it; every test leaves the two equal."""
+    model, tokenizer = load_pretrained(str(tiny.model))
+    sampler = open_sampler("vllm", model, tokenizer)
+    yield model, tokenizer, sampler
+    sampler.close()
+
+
+@pytest.fixture
+def disturbed(opened):
+    """The policy while its weights are others; told to the sampler by whoever wants it to know."""
+    model, _, sampler = opened
+    kept = {name: weight.clone() for name, weight in model.state_dict().items()}
+    noise = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=noise)
+    yield model
+    model.load_state_dict(kept)
+    sampler.synchronize()
+
+
+def prompts_of(tokenizer) -> list[list[int]]:
+    """The last is longer than a block of the engine's cache, so that its prefix is kept there."""
+    texts = ["3+4=", "12+7=", "0", "+".join("123456789" * 8)]
+    return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+def next_logits(model, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].double()
+
+
+def responses(rollouts) -> list[list[int]]:
+    return [row[kept].tolist() for row, kept in zip(rollouts.tokens, rollouts.mask, strict=True)]
+
+
+def greedy(model, tokenizer, prompt: list[int], length: int) -> list[int]:
+    """By transformers' own generate."""
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        whole = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=length,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return whole[0, len(prompt) :].tolist()
+
+
+def same_but_for_ties(model, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
+    """Equal up to a place where the two tokens' logits are as far apart as rounding may be."""
+    for place, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            logits = next_logits(model, prompt + ours[:place])[-1]
+            return bool((logits[one] - logits[other]).abs() < TOLERANCE)
+    return len(ours) == len(theirs)
+
+
+def assert_greedy(opened, sampler_is_current: bool = True) -> None:
+    model, tokenizer, sampler = opened
+    prompts = prompts_of(tokenizer)
+    rollouts = sampler(prompts, 2, Sampling(24, 0.0), range(len(prompts)))
+    ours = responses(rollouts)
+    assert ours[::2] == ours[1::2]
+    same = [
+        same_but_for_ties(model, prompt, own, greedy(model, tokenizer, prompt, 24))
+        for prompt, own in zip(prompts, ours[::2], strict=True)
+    ]
+    assert all(same) == sampler_is_current
+
+
+def furthest(opened, temperature: float, samples: int = 3) -> float:
+    """The largest distance of the sampler's log-probabilities to log_softmax(logits/T)."""
+    model, tokenizer, sampler = opened
+    prompts = prompts_of(tokenizer)
+    rollouts = sampler(prompts, samples, Sampling(16, temperature), range(len(prompts)))
+    distances = []
+    for row, own in enumerate(responses(rollouts)):
+        prompt = prompts[row // samples]
+        logits = next_logits(model, prompt + own)[len(prompt) - 1 : -1]
+        logp = (logits / (temperature or 1.0)).log_softmax(-1)
+        logp = logp.gather(1, torch.tensor(own)[:, None]).squeeze(1)
+        distances.append((logp - rollouts.logp[row, : len(own)]).abs().max())
+    return torch.stack(distances).max().item()
+
+
+def test_greedy_tokens_are_those_of_transformers(opened):
+    assert_greedy(opened)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.7])
+def test_log_probabilities_are_the_policys_at_the_temperature(opened, temperature):
+    assert furthest(opened, temperature) < TOLERANCE
+
+
+def test_after_top_p_they_are_not_known(opened):
+    _, tokenizer, sampler = opened
+    rollouts = sampler(prompts_of(tokenizer), 2, Sampling(8, 0.6, 0.95), range(4))
+    assert rollouts.logp[rollouts.mask].isnan().all()
+    assert (rollouts.logp[~rollouts.mask] == 0).all()
+
+
+def test_responses_hang_on_their_own_prompt_and_seed(opened):
+    _, tokenizer, sampler = opened
+    prompts, settings = prompts_of(tokenizer), Sampling(16, 1.0)
+    together = responses(sampler(prompts, 4, settings, [7, 8, 9, 10]))
+    alone = responses(sampler([prompts[2]], 4, settings, [9]))
+    assert together[8:12] == alone
+    assert responses(sampler([prompts[2]], 4, settings, [10])) != alone
+    assert len(set(map(tuple, together[8:12]))) > 1
+    # Neighbouring seeds share no noise, though vLLM numbers the responses of a seed.
+    neighbours = responses(sampler([prompts[2]] * 2, 4, settings, [0, 1]))
+    assert neighbours[1:4] != neighbours[4:7]
+
+
+def test_they_are_drawn_from_the_policy(opened):
+    """Frequencies of the first token within 5 standard errors of its probability."""
+    model, tokenizer, sampler = opened
+    prompt, count = prompts_of(tokenizer)[2], 2000
+    first = sampler([prompt], count, Sampling(1, 1.3), [3]).tokens[:, 0]
+    expected = (next_logits(model, prompt)[-1] / 1.3).softmax(-1)
+    found = first.bincount(minlength=len(expected)) / count
+    error = (expected * (1 - expected) / count).sqrt()
+    assert ((found - expected).abs() < 5 * error + 1e-3).all()
+
+
+def test_a_response_ends_with_its_end_of_sequence(opened):
+    _, tokenizer, sampler = opened
+    rollouts = sampler(prompts_of(tokenizer)[:2], 32, Sampling(3, 1.0), [0, 1])
+    ended = [tokenizer.eos_token_id in own for own in responses(rollouts)]
+    assert rollouts.finished.tolist() == ended
+    assert any(ended) and not all(ended)
+    for own, end in zip(responses(rollouts), ended, strict=True):
+        assert own.index(tokenizer.eos_token_id) == len(own) - 1 if end else len(own) == 3
+
+
+def test_new_weights_are_sampled_from_once_the_sampler_is_told(opened, disturbed):
+    assert_greedy(opened, sampler_is_current=False)
+    assert furthest(opened, 1.0) > 100 * TOLERANCE
+    opened[2].synchronize()
+    assert_greedy(opened)
+    assert furthest(opened, 1.0) < TOLERANCE
+
+
+def test_old_weights_show_as_a_mismatch(opened, disturbed):
+    model, tokenizer, sampler = opened
+    prompt = prompts_of(tokenizer)[0]
+
+    def measured() -> dict[str, float]:
+        rollouts = sampler([prompt], 16, Sampling(8, 1.0), [0])
+        logp = torch.zeros_like(rollouts.logp, dtype=torch.float64)
+        for row, own in enumerate(responses(rollouts)):
+            logits = next_logits(model, prompt + own)[len(prompt) - 1 : -1].log_softmax(-1)
+            logp[row, : len(own)] = logits.gather(1, torch.tensor(own)[:, None]).squeeze(1)
+        return mismatch(mismatch_sums(logp, rollouts.logp, rollouts.mask)[None])
+
+    old = measured()
+    sampler.synchronize()
+    new = measured()
+    assert new["mismatch/logp"] < TOLERANCE < 1e-2 < old["mismatch/logp"]
+    assert new["mismatch/kl"] < 1e-8 < 1e-4 < old["mismatch/kl"]
+    assert new["mismatch/ratio"] < 1 + TOLERANCE < 1.1 < old["mismatch/ratio"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": [[2] * 250]}, "wanted at most 6"),
+        ({"prompts": [[]]}, "at least one token"),
+        ({"seeds": [0, 1]}, "one for each of 1"),
+        ({"settings": Sampling(8, 0.005)}, "wanted 0, which is greedy, or at least 0.01"),
+    ],
+)
+def test_what_can_not_be_sampled_is_named(opened, change, message):
+    given = {"prompts": [[2]], "samples": 1, "settings": Sampling(8), "seeds": [0]} | change
+    with pytest.raises(UpgeError, match=message):
+        opened[2](*given.values())
+
+
+# ------------------------------------------------------------------------------------ command line
+
+
+def command(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["upge", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code in (0, None), err
+    return out
+
+
+def test_training_with_its_rollouts(tiny, tmp_path, monkeypatch, capsys):
+    """Three steps of HPT; a sampler that lagged behind by a step would be 1e-2 off."""
+    config = tiny.config("hpt", backend="vllm", lr=1e-2)
+    folder = tiny_runs.run(config, tmp_path / "run")
+    lines = folder.metrics()
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["mismatch/logp"] < 1e-3 for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines)
+    found = command(
+        monkeypatch, capsys,
+        "evaluate", folder.policy, "--data", tiny.tests, "--backend", "vllm",
+        "--prompt", "{problem}", "--marker", "#", "--samples", 4, "--format", "json",
+    )  # fmt: skip
+    assert json.loads(found)["rows"]
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+def test_heads_that_vllm_does_not_know():
+    model, tokenizer = load_pretrained("tiny")
+    with pytest.raises(UpgeError, match=r"heads have 16 numbers.* take backend: transformers"):
+        open_sampler("vllm", model, tokenizer)
+
+
+def test_too_little_memory(opened, monkeypatch):
+    """Where no key-value cache fits, the engine's own words say so, on one line."""
+    model, tokenizer, _ = opened
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "0")
+    with pytest.raises(UpgeError, match=r"(?i)memory|cache") as error:
+        open_sampler("vllm", model, tokenizer)
+    assert "\n" not in str(error.value) and "UPGE_VLLM_MEMORY" in str(error.value)
+
+
+KILLED = """
+import sys, time
+from upge.policies.pretrained import load_pretrained
+from upge.rollouts import open_sampler
+if __name__ == "__main__":
+    sampler = open_sampler("vllm", *load_pretrained(sys.argv[1]))
+    print("open", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_an_engine_ends_with_its_owner(tiny, tmp_path):
+    (tmp_path / "owner.py").write_text(KILLED, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "owner.py", tiny.model], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        while owner.stdout.readline().strip() != "open":
+            assert owner.poll() is None
+        engines = descendants(owner.pid)
+        assert engines
+        owner.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/stat").exists() for pid in engines):
+        assert time.monotonic() < deadline, "the engine outlived its owner"
+        time.sleep(0.5)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        for child in map(int, children):
+            found += [child, *descendants(child)]
+    return found
