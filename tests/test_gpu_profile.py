@@ -27,12 +27,13 @@ from upge.cli import app
 from upge.config import build, merge
 from upge.extras import available
 from upge.planning import here
+from upge.policies import pretrained
 from upge.policies.pretrained import SMOLLM2, load_pretrained, save_pretrained
 from upge.tasks.benchmarks import load, local_file
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, data_folder
 from upge.tasks.templates import demonstration
-from upge.training import data
+from upge.training import data, loop
 from upge.training.config import RunConfig
 from upge.training.data import load_dataset, right
 
@@ -269,6 +270,36 @@ def test_math_verify_is_asked_for_at_once(problems: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(data, "require", missing)
     with pytest.raises(UpgeError, match=r"math_verify \[math\]"):
         checked(on_problems(problems), on_cpu=True)
+
+
+def test_what_was_dropped_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropping(config: RunConfig) -> Any:
+        return replace(load_dataset(config), dropped={"too long": 3, "seen before": 0})
+
+    monkeypatch.setattr(loop, "load_dataset", dropping)
+    supply = {"supply": {"problems": 30}, "validation": 1, "test": 1}
+    stage = {"algorithm": "sft", "steps": 2, "questions": 2, "lr": 1e-3}
+    evaluation = {"every": None, "test_samples": None}
+    given = {"name": "sft", "stages": [stage], "evaluation": evaluation}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(given | {"data": {"kind": "synthetic", **supply}}))
+    line = "dropped from the training problems: 3 × too long\n"
+    for options, times in (
+        (["--out", str(tmp_path / "a")], 1),
+        (["-q", "--out", str(tmp_path)], 0),
+    ):
+        result = CliRunner().invoke(app, ["train", str(path), *options])
+        assert result.exit_code == 0, result.output
+        assert result.output.count(line) == times
+
+
+def test_a_gguf_file_ends_sequences_as_its_model() -> None:
+    """transformers gives such a tokenizer the beginning of a sequence for its end."""
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=["a", "<begin>", "<end>"].__getitem__)
+    for config, end in ((2, "<end>"), (None, "kept"), ([1, 2], "kept")):
+        tokenizer.eos_token = "kept"
+        pretrained._set_end(tokenizer, SimpleNamespace(eos_token_id=config))
+        assert tokenizer.eos_token == end
 
 
 # -------------------------------------------------------------------------------- a step of each

@@ -20,7 +20,7 @@ if not available("transformers"):
 
 import transformers
 
-from upge.policies.policy import Policy
+from upge.policies.policy import Policy, positions_at_a_time
 from upge.policies.pretrained import load_pretrained
 from upge.policies.pretraining import WORKED
 from upge.policies.tiny import EOS, PAD, build_model, build_tokenizer
@@ -148,6 +148,17 @@ def test_what_stands_behind_a_row_is_not_read() -> None:
     one, other = (policy(*pad(rows, spans, 2, seed)) for seed in (0, 1))
     assert not torch.equal(pad(rows, spans, 2, 0)[0], pad(rows, spans, 2, 1)[0])
     assert torch.equal(one.logp, other.logp) and torch.equal(one.entropy, other.entropy)
+
+
+def test_logits_at_a_time_are_bounded_by_their_memory() -> None:
+    """2,048 positions of small vocabularies, as ever; of Qwen's 151,936 tokens 256 MiB."""
+    assert [positions_at_a_time(size) for size in (11, 2**15)] == [2048, 2048]
+    assert positions_at_a_time(151_936) == 441
+    assert positions_at_a_time(10**9) == 1
+    for size in (49_152, 151_936):
+        assert 0.99 < positions_at_a_time(size) * size / 2**26 <= 1
+    assert Policy(once(qwen2, 0)).chunk == 2048
+    assert Policy(once(qwen2, 0), chunk=7).chunk == 7
 
 
 def test_nothing_to_score() -> None:

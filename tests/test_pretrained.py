@@ -169,3 +169,21 @@ def test_packages_that_no_extra_lists() -> None:
     assert hint("sympy", "theory") == "pip install 'upge[theory]'"
     assert require("math", "theory").pi > 3
     assert available("math") and not available("no_such_package")
+
+
+def test_without_a_network_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import logging
+
+    import transformers
+
+    def unreachable(*args: object, **options: object) -> None:
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s")
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nMore.")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
+    message = is_one_sentence("some/model")
+    assert "to load the files; see whether there is a network, or name a hub id" in message
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("huggingface_hub").level != logging.ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
@@ -26,14 +27,17 @@ _WEIGHTS = (".safetensors", ".bin")
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' warnings, and without the bars that it draws whatever is asked."""
-    verbosity = transformers.logging.get_verbosity()
+    """Without warnings of transformers and the hub, and bars that are drawn whatever is asked."""
+    verbosity, hub = transformers.logging.get_verbosity(), logging.getLogger("huggingface_hub")
+    level = hub.level
     transformers.logging.set_verbosity_error()
+    hub.setLevel(logging.ERROR)  # else each try to reach it is a line of its own
     try:
         with redirect_stderr(io.StringIO()):
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
+        hub.setLevel(level)
 
 
 def _location(name: str) -> tuple[str, dict[str, str]]:
@@ -152,9 +156,10 @@ def _named(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
+        network = "see whether there is a network, or " if "couldn't connect" in reason else ""
         raise UpgeError(
-            f"no model can be loaded from {name!r}: {reason}; name a hub id, a folder in the "
-            f"Hugging Face format, or one of {', '.join(base_names())}"
+            f"no model can be loaded from {name!r}: {reason}; {network}name a hub id, a folder in "
+            f"the Hugging Face format, or one of {', '.join(base_names())}"
         ) from error
 
 
