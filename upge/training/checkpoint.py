@@ -115,7 +115,8 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(
         step=state["step"],
         weights=load_file(path / _WEIGHTS),
-        optimizer=torch.load(path / _OPTIMIZER, weights_only=True),
+        # Not where it was saved from: the next machine may have no GPU.
+        optimizer=torch.load(path / _OPTIMIZER, "cpu", weights_only=True),
         progress=state["progress"],
     )
 
