@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 
 from upge.training import doctor
 from upge.training.gradient import GradientAccumulator
@@ -30,29 +29,25 @@ class NeverSteps(Accelerator):
     """Its optimizer takes no step."""
 
     def prepare(self, *args, **kwargs):
-        prepared = super().prepare(*args, **kwargs)
-        if isinstance(prepared, AcceleratedOptimizer):
-            prepared.step = lambda: None
-        return prepared
+        policy, optimizer = super().prepare(*args, **kwargs)
+        optimizer.step = lambda: None
+        return policy, optimizer
 
 
 class NeverClears(Accelerator):
     """Its optimizer keeps the gradients of the step before."""
 
     def prepare(self, *args, **kwargs):
-        prepared = super().prepare(*args, **kwargs)
-        if isinstance(prepared, AcceleratedOptimizer):
-            prepared.zero_grad = lambda: None
-        return prepared
+        policy, optimizer = super().prepare(*args, **kwargs)
+        optimizer.zero_grad = lambda: None
+        return policy, optimizer
 
 
 class NeverTalks(Accelerator):
     """Leaves the model as it is, so that no gradient is exchanged."""
 
-    def prepare(self, *args, **kwargs):
-        if isinstance(args[0], doctor.Policy):
-            return args[0]
-        return super().prepare(*args, **kwargs)
+    def prepare(self, policy, optimizer):
+        return policy, super().prepare(optimizer)
 
 
 class OwnMeans(GradientAccumulator):

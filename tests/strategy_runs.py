@@ -13,6 +13,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import forks
@@ -66,9 +67,8 @@ def environment(kind):
 def opened(kind):
     """Accelerate's object under that launcher."""
     if kind.startswith("zero"):
-        from deepspeed.comm import torch as backend
-
-        backend.build_shm_op = lambda: None  # faster collectives, which take minutes to compile
+        # Faster collectives, which take minutes to compile.
+        import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     accelerator = open_accelerator()
     return shard(accelerator) if kind == "fsdp2" else accelerator
 
@@ -143,8 +143,8 @@ def as_sampled_by(policy, batch):
     """The batch with one question's rollouts as the policy's own, within any clip."""
     with torch.no_grad():
         logp = policy(batch.tokens, batch.mask)[0].clamp(max=0).to(batch.old_logp.dtype)
-    own = (batch.group == QUESTIONS - 1) & ~batch.offline
-    return replace(batch, old_logp=torch.where(own[:, None], logp, batch.old_logp))
+    own = (batch.group == QUESTIONS - 1)[:, None] & ~batch.offline
+    return replace(batch, old_logp=torch.where(own, logp, batch.old_logp))
 
 
 def start(strategy, state):

@@ -21,6 +21,7 @@ from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, make_plan
 
 FOLDER = recipes.FOLDER
+LAUNCH = FOLDER / ".." / ".." / "launch"
 PAPER = FOLDER.parent.parent / "PAPER.md"
 RUNS = [
     (model, settings, method)
@@ -60,8 +61,8 @@ def test_settings_are_the_papers():
 
 
 def test_every_value_has_its_origin():
-    files = [*FOLDER.glob("[abcp]*.yaml"), *FOLDER.glob("models/*.yaml")]
-    assert len(files) == 8
+    files = [*FOLDER.rglob("*.yaml"), *LAUNCH.glob("*.yaml")]
+    assert len(files) == 12
     bare = [
         f"{path.name}: {line}"
         for path in files
@@ -133,7 +134,7 @@ def test_the_script_plans_asks_the_doctor_and_then_trains(tmp_path):
 
     code, lines = run("nothing")
     assert code == 0
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "fsdp2.yaml")]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "fsdp2.yaml")]
     assert [line[2] for line in lines[:2]] == ["config", "plan"]
     assert lines[2:] == [launch, launch]
     assert run("upge.cli doctor") == (1, lines[:3])

@@ -32,10 +32,11 @@ from upge.training.diagnosis import Diagnosis, Rows, diagnose
 from upge.training.gradient import GradientAccumulator, sum_over_processes
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
-from upge.training.strategy import open_accelerator, open_strategy
+from upge.training.strategy import open_accelerator, open_strategy, unchanged
 
-#: Architectures whose small random models launcher configurations can be tried on.
-ARCHITECTURES = ("qwen2", "llama")
+#: Architectures whose small random models launcher configurations can be tried on, and whether
+#: input and output embeddings are one matrix there, as in most of their models.
+ARCHITECTURES: Mapping[str, bool] = {"qwen2": True, "llama": False}
 
 #: Rows a process, of which the last process lacks one; rows a micro-batch under accumulation.
 _ROWS, _MICRO_BATCH = 6, 2
@@ -79,6 +80,7 @@ def examine(
     architecture: str = "qwen2",
     accelerator: Any = None,
     make_gradient: type[GradientAccumulator] = GradientAccumulator,
+    tied: bool | None = None,
 ) -> Report:
     """Take a step in each of :data:`CASES`, in every process of the launcher.
 
@@ -86,6 +88,7 @@ def examine(
         architecture: of the small model, for launchers that name its layers.
         accelerator: Accelerate's object; one as the launcher configures it, if not given.
         make_gradient: what takes gradients.
+        tied: whether embeddings are; as :data:`ARCHITECTURES` has it, if not given.
 
     Raises:
         UpgeError: an unknown architecture, or a launcher configuration under which the training
@@ -95,10 +98,34 @@ def examine(
         raise unknown("architecture", architecture, ARCHITECTURES)
     if accelerator is None:
         accelerator = open_accelerator()
-    with TemporaryDirectory() as folder:
-        patient = _Patient(architecture, accelerator, make_gradient, Path(folder))
+    plain = _small_model(architecture, ARCHITECTURES[architecture] if tied is None else tied)
+    with TemporaryDirectory() as folder, unchanged(accelerator):
+        patient = _Patient(plain, accelerator, make_gradient, Path(folder))
         cases = {name: patient.step(*case) for name, case in CASES.items()}
     return Report(_launcher(accelerator), cases, bool(accelerator.is_main_process))
+
+
+def check_launcher(accelerator: Any, model: Any) -> None:
+    """Refuse to train a model under a launcher whose steps are not those of the batch.
+
+    Args:
+        accelerator: Accelerate's object; of a single plain process nothing is asked.
+        model: the model to be trained.
+
+    Raises:
+        UpgeError: names the fault; see also :func:`examine`.
+    """
+    if accelerator.distributed_type == "NO":
+        return
+    kind = model.config.model_type
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    report = examine(kind if kind in ARCHITECTURES else "qwen2", accelerator, tied=tied)
+    if not report.sound:
+        name, case = next((name, case) for name, case in report.cases.items() if case.fault)
+        raise UpgeError(
+            f"steps under this launcher ({report.launcher}) are not those of the batch: {name}, "
+            f"{case.fault}; mend its configuration (upge doctor says more), or give --no-doctor"
+        )
 
 
 def _launcher(accelerator: Any) -> str:
@@ -114,13 +141,13 @@ class _Patient:
 
     def __init__(
         self,
-        architecture: str,
+        plain: Any,
         accelerator: Any,
         make_gradient: type[GradientAccumulator],
         folder: Path,
     ) -> None:
         self.accelerator, self.make_gradient = accelerator, make_gradient
-        self.plain = _small_model(architecture)
+        self.plain = plain
         self.trainer = Trainer(_config(), RunFolder(folder))
         self.trainer.accelerator = accelerator
         try:
@@ -242,7 +269,7 @@ def _config() -> RunConfig:
     return build({"name": "doctor", "stages": []}, RunConfig)
 
 
-def _small_model(architecture: str) -> Any:
+def _small_model(architecture: str, tied: bool) -> Any:
     transformers = require("transformers", "train")
     config = transformers.AutoConfig.for_model(
         architecture,
@@ -253,7 +280,7 @@ def _small_model(architecture: str) -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=_PROMPT + _LONGEST,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -62,6 +63,24 @@ def _load_whole(accelerator: Any) -> None:
 
 def _kind(accelerator: Any) -> str:
     return str(accelerator.distributed_type.value)
+
+
+@contextmanager
+def unchanged(accelerator: Any) -> Iterator[None]:
+    """Forget afterwards what is prepared within, and what Accelerate thereby fills in."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    config = getattr(accelerator.state.deepspeed_plugin, "deepspeed_config", {})
+    before = copy.deepcopy(config)
+    if plugin is not None:
+        accelerator.state.fsdp_plugin = copy.copy(plugin)
+    try:
+        yield
+    finally:
+        accelerator.free_memory()
+        config.clear()
+        config.update(before)
+        if plugin is not None:
+            accelerator.state.fsdp_plugin = plugin
 
 
 def open_strategy(accelerator: Any, model: Any) -> Strategy:
@@ -203,10 +222,12 @@ class FullyShard(Strategy):
             raise UpgeError("fsdp_version: got 1, which the loop isn't made for; set it to 2")
 
     def _to_train(self) -> Policy:
-        policy = Policy(copy.deepcopy(self.model))
+        policy: Any = Policy(copy.deepcopy(self.model))
         # The layers that become units of their own, where the launcher doesn't name them.
-        policy._no_split_modules = self.model._no_split_modules
-        return policy
+        present = {type(module).__name__ for module in policy.modules()}
+        policy._no_split_modules = present & set(self.model._no_split_modules or ())
+        trained: Policy = policy
+        return trained
 
     def synchronize(self) -> None:
         with torch.no_grad():

@@ -4,7 +4,7 @@
 #
 #   LAUNCH=ddp.yaml experiments/profiles/paper/train.sh MODEL METHOD [published|coded]
 #
-# LAUNCH  Accelerate's configuration, here or elsewhere   (fsdp2.yaml)
+# LAUNCH  Accelerate's configuration: of experiments/launch, or a path (fsdp2.yaml)
 # CLUSTER what upge plan is told of the machine            (cluster.yaml)
 # OUT     where run folders go                             (runs/paper)
 # PYTHON  the interpreter                                  (python)
@@ -17,8 +17,8 @@ if [ $# -lt 2 ]; then
 fi
 model=$1 method=$2 settings=${3:-published}
 python=${PYTHON:-python} out=${OUT:-runs/paper}
-launch_file=${LAUNCH:-$here/fsdp2.yaml}
-[ -f "$launch_file" ] || launch_file=$here/$launch_file
+launch_file=${LAUNCH:-fsdp2.yaml}
+[ -f "$launch_file" ] || launch_file=$here/../../launch/$launch_file
 launch=("$python" -m accelerate.commands.launch --config_file "$launch_file" ${LAUNCH_OPTIONS:-})
 
 mkdir -p "$out"
