@@ -259,6 +259,20 @@ def test_suites_share_batches() -> None:
     assert echo.calls == [32]
 
 
+def test_probabilities_that_a_backend_does_not_know() -> None:
+    """After top-p they aren't the policy's; without it, none at all is a broken policy."""
+
+    class Silent(Echo):
+        def __call__(self, *request: Any) -> Rollouts:
+            rollouts = super().__call__(*request)
+            return rollouts._replace(logp=torch.full_like(rollouts.logp, float("nan")))
+
+    found = ask(PROBLEMS, Silent(), settings=Sampling(5, 1.0, 0.95))
+    assert found.texts == ask(PROBLEMS, Echo()).texts
+    with pytest.raises(UpgeError, match="no finite probability"):
+        ask(PROBLEMS, Silent())
+
+
 def test_problems_that_cannot_be_asked() -> None:
     with pytest.raises(UpgeError, match="there are no problems"):
         ask([], Echo())

@@ -259,37 +259,33 @@ def _complete(
     """Sample what the folder lacks; the model is loaded only if it lacks something."""
     done = _done(benchmarks, folder)
     total = sum(len(own.problems) for own in benchmarks)
-    if done == total:
+    if sum(done) == total:
         return
-    if done:
-        _say(f"{folder.path}: {done} of {total} problems have their responses, going on")
+    if any(done):
+        _say(f"{folder.path}: {sum(done)} of {total} problems have their responses, going on")
     try:
-        with _watching(benchmarks, folder) as progress:
+        with _watching(benchmarks, done) as progress:
             load().run(benchmarks, folder, progress)
     except KeyboardInterrupt:
         _say(
-            f"Interrupted at {_done(benchmarks, folder)} of {total} problems; the same command "
-            f"goes on in {folder.path}"
+            f"Interrupted at {sum(_done(benchmarks, folder))} of {total} problems; the same "
+            f"command goes on in {folder.path}"
         )
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _done(benchmarks: Sequence[Benchmark], folder: EvaluationFolder) -> int:
-    return sum(
-        len(folder.done(own.name).intersection(range(len(own.problems)))) for own in benchmarks
-    )
+def _done(benchmarks: Sequence[Benchmark], folder: EvaluationFolder) -> list[int]:
+    """How many problems of each have their responses."""
+    return [len(folder.done(own.name).intersection(range(len(own.problems)))) for own in benchmarks]
 
 
 @contextmanager
 def _watching(
-    benchmarks: Sequence[Benchmark], folder: EvaluationFolder
+    benchmarks: Sequence[Benchmark], done: Sequence[int]
 ) -> Iterator[Callable[[str, int], None]]:
     """What shows the responses as they come in: a bar in a terminal, elsewhere a line at times."""
     total = sum(own.samples * len(own.problems) for own in benchmarks)
-    before = sum(
-        own.samples * len(folder.done(own.name).intersection(range(len(own.problems))))
-        for own in benchmarks
-    )
+    before = sum(own.samples * count for own, count in zip(benchmarks, done, strict=True))
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

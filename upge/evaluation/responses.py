@@ -12,6 +12,7 @@ from torch import Tensor
 
 from upge.errors import UpgeError
 from upge.extras import require
+from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler, Sampling, question_seed
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
@@ -179,6 +180,8 @@ def draw(
     """
     if not problems:
         raise UpgeError("there are no problems to respond to; name a file or suite that has some")
+    # Other backends may know probabilities only after top-p, and then say NaN.
+    hidden = settings.top_p < 1 and not isinstance(sampler, CachedSampler)
     prompts = [encode(tokenizer, problem.prompt) for problem in problems]
     for first, count, rows in _batches([len(prompt) for prompt in prompts], samples):
         rollouts = sampler(
@@ -187,7 +190,7 @@ def draw(
             settings,
             [question_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
         )
-        if not rollouts.logp.isfinite().all():
+        if not (hidden or rollouts.logp.isfinite().all()):
             raise UpgeError(
                 "the policy gives its responses no finite probability, it has broken; start anew "
                 "with a lower lr, or take another policy"
