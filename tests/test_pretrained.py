@@ -187,3 +187,19 @@ def test_without_a_network_there_is_one_sentence(
     assert "to load the files; see whether there is a network, or name a hub id" in message
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("huggingface_hub").level != logging.ERROR
+
+
+def test_the_tokenizer_of_another_model() -> None:
+    """Else the first thing to be seen of it would be an index out of range, on the device."""
+    from types import SimpleNamespace
+
+    from upge.training.experience import check_lengths
+
+    config = SimpleNamespace(max_tokens=4, token_budget=99)
+    for size, fits in ((8, True), (7, False), (None, True)):
+        model = SimpleNamespace(vocab_size=size)
+        if fits:
+            check_lengths([[1, 2]], [[7]], config, model)  # type: ignore[arg-type]
+            continue
+        with pytest.raises(UpgeError, match="ids up to 7, but it knows 7 tokens"):
+            check_lengths([[1, 2]], [[7]], config, model)  # type: ignore[arg-type]

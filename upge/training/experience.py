@@ -87,7 +87,7 @@ def encode_questions(
 def check_lengths(
     trained: Sequence[list[int]], tested: Sequence[list[int]], config: RunConfig, model: Any
 ) -> None:
-    """Refuse what no micro-batch holds, or no position of the model.
+    """Refuse what no micro-batch holds, no position of the model, or none of its tokens.
 
     Args:
         trained: prompts that are trained on.
@@ -96,8 +96,15 @@ def check_lengths(
         model: the model's configuration.
 
     Raises:
-        UpgeError: the longest prompt and response are longer.
+        UpgeError: the longest prompt and response are longer; the tokenizer is another model's.
     """
+    largest = max(max(ids) for ids in (*trained, *tested))
+    vocabulary = getattr(model, "vocab_size", None)
+    if vocabulary is not None and largest >= vocabulary:
+        raise UpgeError(
+            f"model: its tokenizer gives ids up to {largest}, but it knows {vocabulary} tokens; "
+            "put the tokenizer that belongs to it into its folder"
+        )
     prompt = max(map(len, trained))
     if prompt + config.max_tokens > config.token_budget:
         raise UpgeError(
