@@ -86,6 +86,8 @@ class Trainer:
         folder: where its records go.
         observe: called with each step's metrics.
         note: called with what a reader should know of the problems, before training starts.
+        doctor: whether a step of several processes is first compared with a plain one's, see
+            :mod:`upge.training.doctor`.
     """
 
     config: RunConfig
@@ -93,6 +95,7 @@ class Trainer:
     observe: Callable[[Metrics], None] = lambda metrics: None
     note: Callable[[str], None] = lambda text: None
     progress: Progress = field(default_factory=Progress)
+    doctor: bool = True
 
     def run(self) -> Mapping[str, Any]:
         """The final numbers; those of a finished run are read, not made again.
@@ -148,6 +151,8 @@ class Trainer:
             self.note(self.dataset.omissions)
         # In evaluation mode: dropout would be randomness that no seed names.
         self.model, self.tokenizer = load_pretrained(self.config.model)
+        if self.doctor:
+            self._examine()
         self._restore()
         self._spread()
         self.questions = encode_questions(
@@ -166,6 +171,11 @@ class Trainer:
             self._check_stage(stage)
         if self._is_main:
             self.folder.open(self.config)
+
+    def _examine(self) -> None:
+        from upge.training.doctor import check_launcher  # which takes its steps by a Trainer
+
+        check_launcher(self.accelerator, self.model)
 
     def _check_stage(self, stage: Stage) -> None:
         if stage.reads_demonstrations and not any(q.demonstration for q in self.questions):
