@@ -96,6 +96,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole configuration; train nothing.")
     ] = False,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            help="With several processes, first compare a step with a plain process's; see doctor."
+        ),
+    ] = True,
     gpu: Annotated[
         str | None,
         typer.Option(help="With --dry-run: what the run takes on 8 GPUs of this type; see plan."),
@@ -145,7 +151,7 @@ def train(
 
             print_plan(run, None, gpu=gpu, prefix="# ")
     else:
-        _train(run, folder, quiet)
+        _train(run, folder, quiet, doctor)
 
 
 def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | None) -> RunConfig:
@@ -222,11 +228,16 @@ def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
     print(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
-def _train(run: RunConfig, folder: RunFolder, quiet: bool) -> None:
+def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None:
+    from upge.planning.here import check_gpu_memory
     from upge.training.loop import Trainer
 
     again = folder.result is not None
-    trainer = Trainer(run, folder)
+    if not again:
+        check_gpu_memory(run)
+    notes = Console(stderr=True, quiet=quiet)
+    trainer = Trainer(run, folder, doctor=doctor)
+    trainer.note = lambda text: notes.print(text, highlight=False, markup=False, soft_wrap=True)
     try:
         with _watching(run, quiet) as observe:
             trainer.observe = observe
