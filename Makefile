@@ -1,7 +1,7 @@
 # Works with GNU make 3.81 and later.
 #
 # Settings, on the command line or in the environment:
-#   VENV    where the environment goes (a path without spaces)
+#   VENV    where the environment goes (a path without spaces); EXTRAS_VENV that of make test-extras
 #   PYTHON  the Python 3.11 it is made with
 #   OUT     where tables go
 #   PROFILE cpu (the default), smoke, or for one GPU gpu, gpu-qwen2.5-0.5b, gpu-qwen2.5-1.5b: the scale
@@ -12,6 +12,7 @@
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
 VENV ?= .venv
+EXTRAS_VENV ?= .venv-extras
 OUT ?= paper_tables
 PROFILE ?= cpu
 SEEDS ?=
@@ -27,7 +28,7 @@ require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3
 	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow test-extras run-extras lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -151,6 +152,13 @@ test: $(VENV)/.stamp ## Run the fast tests
 test-slow: $(VENV)/.stamp ## Run all tests, the slow ones too
 	$(one_thread) $(python) -m pytest -q -n 2 --timeout 1800 -m ""
 
+test-extras: ## Run the tests of optional stacks (vLLM on a CPU), in an environment of their own, .venv-extras
+	@$(MAKE) --no-print-directory run-extras VENV="$(EXTRAS_VENV)" \
+		nodeps="requirements-nodeps.lock requirements-extras.lock"
+
+run-extras: $(VENV)/.stamp
+	$(one_thread) $(python) -m pytest -q --timeout 3000 -m extras
+
 lint: $(VENV)/.stamp ## Check formatting, style and types
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
@@ -168,7 +176,9 @@ $(VENV)/.stamp: $(VENV)/.packages pyproject.toml
 	@$(pip_install) --no-deps --no-build-isolation --editable .
 	@touch "$@"
 
-$(VENV)/.packages: requirements.lock requirements-nodeps.lock
+nodeps := requirements-nodeps.lock
+
+$(VENV)/.packages: requirements.lock $(nodeps)
 	@set -e; \
 	if cat $^ | cmp -s - "$@"; then touch "$@"; exit 0; fi; \
 	$(require_python); \
@@ -180,7 +190,7 @@ $(VENV)/.packages: requirements.lock requirements-nodeps.lock
 	rm -f "$@"; \
 	"$(PYTHON)" -m venv --clear --prompt upge "$(VENV)"; \
 	$(pip_install) -r requirements.lock; \
-	$(pip_install) --no-deps -r requirements-nodeps.lock; \
+	$(pip_install) --no-deps $(addprefix -r ,$(nodeps)); \
 	cat $^ > "$@"
 
 lock: ## Rebuild requirements.lock and environment.yml from pyproject.toml
@@ -192,7 +202,8 @@ lock: ## Rebuild requirements.lock and environment.yml from pyproject.toml
 	python="$$scratch/venv/bin/python"; \
 	"$$python" -c 'import tomllib; file = tomllib.load(open("pyproject.toml", "rb")); project = file["project"]; \
 		print(*file["build-system"]["requires"], *project["dependencies"], \
-		*sum(project["optional-dependencies"].values(), []), sep="\n")' > "$$scratch/direct.txt"; \
+		*sum((packages for extra, packages in project["optional-dependencies"].items() if extra not in ("vllm", "deepspeed")), []), \
+		sep="\n")' > "$$scratch/direct.txt"; \
 	"$$python" -m pip install -qq --disable-pip-version-check -r "$$scratch/direct.txt"; \
 	"$$python" -m pip freeze --all --exclude pip > "$$scratch/frozen.txt"; \
 	"$$python" -m pip install -qq --disable-pip-version-check --no-deps -r requirements-nodeps.lock; \

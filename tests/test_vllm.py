@@ -169,7 +169,7 @@ def test_they_are_drawn_from_the_policy(opened):
 
 def test_a_response_ends_with_its_end_of_sequence(opened):
     _, tokenizer, sampler = opened
-    rollouts = sampler(prompts_of(tokenizer)[:2], 32, Sampling(3, 1.0), [0, 1])
+    rollouts = sampler(prompts_of(tokenizer)[:2], 32, Sampling(3, 3.0), [0, 1])
     ended = [tokenizer.eos_token_id in own for own in responses(rollouts)]
     assert rollouts.finished.tolist() == ended
     assert any(ended) and not all(ended)
@@ -279,9 +279,8 @@ if __name__ == "__main__":
 
 def test_an_engine_ends_with_its_owner(tiny, tmp_path):
     (tmp_path / "owner.py").write_text(KILLED, encoding="utf-8")
-    with subprocess.Popen(
-        [sys.executable, tmp_path / "owner.py", tiny.model], stdout=subprocess.PIPE, text=True
-    ) as owner:
+    command = [sys.executable, tmp_path / "owner.py", tiny.model]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         while owner.stdout.readline().strip() != "open":
             assert owner.poll() is None

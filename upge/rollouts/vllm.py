@@ -3,7 +3,8 @@
 The engine runs in processes of its own, on a GPU or on a CPU. New weights reach it through a folder
 in the Hugging Face format and its ``reload_weights``, which restores each layer to the form that
 checkpoints have, loads it, and packs it again for the kernels: on a CPU these pack weights when
-they are loaded, so that loading into what is left of them fails.
+they are loaded, so that loading into what is left of them fails. Tied output embeddings, which no
+checkpoint has, are packed again by :mod:`upge.rollouts.vllm_worker`.
 
 TRL's ``VLLMGeneration`` starts and feeds such engines too, but can't serve the protocol: it has one
 seed for all prompts, starts from the model's name where the weights may be others (a GGUF file, a
@@ -156,6 +157,7 @@ class VLLMSampler:
     def _reload(self) -> None:
         folder = self._save()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._engine.collective_rpc("repack_head")
         self._engine.reset_prefix_cache()
         for path in folder.glob("*.safetensors"):
             path.unlink()
@@ -180,7 +182,7 @@ def _start(folder: Path, log: Path, model: Any) -> Any:
                 enforce_eager=on_cpu,
                 logprobs_mode="processed_logprobs",
                 use_tqdm_on_load=False,
-                worker_extension_cls="upge.rollouts.leash.Leash",
+                worker_extension_cls="upge.rollouts.vllm_worker.WorkerExtension",
             )
     except Exception as error:
         raise UpgeError(
