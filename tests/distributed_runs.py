@@ -67,7 +67,8 @@ def main(configs: str, out: str) -> None:
     for given in json.loads(Path(configs).read_text()):
         config = build(given, RunConfig)
         try:
-            Keeping(config, RunFolder(Path(os.environ.get("OUT", out)) / config.name)).run()
+            folder = RunFolder(Path(os.environ.get("OUT", out)) / config.name)
+            Keeping(config, folder, doctor=False).run()
         except UpgeError as error:
             print(f"{config.name}: {error}", file=sys.stderr, flush=True)
             raise SystemExit(1) from None

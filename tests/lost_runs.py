@@ -43,7 +43,7 @@ def train(config, folder, victim, moment, call):
         owner, name, _ = MOMENTS[moment]
         setattr(owner, name, killing(getattr(owner, name), call))
     try:
-        Trainer(config, RunFolder(folder)).run()
+        Trainer(config, RunFolder(folder), doctor=False).run()
     except UpgeError as error:
         print(f"upge: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

@@ -94,7 +94,9 @@ class Plain:
         return flat(self.module)
 
     def step(self, max_norm):
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
+        norm = float(flat(self.module).norm())
+        for parameter in self.module.parameters():  # PyTorch's own clip adds 1e-6 to the norm
+            parameter.grad *= min(max_norm / norm, 1.0)
         self.optimizer.step()
 
 
@@ -116,25 +118,25 @@ def walk(kind, out):
     plain = Plain(copy.deepcopy(policy()).to(dtype))
     strategy = open_strategy(accelerator, copy.deepcopy(plain.module.model))
     strategy.set_temperature(plain.module.temperature)
+    if kind.startswith("zero"):
+        assert strategy.policy.zero_optimization_stage() == int(kind[4])
+        assert strategy.policy.zero_cpu_offload() == kind.endswith("offload")
     whole = ragged(questions=QUESTIONS)
     whole = replace(whole, reward=whole.reward.double())
-    own = whole.group % accelerator.num_processes == accelerator.process_index
     found = {}
     for name in TRAINED:
         estimator = algorithm(name)()
-        whole = as_sampled_by(plain.module, whole)
-        mine = replace(whole.select(own), all_sum=partial(sum_over_processes, accelerator))
         plain.start()
         start(strategy, {})
         errors = [
-            compare(plain, strategy, accelerator, estimator, whole, mine, micro_batch)
+            compare(plain, strategy, accelerator, estimator, whole, micro_batch)
             for micro_batch in (10**6, MICRO_BATCH)
         ]
         found[name] = [max(column) for column in zip(*errors, strict=True)]
     state = {key: value for key, value in strategy.optimizer_state().items()}
     start(strategy, {})
     start(strategy, state)
-    found["resumed"] = compare(plain, strategy, accelerator, estimator, whole, mine, MICRO_BATCH)
+    found["resumed"] = compare(plain, strategy, accelerator, estimator, whole, MICRO_BATCH)
     if accelerator.is_main_process:
         Path(out).write_text(json.dumps(found))
 
@@ -153,8 +155,11 @@ def start(strategy, state):
         group["eps"] = EPSILON
 
 
-def compare(plain, strategy, accelerator, estimator, whole, mine, micro_batch):
+def compare(plain, strategy, accelerator, estimator, whole, micro_batch):
     """Take a step in both; a term's gradient is taken before it, and thrown away."""
+    whole = as_sampled_by(plain.module, whole)
+    own = whole.group % accelerator.num_processes == accelerator.process_index
+    mine = replace(whole.select(own), all_sum=partial(sum_over_processes, accelerator))
     accumulate = GradientAccumulator(strategy.policy, accelerator, 10**9, micro_batch)
     plan = accumulate.plan(estimator, mine)
     accumulate(plan, only=0)

@@ -1,0 +1,58 @@
+"""One of two processes is killed: the other says so in one sentence, soon, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import lost_runs
+import pytest
+import tiny_runs
+
+from upge.training.vigil import is_broken
+
+SENTENCE = "another process of this run is gone"
+
+
+def kill(tmp_path, kills):
+    tiny = tiny_runs.Tiny(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny.config("hpt", steps=6).model_dump(mode="json")))
+    ended = subprocess.run(
+        [sys.executable, lost_runs.__file__, str(tmp_path), str(config), "0", str(kills)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads((tmp_path / "found.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_one_sentence_and_the_run_goes_on(tmp_path):
+    found = kill(tmp_path, 10)
+    assert {run["victim"] for run in found} == {0, 1}
+    for run in found:
+        assert run["codes"][run["victim"]] == -9, run
+        assert run["codes"][1 - run["victim"]] > 0, run
+        assert run["seconds"] < run["patience"] + 10, run
+        assert "".join(run["said"]).count(SENTENCE) == 1, run
+        assert run["again"] == [0, 0], run
+        assert run["same"], run
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (RuntimeError("Connection reset by peer"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_what_tells_of_a_lost_process(error, broken):
+    assert is_broken(error) == broken
