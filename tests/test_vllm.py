@@ -58,6 +58,7 @@ def disturbed(opened):
     yield model
     model.load_state_dict(kept)
     sampler.synchronize()
+    sampler([[2]], 1, Sampling(1), [0])  # weights are taken over by the next call
 
 
 def prompts_of(tokenizer) -> list[list[int]]:
@@ -169,7 +170,7 @@ def test_they_are_drawn_from_the_policy(opened):
 
 def test_a_response_ends_with_its_end_of_sequence(opened):
     _, tokenizer, sampler = opened
-    rollouts = sampler(prompts_of(tokenizer)[:2], 32, Sampling(3, 3.0), [0, 1])
+    rollouts = sampler(prompts_of(tokenizer)[:2], 32, Sampling(3, 2.0), [0, 1])
     ended = [tokenizer.eos_token_id in own for own in responses(rollouts)]
     assert rollouts.finished.tolist() == ended
     assert any(ended) and not all(ended)
@@ -211,7 +212,8 @@ def test_old_weights_show_as_a_mismatch(opened, disturbed):
         ({"prompts": [[2] * 250]}, "wanted at most 6"),
         ({"prompts": [[]]}, "at least one token"),
         ({"seeds": [0, 1]}, "one for each of 1"),
-        ({"settings": Sampling(8, 0.005)}, "wanted 0, which is greedy, or at least 0.01"),
+        ({"settings": Sampling(8, 0.005)}, "wanted 0, which is greedy, or 0.01 to 2"),
+        ({"settings": Sampling(8, 2.5)}, "wanted 0, which is greedy, or 0.01 to 2"),
     ],
 )
 def test_what_can_not_be_sampled_is_named(opened, change, message):
@@ -232,17 +234,19 @@ def command(monkeypatch, capsys, *arguments) -> str:
     return out
 
 
-def test_training_with_its_rollouts(tiny, tmp_path, monkeypatch, capsys):
+def test_training_with_its_rollouts(tiny, tmp_path):
     """Three steps of HPT; a sampler that lagged behind by a step would be 1e-2 off."""
-    config = tiny.config("hpt", backend="vllm", lr=1e-2)
-    folder = tiny_runs.run(config, tmp_path / "run")
+    folder = tiny_runs.run(tiny.config("hpt", backend="vllm", lr=1e-2), tmp_path / "run")
     lines = folder.metrics()
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["mismatch/logp"] < 1e-3 for line in lines)
     assert all(line["grad_norm"] > 0 for line in lines)
+
+
+def test_evaluating_with_its_responses(tiny, monkeypatch, capsys):
     found = command(
         monkeypatch, capsys,
-        "evaluate", folder.policy, "--data", tiny.tests, "--backend", "vllm",
+        "evaluate", tiny.model, "--data", tiny.tests, "--backend", "vllm", "--max-tokens", 8,
         "--prompt", "{problem}", "--marker", "#", "--samples", 4, "--format", "json",
     )  # fmt: skip
     assert json.loads(found)["rows"]

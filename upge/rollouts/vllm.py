@@ -39,8 +39,8 @@ from upge.rollouts.sampler import (
     question_seed,
 )
 
-#: vLLM raises lower temperatures, but for 0, to it.
-_COLDEST = 1e-2
+#: vLLM raises lower temperatures, but for 0, to the first, and refuses higher ones than the second.
+_COLDEST, _HOTTEST = 1e-2, 2.0
 
 #: What is set unless the user has set it: silence, and no threads bound to cores that others use.
 _ENVIRONMENT = {
@@ -90,10 +90,10 @@ class VLLMSampler:
         seeds: Sequence[int],
     ) -> Rollouts:
         check_request(prompts, samples, settings, seeds, self._engine.model_config.max_model_len)
-        if 0 < settings.temperature < _COLDEST:
+        if settings.temperature and not _COLDEST <= settings.temperature <= _HOTTEST:
             raise UpgeError(
-                f"temperature: got {settings.temperature}, below which vLLM doesn't sample; wanted "
-                f"0, which is greedy, or at least {_COLDEST:g}"
+                f"temperature: got {settings.temperature}, at which vLLM doesn't sample; wanted 0, "
+                f"which is greedy, or {_COLDEST:g} to {_HOTTEST:g}"
             )
         if self._is_old:
             self._reload()
