@@ -181,7 +181,8 @@ def draw(
     if not problems:
         raise UpgeError("there are no problems to respond to; name a file or suite that has some")
     # Other backends may know probabilities only after top-p, and then say NaN.
-    hidden = settings.top_p < 1 and not isinstance(sampler, CachedSampler)
+    backend = getattr(sampler, "sampler", sampler)  # the loop's has one inside
+    hidden = settings.top_p < 1 and not isinstance(backend, CachedSampler)
     prompts = [encode(tokenizer, problem.prompt) for problem in problems]
     for first, count, rows in _batches([len(prompt) for prompt in prompts], samples):
         rollouts = sampler(
