@@ -1,0 +1,74 @@
+"""Backends by name, without the optional ones; how far a sampler is from the policy."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upge import UpgeError
+from upge.config import build
+from upge.extras import available
+from upge.policies.tiny import build_model, build_tokenizer
+from upge.rollouts import CachedSampler, open_sampler
+from upge.rollouts.mismatch import mismatch, mismatch_sums
+from upge.training.config import RunConfig
+
+logs = st.lists(st.floats(-3, 0), min_size=1, max_size=6)
+
+
+@pytest.fixture
+def open_as():
+    tokenizer = build_tokenizer("01+=")
+    model = build_model(len(tokenizer), hidden=64, layers=1, heads=2, seed=0)
+    return partial(open_sampler, model=model, tokenizer=tokenizer)
+
+
+def test_backends_by_name(open_as):
+    assert isinstance(open_as("transformers"), CachedSampler)
+    with pytest.raises(UpgeError, match="unknown backend 'vlm'; did you mean 'vllm'"):
+        open_as("vlm")
+
+
+@pytest.mark.skipif(available("vllm"), reason="vLLM is installed")
+def test_a_missing_backend_says_how_to_install_it(open_as):
+    with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install 'upge\[vllm\]'"):
+        open_as("vllm")
+
+
+def test_the_default_backend_leaves_a_runs_key_alone():
+    """The last is the key that such a run had before there was a choice."""
+    given = {"name": "x", "stages": [{"algorithm": "hpt", "steps": 3, "lr": 1e-3}]}
+    keys = {name: build(given | own, RunConfig).key for name, own in CHOICES.items()}
+    assert keys["none"] == keys["transformers"] != keys["vllm"]
+    assert keys["none"] == "3edea89b3b3a"
+
+
+CHOICES = {"none": {}} | {name: {"backend": name} for name in ("transformers", "vllm")}
+
+
+@given(ours=logs, data=st.data())
+def test_mismatch_by_hand(ours, data):
+    """Split over two processes, with a token that was not sampled."""
+    theirs = data.draw(st.lists(st.floats(-3, 0), min_size=len(ours), max_size=len(ours)))
+    parts = [
+        mismatch_sums(
+            torch.tensor([[a, 0.0]]), torch.tensor([[b, -2.0]]), torch.tensor([[True, False]])
+        )
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    found = mismatch(torch.stack(parts))
+    ratios = [math.exp(a - b) for a, b in zip(ours, theirs, strict=True)]
+    close = partial(pytest.approx, rel=1e-5, abs=1e-6)
+    assert found["mismatch/logp"] == close(sum(abs(math.log(r)) for r in ratios) / len(ratios))
+    assert found["mismatch/kl"] == close(sum(r - 1 - math.log(r) for r in ratios) / len(ratios))
+    assert found["mismatch/ratio"] == close(max(ratios))
+
+
+def test_no_tokens_are_no_mismatch():
+    nothing = mismatch_sums(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2).bool())
+    assert mismatch(nothing[None]) == dict.fromkeys(
+        ("mismatch/logp", "mismatch/kl", "mismatch/ratio"), 0.0
+    )
