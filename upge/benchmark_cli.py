@@ -95,7 +95,7 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
         folder.open(asked.model, about, {own.name: {"digest": own.digest} for own in benchmarks})
         _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings))
         counts = {own.name: len(own.problems) for own in benchmarks}
-        _report(folder, counts, asked.by, against, form)
+        folder.write_results(_report(folder, counts, asked.by, against, form))
 
 
 def show_evaluation(
@@ -325,7 +325,8 @@ def _report(
     by: str,
     against: EvaluationFolder | None,
     form: Format,
-) -> None:
+) -> dict[str, Any]:
+    """Print the results; as a record."""
     from upge.evaluation.results import result_rows
 
     rows = result_rows(folder, counts, by=by, against=against)
@@ -334,9 +335,9 @@ def _report(
     if against is not None:
         about["against"] = str(against.path)
     show(rows, about, form, _short)
-    folder.write_results(about | {"rows": rows})
     files = ", ".join(f"{name}.parquet" for name in counts)
     _say(f"Results and responses are in {folder.path}: results.json, {files}")
+    return about | {"rows": rows}
 
 
 def _short(row: Row) -> Row:

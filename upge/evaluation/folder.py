@@ -3,7 +3,7 @@
 evaluation.json          what determines the responses, and where they were sampled
 NAME.parquet             a finished benchmark: a row a response
 NAME.parts/              of an unfinished one: files of whole problems, each written as a whole
-results.json             what was printed last
+results.json             what was measured last
 lock                     held by the process that writes
 
 A row: problem (its place in the benchmark, from 0), suite, family, level, prompt, answer, sample,
