@@ -60,6 +60,25 @@ def test_a_new_file_of_the_package_is_a_change(checkout: Path) -> None:
     assert provenance()["commit"].endswith("with uncommitted changes")
 
 
+@pytest.mark.parametrize("beside", ["experiments", "analysis"])
+def test_what_lies_beside_the_package_and_makes_numbers_counts(checkout: Path, beside: str) -> None:
+    (checkout / beside).mkdir()
+    (checkout / beside / "recipe.yaml").write_text("", encoding="utf-8")
+    assert provenance()["commit"].endswith("with uncommitted changes")
+
+
+def test_a_repository_around_an_installed_package_is_not_its_own(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment in an ignored folder of somebody's project."""
+    (checkout / ".gitignore").write_text(".venv\n", encoding="utf-8")
+    installed = checkout / ".venv" / "upge"
+    installed.mkdir(parents=True)
+    (installed / "provenance.py").write_text("", encoding="utf-8")
+    monkeypatch.setattr(module, "__file__", str(installed / "provenance.py"))
+    assert provenance()["commit"] == "not in a git checkout"
+
+
 def test_without_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setattr(module, "__file__", str(tmp_path / "provenance.py"))

@@ -23,6 +23,9 @@ _PACKAGES = (
     "verl",
 )
 
+#: Code of the checkout, beside the package, that numbers are made with.
+_BESIDE = ("experiments", "analysis")
+
 
 def provenance() -> dict[str, str]:
     """Commit (with a mark if files differ from it), versions, hardware, and the time in UTC."""
@@ -49,10 +52,13 @@ def _accelerator() -> str:
 
 
 def _commit() -> str:
+    """Of the repository that tracks this package, not of one that merely lies around it."""
     folder = Path(__file__).parent
+    code = [str(folder), *(str(folder.parent / name) for name in _BESIDE)]
     try:
+        _git(folder, "ls-files", "--error-unmatch", "--", Path(__file__).name)
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--", str(folder))
+        changed = _git(folder, "status", "--porcelain", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
     return f"{commit} with uncommitted changes" if changed else commit
