@@ -19,6 +19,12 @@ from analysis.tables import csv_text, write
 #: Bootstrap draws a point; a band needs fewer than a test.
 _DRAWS = 4_000
 
+#: Between which values a quantity lies, and so the band of its mean.
+BOUNDS = {
+    **dict.fromkeys(("validation", "reward", "offline_ratio"), (0.0, 1.0)),
+    **dict.fromkeys(("entropy", "response_length"), (0.0, np.inf)),
+}
+
 #: Steps over which lines of what is measured at each step are moving means.
 WINDOW = 20
 
@@ -37,15 +43,17 @@ def over_seeds(frame: pd.DataFrame, value: str, *beside: str) -> pd.DataFrame:
         beside: columns of which just the means are wanted.
 
     Returns:
-        ``method, step``, ``beside``, ``mean, low, high, seeds``. Steps that some of a method's
-        seeds lack are left out; for one seed ``low`` and ``high`` are NaN.
+        ``method, step``, ``beside``, ``mean, low, high, seeds``, the interval cut at the value's
+        :data:`BOUNDS`. Steps that some of a method's seeds lack are left out; for one seed ``low``
+        and ``high`` are NaN.
     """
     parts = []
     for method, own in frame.groupby("method", sort=False):
         table = own.pivot(index="seed", columns="step", values=value).dropna(axis=1)
         means = own[own["step"].isin(table.columns)].groupby("step")[[value, *beside]].mean()
         errors = student(seed_errors(table.to_numpy(), str(method), _DRAWS), len(table) - 1)
-        low, high = np.quantile(errors, TAILS, axis=0) + means[value].to_numpy()
+        band = np.quantile(errors, TAILS, axis=0) + means[value].to_numpy()
+        low, high = np.clip(band, *BOUNDS.get(value, (-np.inf, np.inf)))
         alone = len(table) == 1
         part = means.rename(columns={value: "mean"}).assign(
             low=np.nan if alone else low, high=np.nan if alone else high, seeds=len(table)

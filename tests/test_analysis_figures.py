@@ -17,7 +17,7 @@ from analysis.runs import load_runs
 
 
 def test_learning_curves_are_means_over_seeds_with_students_interval(tmp_path: Path) -> None:
-    ends = (0.5, 0.6, 0.9)
+    ends = (0.5, 0.55, 0.65)
     for seed, accuracy in enumerate(ends):
         write_run(tmp_path, "sft", seed, accuracy=accuracy)
     frame = learning_curves.numbers(load_runs(tmp_path))
@@ -42,6 +42,17 @@ def test_steps_that_a_seed_lacks_are_left_out() -> None:
     found = over_seeds(frame, "value")
     assert found["step"].tolist() == [1]
     assert found["mean"].tolist() == pytest.approx([0.6])
+
+
+@pytest.mark.parametrize(
+    ("value", "most"), [("validation", 1), ("offline_ratio", 1), ("reward", 1), ("entropy", np.inf)]
+)
+def test_bands_stay_where_the_quantity_does(value: str, most: float) -> None:
+    """Two seeds as far apart as they can be: Student's interval is wider than what there is."""
+    rows = [("a", 0, 1, 0.0), ("a", 1, 1, 1.0)]
+    found = over_seeds(pd.DataFrame(rows, columns=["method", "seed", "step", value]), value)
+    assert found["low"].item() == 0
+    assert 1 <= found["high"].item() <= most
 
 
 def test_the_offline_ratio_is_a_moving_mean_of_hpt_and_luffy_alone(tmp_path: Path) -> None:
