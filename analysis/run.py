@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
 
 from upge.errors import UpgeError
 
@@ -123,8 +124,34 @@ class Found:
     trials: Sequence[Trial]
 
 
+class _Tested(BaseModel):
+    """The result of a run with a test."""
+
+    suites: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]], Field(min_length=1)
+    ]
+
+
+def check_result(run: Run) -> None:
+    """Refuse the result of a run with a test that doesn't have its accuracies.
+
+    Raises:
+        UpgeError: none, or one that is no share.
+    """
+    if run.config.get("evaluation", {}).get("test_samples") is None:
+        return
+    try:
+        _Tested.model_validate(run.result, strict=True)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UpgeError(
+            f"{run.path}: its result lacks an accuracy from 0 to 1 ({place}); delete the run "
+            "and make the comparison again"
+        ) from error
+
+
 def check_accuracy(answers: pd.DataFrame, accuracy: float, place: str, remedy: str) -> None:
     """Refuse answers to a suite that its result does not sum up."""
     found = answers["right"].sum() / max(answers["samples"].sum(), 1)
-    if abs(found - accuracy) > _TOLERANCE:
+    if not abs(found - accuracy) <= _TOLERANCE:  # neither is NaN
         raise UpgeError(f"{place}: is not the evaluation that the result sums up; {remedy}")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.methods import ordered
 from analysis.records import is_recorded, read_records
-from analysis.run import PROBLEM, Found, Run
+from analysis.run import PROBLEM, Found, Run, check_result
 from analysis.run_folders import read_folders
 from upge.errors import UpgeError
 
@@ -144,13 +144,16 @@ def load_runs(folder: Path) -> Runs:
 
     Raises:
         UpgeError: a folder that isn't there, runs of several configurations of one method, or of
-            methods that were not trained or evaluated on the same.
+            methods that were not trained or evaluated on the same; a seed that is there twice, or
+            a result without the accuracies that its run was to have.
     """
     if not folder.is_dir():
         raise UpgeError(
             f"{folder}: is no folder of a comparison; make it with `{make_command(folder.name)}`"
         )
     found = read_records(folder) if is_recorded(folder) else read_folders(folder)
+    for run in found.finished:
+        check_result(run)
     _check_alike(folder, found.finished)
     return Runs(**vars(found), folder=folder)
 
@@ -158,13 +161,15 @@ def load_runs(folder: Path) -> Runs:
 def _check_alike(folder: Path, runs: Sequence[Run]) -> None:
     """A mean over runs that were asked for different things would be a mean over nothing."""
     first: dict[str, Run] = {}
+    own: dict[tuple[str, int], Run] = {}
     for run in runs:
         other = first.setdefault(run.method, run)
-        differences = _differences(other.config, run.config, {"seed", "key"})
-        twice = run is not other and run.seed == other.seed
-        if differences or twice:
-            reason = f"they differ in {', '.join(differences)}" if differences else "the same seed"
+        if differences := _differences(other.config, run.config, {"seed", "key"}):
+            reason = f"they differ in {', '.join(differences)}"
             raise _mixed(f"{run.method} with two configurations", other, run, reason)
+        twin = own.setdefault((run.method, run.seed), run)
+        if twin is not run:
+            raise _mixed(f"{run.method} twice", twin, run, f"both are of seed {run.seed}")
     for run in first.values():
         other = next(iter(first.values()))
         unshared = set(other.config) | set(run.config)

@@ -208,6 +208,15 @@ def test_answers_that_the_result_does_not_sum_up_are_refused(records: Path) -> N
         load_runs(records).problems()
 
 
+def test_a_run_that_is_told_twice_is_refused(records: Path) -> None:
+    path = records / "runs.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    (later,) = (line for line in lines if '"folder": "grpo-s1-' in line)
+    path.write_text("".join([*lines, later]))
+    with pytest.raises(UpgeError, match=r"holds grpo twice, grpo-s1.*both are of seed 1"):
+        load_runs(records)
+
+
 # -------------------------------------------------------------------------------- the command line
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_runs import START, SUITES, write_run, write_selection
 
+from analysis.run import check_accuracy
 from analysis.runs import load_runs
 from upge.errors import UpgeError
 
@@ -90,7 +92,7 @@ def test_all_origins_are_named_and_none_made_up(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ({"rate": 3e-4}, r"holds sft with two configurations.*stages\.0\.lr.*delete"),
-        ({"given": {"key": "other"}}, "holds sft with two configurations.*the same seed"),
+        ({"given": {"key": "other"}}, "holds sft twice, sft-s0.*other.*both are of seed 0"),
     ],
 )
 def test_two_configurations_of_a_method_are_refused(
@@ -100,6 +102,38 @@ def test_two_configurations_of_a_method_are_refused(
     write_run(tmp_path, "sft", 0, **more)  # type: ignore[arg-type]
     with pytest.raises(UpgeError, match=message):
         load_runs(tmp_path)
+
+
+def test_a_copy_of_a_later_seed_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0)
+    later = write_run(tmp_path, "sft", 1)
+    shutil.copytree(later, tmp_path / "copy")
+    with pytest.raises(UpgeError, match=f"sft twice, copy and {later.name} .both are of seed 1"):
+        load_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "result", ["{}", '{"suites": {}}', '{"suites": {"sum": NaN}}', '{"suites": {"sum": 2}}']
+)
+def test_a_result_without_accuracies_is_refused(tmp_path: Path, result: str) -> None:
+    path = write_run(tmp_path, "sft", 0)
+    (path / "result.json").write_text(result)
+    with pytest.raises(UpgeError, match=r"its result lacks an accuracy from 0 to 1 \(suites"):
+        load_runs(tmp_path)
+
+
+def test_a_run_that_was_to_have_no_test_has_none(tmp_path: Path) -> None:
+    untested = {"every": 5, "test_samples": None}
+    path = write_run(tmp_path, "sft", 0, given={"evaluation": untested})
+    (path / "result.json").write_text("{}")
+    assert load_runs(tmp_path).seeds("sft") == [0]
+
+
+def test_accuracy_that_is_no_number_sums_up_nothing() -> None:
+    answers = pd.DataFrame({"right": [1], "samples": [2]})
+    check_accuracy(answers, 0.5, "here", "mend it")
+    with pytest.raises(UpgeError, match="here: is not the evaluation"):
+        check_accuracy(answers, float("nan"), "here", "mend it")
 
 
 def test_methods_on_different_data_are_refused(tmp_path: Path) -> None:
