@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upge.errors import UpgeError
-from upge.training.records import write_atomically
+from upge.files import make_folder, write_whole
 
 #: A cell without a number.
 NONE = "–"
@@ -129,9 +128,5 @@ def write(path: Path, text: str) -> Path:
     Raises:
         UpgeError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
-    return path
+    make_folder(path.parent)
+    return write_whole(path, text)

@@ -53,6 +53,15 @@ def read_record(path: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UpgeError: it can't be written.
+    """
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def write_record(
     path: Path,
     name: str,

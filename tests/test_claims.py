@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import re
 from typing import Any, ClassVar
 
@@ -421,7 +422,7 @@ def test_the_command_writes_no_ledger_of_some_claims(run: Any, tmp_path: Any) ->
 
 
 def test_a_ledger_is_written_whole_or_not_at_all(tmp_path: Any) -> None:
-    (tmp_path / ".claims.md.partial").mkdir()
+    (tmp_path / f".claims.md.{os.getpid()}.partial").mkdir()
     (tmp_path / "claims.md").write_text("before")
     with pytest.raises(UpgeError, match=r"claims\.md: can't be written"):
         write_ledger([], {}, tmp_path)

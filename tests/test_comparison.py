@@ -158,6 +158,21 @@ def test_a_single_rate_needs_no_trial(run, tmp_path) -> None:
     assert read(tmp_path / NAME / "selection.json")["sft"] == {"lr": 1e-3, "grid": {"0.001": None}}
 
 
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(run, tmp_path, monkeypatch) -> None:
+    run(lambda job: 0.5)
+    before = read(tmp_path / NAME / "selection.json")
+
+    def full(partial: Path, content: bytes) -> int:
+        partial.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UpgeError, match=r"selection\.json: can't be written .No space left"):
+        run(lambda job: 0.4)
+    assert read(tmp_path / NAME / "selection.json") == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

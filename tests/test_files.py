@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from upge.errors import UpgeError
-from upge.files import make_folder, read_text, write_whole
+from upge.files import make_folder, read_text, write_together, write_whole
 
 
 def test_text_is_read_with_or_without_a_byte_order_mark(
@@ -61,3 +62,40 @@ def test_a_file_is_written_whole_or_not_at_all(
         write_whole(path, "after")
     assert [p.name for p in tmp_path.iterdir()] == ["text"]
     assert path.read_bytes() == b"before"
+
+
+def test_files_that_belong_together_are_replaced_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in ("first", "second")]
+    write_together(dict.fromkeys(paths, "before"))
+    whole = Path.write_bytes
+
+    def full(partial: Path, content: bytes) -> int:
+        if "second" in partial.name:
+            raise OSError(28, "No space left on device")
+        return whole(partial, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UpgeError, match=r"second: can't be written"):
+        write_together(dict.fromkeys(paths, "after"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "first": "before",
+        "second": "before",
+    }
+
+
+def test_two_processes_may_write_the_same_file_at_once(tmp_path: Path) -> None:
+    """Each over and over: neither takes away what the other is about to put in place."""
+    path = tmp_path / "file"
+    write = (
+        "import sys; from pathlib import Path; from upge.files import write_whole\n"
+        "for _ in range(500): write_whole(Path(sys.argv[1]), sys.argv[2] * 1000)"
+    )
+    command = [sys.executable, "-c", write, str(path)]
+    writers = [
+        subprocess.Popen([*command, text], stderr=subprocess.PIPE, text=True) for text in "ab"
+    ]
+    assert [writer.communicate()[1] for writer in writers] == ["", ""]
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert list(tmp_path.iterdir()) == [path]

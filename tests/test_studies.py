@@ -325,7 +325,7 @@ def test_a_result_is_kept_until_recipe_or_code_changes(
 def test_results_are_written_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("before")
-    (tmp_path / f".{name}.partial").mkdir()
+    (tmp_path / f".{name}.{os.getpid()}.partial").mkdir()
     with pytest.raises(UpgeError, match=rf"{name}: can't be written"):
         if path.suffix == ".csv":
             command.write_table(path, [{"x": 1.0}])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -50,15 +52,30 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     Raises:
         UpgeError: it can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    return write_together({path: content})[0]
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> list[Path]:
+    """Write files that belong together: all are on the disk before one replaces what was there.
+
+    Raises:
+        UpgeError: one can't be written; none is replaced then.
+    """
+    # By process: two that write the same file at once don't take each other's.
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
+        for path, partial in partials.items():
+            content = contents[path]
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        for path, partial in partials.items():
+            partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
-    return path
+    finally:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink()
+    return list(contents)
 
 
 def file_digest(path: Path) -> str:

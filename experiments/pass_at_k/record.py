@@ -14,11 +14,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.pass_at_k.counts import COLUMNS, Job
-from experiments.records import read_record
+from experiments.records import read_record, write_json
 from upge.errors import UpgeError
 from upge.files import make_folder, write_whole
 from upge.provenance import provenance
-from upge.training.records import write_json
 
 COUNTS, PROVENANCE = "counts.parquet", "provenance.json"
 
