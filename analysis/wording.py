@@ -9,13 +9,25 @@ import pandas as pd
 from analysis.statistics import Estimate, within
 from analysis.tables import NONE
 
+#: What :func:`percent` shows behind a mean.
+INTERVALS = "± half of its 95 % interval; where 0 or 100 cuts that off, its bounds in brackets"
+
 
 def percent(estimate: Estimate | None) -> str:
-    """An accuracy, per cent, ± half of its 95 % interval."""
+    """An accuracy, per cent, with :data:`INTERVALS`."""
     if estimate is None:
         return NONE
-    low, high = within(estimate.interval)
-    return f"{100 * estimate.mean:.1f} ± {50 * (high - low):.1f}"
+    mean, (low, high) = estimate.mean, estimate.interval
+    half = (high - low) / 2
+    if _cut_off(low, high) or _cut_off(mean - half, mean + half):
+        low, high = within((low, high))
+        return f"{100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+
+
+def _cut_off(low: float, high: float) -> bool:
+    """Whether an interval of accuracies loses, at 0 or 1, what one digit would show."""
+    return any(abs(a - b) > 0.0005 for a, b in zip((low, high), within((low, high)), strict=True))
 
 
 def points(difference: float, sign: str = "+") -> str:

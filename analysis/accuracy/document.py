@@ -13,7 +13,7 @@ from analysis.accuracy.rates import learning_rates
 from analysis.accuracy.table import IN, OUT, Table
 from analysis.statistics import AVERAGE, MIDDLE, verdict
 from analysis.tables import NONE, Section
-from analysis.wording import listed, percent, points
+from analysis.wording import INTERVALS, listed, percent, points
 
 
 def heading(tables: Sequence[Table]) -> str:
@@ -59,7 +59,7 @@ def _ours(table: Table) -> Section:
         lines.append([table.layout.title(method), str(len(table.runs.seeds(method))), *shown])
     header = ["method", "seeds", *(_short(*column) for column in table.columns)]
     notes = [
-        "Per cent right: mean over seeds and problems ± half of its 95 % interval.",
+        f"Per cent right: mean over seeds and problems {INTERVALS}.",
         "**Bold**: the highest of a column, where it is distinguishable from every other method.",
         "°: not distinguishable from the highest of its column; no mark where none is "
         "distinguishable.",

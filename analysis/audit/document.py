@@ -27,7 +27,7 @@ from analysis.budgets import ALIKE, Reading
 from analysis.methods import title
 from analysis.statistics import Estimate, within
 from analysis.tables import NONE, Section, csv_text, latex, markdown
-from analysis.wording import millions, p_value, percent, points, scientific, whole
+from analysis.wording import INTERVALS, millions, p_value, percent, points, scientific, whole
 
 CSV_COLUMNS = (
     "part",
@@ -115,7 +115,7 @@ def _steps(audit: Audit) -> Section | None:
         lines.append([*_who(audit, method), *_accuracy(audit, method), *_took(audit, method)])
     header = ["method", "seeds", "learning rate", IN, OUT, *_TOOK]
     notes = [
-        "Per cent right in tests: mean over seeds and problems ± half of its 95 % interval.",
+        f"Per cent right in tests: mean over seeds and problems {INTERVALS}.",
         "FLOPs are of sampling and training, 2 forward and 4 backward a parameter and token, of "
         "one training, mean over seeds. Tokens trained on went forward and backward.",
     ]
