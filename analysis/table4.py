@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -65,8 +65,21 @@ def to_csv(table: Table4) -> str:
             (table.paper.base, "hpt", other, "", *row, "yes")
             for row in _published_rows(table, other)
         ]
-    lines = ([*row[:-3], *map(_p, row[-3:-1]), row[-1]] for row in rows)
-    return csv_text(("base", *COLUMNS, "reported"), lines)
+    header = ("base", *COLUMNS, "reported")
+    return csv_text((*header, "ahead"), (_csv_row(dict(zip(header, row))) for row in rows))
+
+
+def _csv_row(row: Mapping[str, Any]) -> list[object]:
+    p_values = {name: _p(row[name]) for name in ("p", "p_holm")}
+    ahead = {1: row["method"], 0: "", -1: row["other"]}[_ahead(row)]
+    return [*(row | p_values).values(), ahead]
+
+
+def _ahead(row: Mapping[str, Any]) -> int:
+    """1 where the method solves more alone, −1 where the other does, 0 where chance alone may."""
+    if row["p" if row["level"] == ALL else "p_holm"] >= SIGNIFICANCE:
+        return 0
+    return 1 if row["alone"] > row["other_alone"] else -1
 
 
 def _p(value: float) -> str:
@@ -101,6 +114,7 @@ def _pair(method: str, other: str, own: pd.DataFrame) -> Section:
     for level, rows in own.groupby("level", sort=False):
         problems = int(rows["problems"].iloc[0])
         p_values = rows["p" if level == ALL else "p_holm"]
+        ahead = [_ahead(row) for row in rows.to_dict("records")]
         lines.append(
             [
                 str(level),
@@ -108,10 +122,14 @@ def _pair(method: str, other: str, own: pd.DataFrame) -> Section:
                 *_counts(rows["alone"].tolist(), problems),
                 *_counts(rows["other_alone"].tolist(), problems),
                 _range(p_values.tolist(), ".2g"),
-                f"{(p_values < SIGNIFICANCE).sum()} of {len(rows)}",
+                f"{ahead.count(1)} + / {ahead.count(-1)} − of {len(rows)}",
             ]
         )
-    header = [*_header(method, other), "p, Holm", "seeds with p < .05"]
+    header = [
+        *_header(method, other),
+        "p, Holm",
+        f"seeds with p < .05: + `{method}` ahead, − `{other}`",
+    ]
     return Section(
         f"Reproduced: {title(method)} (`{method}`) against {title(other)}", header, lines
     )

@@ -151,8 +151,22 @@ def test_a_line_shows_mean_range_and_share(runs: Path, document: str) -> None:
     low, high, mean = own.min(), own.max(), own.mean()
     shown = f"{low}–{high}" if low < high else f"{low}"
     assert f"| all | 240 | {mean:.1f} ({shown}) | {100 * mean / 240:.1f} |" in ours
-    assert ours.splitlines()[-1].endswith("| 2 of 2 |")
+    assert ours.splitlines()[-1].endswith("| 2 + / 0 − of 2 |")
     assert "| level | problems | `hpt_global_token` alone | % of level | `grpo` alone |" in ours
+
+
+def test_seeds_in_opposite_directions_are_not_added_up(tmp_path: Path) -> None:
+    folder = tmp_path / "cpu" / "table2"
+    for seed, (hpt, grpo) in enumerate([(0.9, 0.1), (0.1, 0.9), (0.9, 0.1), (0.5, 0.5)]):
+        write_run(folder, "hpt", seed, accuracy=hpt, per_level=8)
+        write_run(folder, "grpo", seed, accuracy=grpo, per_level=8)
+    files = texts(load_runs(folder))
+    ours = part(files["table4.md"], "Reproduced: HPT, as published (`hpt`) against GRPO")
+    assert "seeds with p < .05: + `hpt` ahead, − `grpo` |" in ours
+    assert ours.splitlines()[-1].endswith("| 2 + / 1 − of 4 |")
+    lines = csv.DictReader(io.StringIO(files["table4.csv"]))
+    ahead = [r["ahead"] for r in lines if r["level"] == ALL and r["reported"] == "no"]
+    assert ahead == ["hpt", "grpo", "hpt", ""]
 
 
 def test_one_seed_has_no_range(document: str) -> None:
@@ -160,7 +174,7 @@ def test_one_seed_has_no_range(document: str) -> None:
     cells = [line.split(" | ") for line in luffy.splitlines() if line.startswith("| ")][2:]
     assert len(cells) == 6
     assert all(
-        re.fullmatch(r"\d+", cell[2]) and cell[-1].startswith(("0 of 1", "1 of 1"))
+        re.fullmatch(r"\d+", cell[2]) and re.match(r"(0 \+ / 0|1 \+ / 0|0 \+ / 1) − of 1", cell[-1])
         for cell in cells
     )
 
