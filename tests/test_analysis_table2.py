@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import fake_runs
+import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import SUITES, config, metrics, write_run, write_selection
@@ -19,11 +20,12 @@ from fake_runs import SUITES, config, metrics, write_run, write_selection
 from analysis.accuracy.document import heading, missing, sections
 from analysis.accuracy.numbers import CSV_COLUMNS, comparisons_csv, to_csv
 from analysis.accuracy.output import write_table
+from analysis.accuracy.power import power
 from analysis.accuracy.table import COLUMNS, IN, OUT, Table
 from analysis.methods import METHODS, grouped, ordered, title
 from analysis.reported import reported
 from analysis.runs import load_runs
-from analysis.statistics import AVERAGE, MIDDLE
+from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons
 from analysis.style import LOOKS
 from analysis.table2 import main, make, texts
 from analysis.tables import Section, latex, markdown, tex_text
@@ -178,7 +180,7 @@ def test_the_power_note_tells_what_could_have_been_shown(table: Table, document:
     note = part(document, "What these seeds could have shown")
     assert "for 3 seeds a method to show it with a probability of 80 %, at the 5 % level" in note
     (line,) = (line for line in note.splitlines() if line.startswith("| in distribution: all"))
-    pairs = [r for r in rows(comparisons_csv(table)) if r["suite"] == "average" and r["p"] != "nan"]
+    pairs = [r for r in rows(comparisons_csv(table)) if r["suite"] == "average" and r["p"]]
     own = [r for r in pairs if r["split"] == "in distribution"]
     least = sorted(float(r["detectable"]) for r in own)
     shown = line.strip("| ").split(" | ")
@@ -188,6 +190,41 @@ def test_the_power_note_tells_what_could_have_been_shown(table: Table, document:
     assert shown[6] == str(sum(r["distinguishable"] == "yes" for r in own)) == "2"
     hidden = (abs(float(r["difference"])) for r in own if r["distinguishable"] == "no")
     assert float(shown[7]) == pytest.approx(max(hidden), abs=0.05)
+
+
+def test_pairs_that_are_not_compared_have_empty_cells(table: Table) -> None:
+    pairs = rows(comparisons_csv(table))
+    single = [r for r in pairs if "hpt" in (r["method"], r["other"])]  # HPT has one seed
+    names = ("p", "p_holm", "distinguishable", "detectable")
+    assert single and not any(r[name] for r in single for name in names)
+    assert all(float(r["low"]) <= float(r["high"]) for r in single)
+    assert all(r["distinguishable"] in ("yes", "no") for r in pairs if r not in single)
+
+
+def test_no_number_is_minus_nought(tmp_path: Path) -> None:
+    for seed in range(2):
+        for method in ("base", "sft"):  # all right
+            write_run(tmp_path, method, seed, accuracy=2)
+    equal = make(load_runs(tmp_path))
+    assert not re.search(r"-0\.0+(,|$)|nan", comparisons_csv(equal), re.MULTILINE)
+    power = part(markdown("", sections(equal)), "What these seeds could have shown")
+    assert "| in distribution: all pairs | 1 | – | – | – | – | 0 | 0.0 |" in power
+
+
+def test_none_is_explained_where_it_stands() -> None:
+    def power_of(spread: float) -> str:
+        draws = spread * np.random.default_rng(0).normal(size=500)
+        nothing = np.zeros(500)
+        found = {
+            (name, AVERAGE, IN): Estimate(0.5, draws * sign, nothing, spread**2, 4, 5, 10)
+            for name, sign in (("sft", 1), ("grpo", -1))
+        }
+        section = power(found, comparisons(found), [], title)
+        assert section is not None
+        return markdown("", [section])
+
+    assert "| none |" in power_of(0.5) and "- none: no difference" in power_of(0.5)
+    assert "none" not in power_of(0.01)
 
 
 def test_costs_are_sums_over_steps(document: str) -> None:

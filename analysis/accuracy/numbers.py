@@ -55,9 +55,14 @@ def comparisons_csv(table: Table) -> str:
     """Every pair of methods, differences and what was detectable per cent."""
     rows = []
     for row in table.pairs.itertuples():
-        numbers = (f"{100 * x:.4f}" for x in (row.difference, row.low, row.high))
-        p_values = (f"{x:.4g}" for x in (row.p, row.p_holm))
-        told = "yes" if row.distinguishable else "no"
-        least = f"{100 * row.detectable:.4f}"
+        numbers = map(_points, (row.difference, row.low, row.high))
+        p_values = ("" if pd.isna(x) else f"{x:.4g}" for x in (row.p, row.p_holm))
+        told = "" if pd.isna(row.p) else "yes" if row.distinguishable else "no"
+        least = _points(row.detectable)
         rows.append((row.suite, row.split, row.method, row.other, *numbers, *p_values, told, least))
     return csv_text(tuple(table.pairs.columns), rows)
+
+
+def _points(value: float) -> str:
+    """Per cent; nothing where nothing was compared."""
+    return "" if pd.isna(value) else f"{round(100 * value, 4) + 0.0:.4f}"  # no −0

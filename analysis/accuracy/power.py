@@ -11,6 +11,9 @@ from analysis.statistics import AVERAGE, POWER, SIGNIFICANCE, Estimate
 from analysis.tables import NONE, Section
 from analysis.wording import points
 
+#: What no two accuracies can show.
+NOWHERE = "none"
+
 _HEADER = (
     "average",
     "pairs",
@@ -22,10 +25,8 @@ _HEADER = (
     "greatest difference that is not",
 )
 
-_NOTES = (
-    "none: no difference that two accuracies can have.",
-    "`detectable` in the CSV of comparisons gives it for each pair and suite.",
-)
+_NONE_NOTE = f"{NOWHERE}: no difference that two accuracies can have."
+_NOTE = "`detectable` in the CSV of comparisons gives it for each pair and suite."
 
 
 def power(
@@ -54,7 +55,9 @@ def power(
             if 0 < len(part) < len(own):
                 name = title(method).replace(",", "")
                 lines.append([f"{split}: {name} and others", *_line(part, alone)])
-    return Section("What these seeds could have shown", _HEADER, lines, _before(found), _NOTES)
+    notes = [_NONE_NOTE] if any(NOWHERE in line for line in lines) else []
+    heading, before = "What these seeds could have shown", _before(found)
+    return Section(heading, _HEADER, lines, before, [*notes, _NOTE])
 
 
 def _before(found: Mapping[tuple[str, ...], Estimate]) -> str:
@@ -87,12 +90,14 @@ def _line(own: pd.DataFrame, alone: Mapping[tuple[str, str, str], float]) -> lis
     hidden = own.loc[~own["distinguishable"], "difference"].abs()
     return [
         str(len(own)),
-        *map(_points, (detectable.min(), detectable.median(), detectable.max(), single.median())),
+        *map(detected, (detectable.min(), detectable.median(), detectable.max(), single.median())),
         str(own["distinguishable"].sum()),
-        _points(hidden.max()) if len(hidden) else NONE,
+        points(hidden.max(), sign="") if len(hidden) else NONE,
     ]
 
 
-def _points(value: float) -> str:
-    """No two accuracies differ by more than 100 points."""
-    return points(value, sign="") if value < 1 else "none"
+def detected(value: float) -> str:
+    """A detectable difference: none of more than 100 points, nor where no scores differ at all."""
+    if value == 0:
+        return NONE
+    return points(value, sign="") if value < 1 else NOWHERE
