@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import typer
@@ -14,12 +15,14 @@ import typer
 from analysis import (
     audit,
     figure1,
+    figure2,
     figure3,
     figure4,
     figure6,
     figure8,
     learning_curves,
     offline_ratio,
+    supply,
     table2,
     table3,
     table4,
@@ -56,10 +59,12 @@ class Result(NamedTuple):
         comparisons: their names.
         texts: of their runs: the text of each committed file by its path; None for a figure without
             numbers, which there should not be.
+        load: what the texts are made of, from the folder of a comparison's records.
     """
 
     comparisons: Sequence[str]
     texts: Callable[..., Texts]
+    load: Callable[[Path], Any] = load_runs
 
 
 _TABLE3 = ["table3-weak", "table3-small"]
@@ -67,6 +72,7 @@ _SUPPLY = [f"supply-{supply}" for supply in ("30", "100", "300", "900", "levels"
 
 RESULTS: Sequence[Result] = (
     Result([], _figure("figures/figure1.csv", figure1.numbers)),
+    Result(["pass_at_k"], _figure("figures/figure2.csv", figure2.numbers), load=Path),
     Result(["table2"], _tables(table2.texts)),
     Result(_TABLE3, _tables(table3.texts)),
     Result(["table2"], _tables(table4.texts)),
@@ -82,6 +88,8 @@ RESULTS: Sequence[Result] = (
     Result(["figure3"], _figure("figures/figure4.csv", figure4.numbers)),
     Result(["audit"], _tables(audit.texts)),
     Result(["audit"], _figure("figures/audit.csv", audit.numbers)),
+    Result(_SUPPLY, _tables(lambda *runs: supply.texts(runs))),
+    Result(_SUPPLY, _figure("figures/supply.csv", lambda *runs: supply.numbers(runs))),
 )
 
 
@@ -91,11 +99,10 @@ def rebuilt(records: Path) -> dict[str, str | None]:
     Raises:
         UpgeError: records that are missing or damaged.
     """
-    names = dict.fromkeys(name for result in RESULTS for name in result.comparisons)
-    runs = {name: load_runs(records / name) for name in names}
+    load = cache(lambda loads, name: loads(records / name))
     texts: dict[str, str | None] = {}
     for result in RESULTS:
-        texts |= result.texts(*(runs[name] for name in result.comparisons))
+        texts |= result.texts(*(load(result.load, name) for name in result.comparisons))
     return texts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -62,8 +61,8 @@ def measures(study: Study) -> dict[str, str]:
 def _answers(study: Study, frame: pd.DataFrame) -> Section:
     notes = [_answer(study, frame, own) for own in study.supplied]
     before = (
-        "The method with the highest mean: by compute, from few FLOPs to many, and at the end. It "
-        "is distinguishable where each other method is behind it at the 5 % level."
+        "The method with the highest mean at the most compute; the tables below have less of it. "
+        "It is distinguishable where each other method is behind it at the 5 % level."
     )
     if study.given[0].profile == "smoke":
         before = "The smoke profile shows that everything runs; its numbers order nothing."
@@ -71,15 +70,13 @@ def _answers(study: Study, frame: pd.DataFrame) -> Section:
 
 
 def _answer(study: Study, frame: pd.DataFrame, own: Supplied) -> str:
-    """On the way, by validations; then, with all compute, by each measure."""
+    """With all compute, by each measure."""
     rows = frame[frame["supply"] == own.label]
-    on_the_way = rows[rows["panel"] == VALIDATION]
     ends = [
         f"{measures(study)[str(panel)]} {_end(of.iloc[-1].to_dict())}"
         for panel, of in rows.groupby("panel", sort=False)
     ]
-    ranges = f" In distribution, by compute: {_ranges(on_the_way)}." if len(on_the_way) else ""
-    return f"**{supply(own.column)}.**{ranges} With the most compute: {'; '.join(ends)}."
+    return f"**{supply(own.column)}**: {'; '.join(ends)}."
 
 
 def supply(column: Column) -> str:
@@ -88,25 +85,6 @@ def supply(column: Column) -> str:
     if not column.demonstrations:
         return "No demonstrations"
     return f"Demonstrations of {number}" + ("" if column.whole else f" ({column.label})")
-
-
-def _ranges(rows: pd.DataFrame) -> str:
-    """The best methods, each with the budget up to which it is, and whether that is sure."""
-    found = [
-        (best, list(own)) for best, own in groupby(rows.to_dict("records"), lambda r: r["best"])
-    ]
-    texts = []
-    for i, (best, own) in enumerate(found):
-        until = f" to {scientific(own[-1]['budget'])} FLOPs" if i < len(found) - 1 else ""
-        texts.append(f"{short(best)}{until}{_sureness(own)}")
-    return ", then ".join(texts)
-
-
-def _sureness(rows: Sequence[Mapping[str, Any]]) -> str:
-    compared = [row["distinguishable"] for row in rows if row["runner_up"]]
-    if all(compared):
-        return ""
-    return " (in part not distinguishable)" if any(compared) else " (not distinguishable)"
 
 
 def _end(row: Mapping[str, Any]) -> str:

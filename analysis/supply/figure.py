@@ -28,9 +28,6 @@ _PALE = 0.7
 #: Gap before supplies of some levels or families, in columns.
 _GAP = 0.15
 
-#: Fewest budgets of a block that has room for names.
-_ROOM = 2
-
 
 class Block(NamedTuple):
     """Neighbouring budgets of one supply with the same outcome.
@@ -40,7 +37,6 @@ class Block(NamedTuple):
         rival: the highest of those that are not distinguishable from the best; empty without.
         distinguishable: whether the best is, from each other; not if it is alone.
         low, high: budgets at its edges.
-        budgets: how many it spans.
     """
 
     best: str
@@ -48,7 +44,6 @@ class Block(NamedTuple):
     distinguishable: bool
     low: float
     high: float
-    budgets: int
 
 
 def blocks(frame: pd.DataFrame) -> Iterator[Block]:
@@ -60,7 +55,7 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
     for _, own in outcome.assign(budget=frame["budget"]).groupby(number):
         best, sure, rival = own.iloc[0][["best", "distinguishable", "rival"]]
         low, high = own["budget"].min() / edge, own["budget"].max() * edge
-        yield Block(best, rival, bool(sure), low, high, len(own))
+        yield Block(best, rival, bool(sure), low, high)
 
 
 def figure(study: Study, frame: pd.DataFrame) -> Figure:
@@ -121,20 +116,19 @@ def _draw(axes: Axes, place: float, block: Block) -> None:
         stripes = _lighter(look_of(block.rival, 0).color, 0.45)
         axes.add_patch(Rectangle(corner, *size, fill=False, hatch="///", edgecolor=stripes, lw=0))
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8))
-    if block.budgets >= _ROOM:
-        name = short(block.best)
-        text = f"{name} ≈ {short(block.rival)}" if block.rival else name
-        box = {"facecolor": face, "edgecolor": "none", "pad": 0.6} if block.rival else None
-        axes.text(
-            place,
-            (block.low * block.high) ** 0.5,
-            text,
-            fontsize=5.5,
-            ha="center",
-            va="center",
-            color="black" if block.rival or _is_light(face) else "white",
-            bbox=box,
-        )
+    name = short(block.best)
+    text = f"{name} ≈ {short(block.rival)}" if block.rival else name
+    box = {"facecolor": face, "edgecolor": "none", "pad": 0.6} if block.rival else None
+    axes.text(
+        place,
+        (block.low * block.high) ** 0.5,
+        text,
+        fontsize=5,
+        ha="center",
+        va="center",
+        color="black" if block.rival or _is_light(face) else "white",
+        bbox=box,
+    )
 
 
 def _lighter(color: str, by: float = _PALE) -> tuple[float, float, float]:
@@ -152,15 +146,15 @@ def _legend(drawn: Figure, frame: pd.DataFrame) -> None:
     methods = [m for m in dict.fromkeys(map(family, METHODS)) if m in there]
     patches = [Patch(facecolor=look_of(m, 0).color, label=short(m)) for m in methods]
     pale = Patch(facecolor="#E0E0E0", edgecolor="#888888", hatch="///", lw=0)
-    pale.set_label("pale: not distinguishable from the striped one (≈), the next best")
+    pale.set_label("≈: not distinguishable from the stripes")
     drawn.legend(handles=[*patches, pale], loc="outside upper left", ncols=len(patches) + 1)
 
 
 def _caption(study: Study) -> str:
     return (
         "Colour: the method with the highest mean of those known at the budget; pale where some "
-        "other is not distinguishable from it (paired comparison, 5 % level),\nor, without "
-        "stripes, where there is no other. Validations are interpolated between steps: the "
+        "other, the stripes, is not distinguishable from it (paired comparison, 5 % level),\nor, "
+        "without stripes, where there is no other. Validations are interpolated between steps: the "
         "beginning of a training at a constant rate is the shorter training.\nNot so of a "
         "pipeline: SFT→GRPO counts from its full compute on, and tests count from that of their "
         f"training. Means over {study.seeds} seeds.\nFLOPs: of sampling and training."

@@ -14,7 +14,7 @@ from analysis.statistics import within as possible
 from analysis.supply.study import PASS, Study, Supplied
 
 #: Budgets to a doubling of compute.
-AN_OCTAVE = 4
+AN_OCTAVE = 2
 
 VALIDATION = "validation"
 
