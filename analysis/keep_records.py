@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.records import write_records
+from analysis.records import read_records, write_records
 from analysis.runs import load_runs
 from upge.errors import UpgeError
 
@@ -18,21 +18,40 @@ def main(
     out: Annotated[
         Path, typer.Option(help="Where they go, below the profile's and the comparison's name.")
     ] = Path("paper_tables/records"),
+    fewer: Annotated[
+        bool, typer.Option("--fewer", help="Also where records of more runs are there.")
+    ] = False,
 ) -> None:
     """Write what tables and figures need of runs, small enough to be committed."""
     try:
         for folder in comparisons:
-            for path in _keep(folder, out):
+            for path in _keep(folder, out, fewer=fewer):
                 print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
     except UpgeError as error:
         sys.exit(f"error: {error}")
 
 
-def _keep(folder: Path, out: Path) -> list[Path]:
+def _keep(folder: Path, out: Path, *, fewer: bool) -> list[Path]:
     runs = load_runs(folder)
     if not runs.finished:
         raise UpgeError(f"{folder}: holds no finished run; make some with `{runs.command}`")
-    return write_records(runs, out / runs.profile / runs.comparison)
+    kept = out / runs.profile / runs.comparison
+    made = {(run.method, run.seed) for run in runs.finished}
+    if (lost := _recorded(kept) - made) and not fewer:
+        method, seed = min(lost)
+        raise UpgeError(
+            f"{kept}: holds {len(lost)} runs that {folder} lacks, as {method} of seed {seed}; make "
+            "the comparison with all seeds, or let go of them with --fewer"
+        )
+    return write_records(runs, kept)
+
+
+def _recorded(folder: Path) -> set[tuple[str, int]]:
+    """Methods and seeds of the finished runs that are recorded; none where records are damaged."""
+    try:
+        return {(run.method, run.seed) for run in read_records(folder).finished}
+    except UpgeError:
+        return set()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,20 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
+from pydantic import BaseModel, TypeAdapter
 
-from analysis.run import ANSWER_COLUMNS, STEP_COLUMNS, Found, Run, Trial, check_accuracy
-from analysis.tables import write
+from analysis.run import (
+    ANSWER_COLUMNS,
+    STEP_COLUMNS,
+    Found,
+    Run,
+    Trial,
+    check_accuracy,
+    check_columns,
+)
+from experiments.records import CHOICES
 from upge.errors import UpgeError
-from upge.files import write_whole
+from upge.files import make_folder, write_together
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
@@ -34,6 +43,28 @@ _REMEDY = "restore it, or make the comparison again, which writes its records"
 
 #: What is kept of the configuration of a run that is not finished.
 _KNOWN = ("name", "seed")
+
+
+class _Known(BaseModel):
+    name: str
+    seed: int
+
+
+class _Finished(BaseModel):
+    folder: str
+    config: _Known
+    starts: list[dict[str, str]]
+    result: dict[str, Any]
+
+
+class _Unfinished(BaseModel):
+    folder: str
+    config: _Known | None
+    result: None
+
+
+_RUN = TypeAdapter[Any](_Finished | _Unfinished)
+_TRIAL = TypeAdapter[Any](Trial)
 
 #: Measurements of which hardly two are equal; all other columns are coded by their distinct values.
 _CONTINUOUS = ("entropy", "seconds", "cpu_seconds")
@@ -69,7 +100,7 @@ def is_recorded(folder: Path) -> bool:
 
 
 def write_records(runs: Found, folder: Path) -> list[Path]:
-    """Write the records of runs.
+    """Write the records of runs, all or none.
 
     Raises:
         UpgeError: damaged runs, or a folder that can't be written to.
@@ -84,13 +115,16 @@ def write_records(runs: Found, folder: Path) -> list[Path]:
     ]
     steps = _frame(((r.path.name, r.metrics()) for r in runs.finished), STEP_COLUMNS)
     answers = _frame(((r.path.name, r.answers()) for r in runs.finished), ANSWER_COLUMNS)
-    return [
-        write(folder / _RUNS, _lines([*finished, *unfinished])),
-        write(folder / _TRIALS, _lines(asdict(trial) for trial in runs.trials)),
-        write(folder / _SELECTION, _lines([runs.selection])),
-        write_whole(folder / _STEPS, _parquet(steps)),
-        write_whole(folder / _ANSWERS, _parquet(answers)),
-    ]
+    make_folder(folder)
+    return write_together(
+        {
+            folder / _RUNS: _lines([*finished, *unfinished]),
+            folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
+            folder / _SELECTION: _lines([runs.selection]),
+            folder / _STEPS: _parquet(steps),
+            folder / _ANSWERS: _parquet(answers),
+        }
+    )
 
 
 def _lines(values: Iterable[Mapping[str, Any]]) -> str:
@@ -128,29 +162,44 @@ def read_records(folder: Path) -> Found:
     """The runs that records tell of.
 
     Raises:
-        UpgeError: a file that can't be read.
+        UpgeError: a file that can't be read, or files that are not of the same runs.
     """
-    steps, answers = _by_run(folder / _STEPS), _by_run(folder / _ANSWERS)
+    steps = _by_run(folder / _STEPS, ["run", "step"])
+    answers = _by_run(folder / _ANSWERS, ["run", *ANSWER_COLUMNS])
     nothing = pd.DataFrame()
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
-    for line in _read_lines(folder / _RUNS):
+    for line in _read_lines(folder / _RUNS, _RUN):
         name, config, result = line["folder"], line["config"], line["result"]
         if result is None:
             unfinished[name] = config and (config["name"], config["seed"])
             continue
         frames = steps.get(name, nothing), answers.get(name, nothing)
         finished.append(RecordedRun(folder / name, config, line["starts"], result, *frames))
-    (selection,) = _read_lines(folder / _SELECTION)
-    trials = [Trial(**line) for line in _read_lines(folder / _TRIALS)]
+    _check_same(folder, finished, steps.keys(), answers.keys())
+    (selection,) = _read_lines(folder / _SELECTION, CHOICES) or [{}]
+    trials = [Trial(**line) for line in _read_lines(folder / _TRIALS, _TRIAL)]
     return Found(finished, unfinished, selection, trials)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _check_same(folder: Path, finished: Iterable[Run], steps: Set[str], answers: Set[str]) -> None:
+    """Refuse steps and answers that are not those of the finished runs."""
+    tested = {run.path.name for run in finished if run.suites}
+    trained = {run.path.name for run in finished if run.config.get("stages")}
+    if answers != tested or steps != trained:
+        odd = min((answers ^ tested) | (steps ^ trained))
+        raise UpgeError(f"{folder}: its files are not of the same runs (see {odd}); {_REMEDY}")
+
+
+def _read_lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in _text(path).splitlines()]
+        lines = [json.loads(line) for line in _text(path).splitlines()]
+        for line in lines:
+            kind.validate_python(line)
     except ValueError as error:
-        raise UpgeError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+        reason = str(error).partition("\n")[0]
+        raise UpgeError(f"{path}: is damaged ({reason}); {_REMEDY}") from error
+    return lines
 
 
 def _text(path: Path) -> str:
@@ -160,10 +209,12 @@ def _text(path: Path) -> str:
         raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
 
 
-def _by_run(path: Path) -> dict[str, pd.DataFrame]:
+def _by_run(path: Path, needed: Sequence[str]) -> dict[str, pd.DataFrame]:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
+    if len(frame):
+        check_columns(frame, needed, path, _REMEDY)
     own = frame.groupby("run", sort=False)
     return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in own}

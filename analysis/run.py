@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
+from pandas.api.types import is_integer_dtype, is_numeric_dtype, is_string_dtype
 from pydantic import BaseModel, Field, ValidationError
 
 from upge.errors import UpgeError
@@ -122,6 +124,40 @@ class Found:
     unfinished: Mapping[str, tuple[str, int] | None]
     selection: Mapping[str, Mapping[str, Any]]
     trials: Sequence[Trial]
+
+
+def _words(column: pd.Series) -> bool:
+    return is_string_dtype(column) and not column.isna().any()
+
+
+def _numbers(column: pd.Series) -> bool:
+    return is_numeric_dtype(column) or column.isna().all()
+
+
+def _lists(column: pd.Series) -> bool:
+    return all(isinstance(x, Sequence | np.ndarray) for x in column.dropna())
+
+
+_KINDS = {
+    **dict.fromkeys(STEP_COLUMNS, _numbers),
+    **dict.fromkeys(("solved", "term_norms"), _lists),
+    **dict.fromkeys(("step", "level", "right", "samples", "tokens"), is_integer_dtype),
+    **dict.fromkeys(("run", "suite", "prompt"), _words),
+    "reward": is_numeric_dtype,
+}
+
+
+def check_columns(
+    frame: pd.DataFrame, needed: Sequence[str], place: str | Path, remedy: str
+) -> None:
+    """Refuse a table without one of these columns, or with one that holds something else.
+
+    Raises:
+        UpgeError: naming the first such column.
+    """
+    for name in dict.fromkeys([*needed, *(name for name in frame if name in _KINDS)]):
+        if name not in frame or not _KINDS[name](frame[name]):
+            raise UpgeError(f"{place}: is damaged (column {name}); {remedy}")
 
 
 class _Tested(BaseModel):

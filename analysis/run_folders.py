@@ -9,11 +9,24 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.run import ANSWER_COLUMNS, PROBLEM, STEP_COLUMNS, Found, Run, Trial, check_accuracy
+from analysis.run import (
+    ANSWER_COLUMNS,
+    PROBLEM,
+    STEP_COLUMNS,
+    Found,
+    Run,
+    Trial,
+    check_accuracy,
+    check_columns,
+)
+from experiments.records import NAMED, read_checked, read_choices
 from upge.errors import UpgeError
 
 _TRIALS, _COMPARISON = "selection", "comparison.json"
 _REMEDY = "delete the run and make it again"
+
+#: What tables need of each sampled response.
+_SAMPLED = ("level", "prompt", "reward", "tokens")
 
 
 class RunFolder(Run):
@@ -33,10 +46,11 @@ class RunFolder(Run):
     def _suite(self, name: str, accuracy: float) -> pd.DataFrame:
         path = self.path / "evaluation" / f"{name}.parquet"
         try:
-            frame = pd.read_parquet(path, columns=["level", "prompt", "reward", "tokens"])
+            frame = pd.read_parquet(path, columns=list(_SAMPLED))
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UpgeError(f"{path}: can't be read ({reason}); {_REMEDY}") from error
+        check_columns(frame, _SAMPLED, path, _REMEDY)
         frame["suite"] = name  # what its problems call themselves may be finer
         frame["right"] = (frame["reward"] > 0).astype(int)
         answers = frame.groupby(list(PROBLEM), as_index=False).agg(
@@ -48,11 +62,11 @@ class RunFolder(Run):
 
 def read_folders(folder: Path) -> Found:
     """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder."""
-    comparison = read_json(folder / _COMPARISON)
-    runs = folder if comparison is None else folder.parent
+    named = read_checked(folder / _COMPARISON, NAMED)
+    runs = folder if named is None else folder.parent
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
-    for path in _named(runs, comparison, "runs", folder / _COMPARISON):
+    for path in _folders(runs, named and named.runs):
         config, result = read_json(path / "config.json"), read_json(path / "result.json")
         known = config or {}
         told = {"name", "seed"} <= known.keys()
@@ -60,33 +74,14 @@ def read_folders(folder: Path) -> Found:
             finished.append(RunFolder(path, known, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():
             unfinished[path.name] = (known["name"], known["seed"]) if told else None
-    trials = list(_trials(_named(runs / _TRIALS, comparison, "trials", folder / _COMPARISON)))
-    return Found(finished, unfinished, _selection(folder / "selection.json"), trials)
+    trials = list(_trials(_folders(runs / _TRIALS, named and named.trials)))
+    return Found(finished, unfinished, read_choices(folder / "selection.json"), trials)
 
 
-def _named(
-    folder: Path, comparison: Mapping[str, Any] | None, what: str, place: Path
-) -> list[Path]:
-    """The run folders below ``folder`` that the comparison at ``place`` names; all, without one."""
-    names = None if comparison is None else comparison.get(what)
-    if comparison is not None and not _are_names(names):
-        raise UpgeError(f"{place}: is damaged; run the comparison again")
+def _folders(folder: Path, names: Sequence[str] | None) -> list[Path]:
+    """The run folders of these names below ``folder``; all, without names."""
     paths = sorted(p for p in folder.glob("*") if p.is_dir() and p.name != _TRIALS)
     return [path for path in paths if names is None or path.name in names]
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _selection(path: Path) -> dict[str, Any]:
-    """How each method's rate was chosen."""
-    found = read_json(path) or {}
-    for method, entry in found.items():
-        fits = isinstance(entry, dict) and isinstance(entry.get("grid"), dict)
-        if not fits or not isinstance(entry.get("lr"), float | None):
-            raise UpgeError(f"{path}: {method}: is damaged; run the comparison again")
-    return found
 
 
 def _trials(paths: Iterable[Path]) -> Iterator[Trial]:
@@ -111,6 +106,8 @@ def _metrics(path: Path) -> pd.DataFrame:
         frame = pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
     except ValueError as error:
         raise UpgeError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+    if len(frame):
+        check_columns(frame, ["step"], path, _REMEDY)
     return frame[[name for name in STEP_COLUMNS if name in frame]]
 
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.comparison import BASE, Recipe
-from experiments.records import read_record, write_json
+from experiments.records import read_choices, write_json
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
 from upge.files import make_folder
 
@@ -192,7 +192,7 @@ def _with_borrowed(recipe: Recipe, chosen: Mapping[str, float]) -> dict[str, flo
 
 def _name_runs(recipe: Recipe, folder: Path, seeds: int) -> None:
     """Name the runs of the whole comparison, also of methods that were not asked for now."""
-    selection = _selection(folder)
+    selection = read_choices(folder / SELECTION)
     rates = {m: entry["lr"] for m, entry in selection.items() if entry["lr"] is not None}
     known = [m for m in recipe.compared if _rated(recipe, m, rates)]
     names = [
@@ -207,11 +207,6 @@ def _name_runs(recipe: Recipe, folder: Path, seeds: int) -> None:
         if recipe.selection.steps is not None
     ]
     write_json(folder / COMPARISON, {"runs": names, "trials": trials})
-
-
-def _selection(folder: Path) -> dict[str, dict[str, Any]]:
-    """The chosen rates and their grids, by method, as far as they were chosen."""
-    return dict(read_record(folder / SELECTION))
 
 
 def _line(job: Job) -> str:
@@ -266,7 +261,7 @@ def choose_rates(
         if m in recipe.compared and m not in record
     }
     make_folder(folder)
-    write_json(folder / SELECTION, _selection(folder) | record | borrowed)
+    write_json(folder / SELECTION, read_choices(folder / SELECTION) | record | borrowed)
     return chosen, failures
 
 

@@ -190,11 +190,12 @@ def test_a_missing_file_is_named(records: Path, name: str) -> None:
 
 
 def test_damaged_files_are_named(records: Path) -> None:
+    whole = (records / "answers.parquet").read_bytes()
     (records / "answers.parquet").write_bytes(b"PAR1")
     with pytest.raises(UpgeError, match=r"answers\.parquet: can't be read"):
         load_runs(records)
     (records / "trials.jsonl").write_text("{]\n")
-    (records / "answers.parquet").write_bytes((records / "steps.parquet").read_bytes())
+    (records / "answers.parquet").write_bytes(whole)
     with pytest.raises(UpgeError, match=r"trials\.jsonl: is damaged"):
         load_runs(records)
 
@@ -206,6 +207,50 @@ def test_answers_that_the_result_does_not_sum_up_are_refused(records: Path) -> N
     frame.to_parquet(path)
     with pytest.raises(UpgeError, match="is not the evaluation that the result sums up"):
         load_runs(records).problems()
+
+
+def test_records_of_different_runs_are_refused(records: Path, tmp_path: Path) -> None:
+    """As a stop between two files would leave them."""
+    few = tmp_path / "few"
+    write_run(few, "sft", 0)
+    write_records(load_runs(few), tmp_path / "fewer")
+    for name in ("runs.jsonl", "steps.parquet", "answers.parquet"):
+        mixed = Path(shutil.copytree(records, tmp_path / name))
+        shutil.copy(tmp_path / "fewer" / name, mixed)
+        with pytest.raises(UpgeError, match=r"not of the same runs .*make the comparison"):
+            load_runs(mixed)
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
+    [("answers", "suite"), ("answers", "right"), ("steps", "run"), ("steps", "entropy")],
+)
+def test_columns_of_something_else_are_named(records: Path, file: str, column: str) -> None:
+    path = records / f"{file}.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(**{column: [[1]] * len(frame)}).to_parquet(path)
+    with pytest.raises(UpgeError, match=rf"{file}\.parquet: is damaged \(column {column}\)"):
+        load_runs(records)
+    if column != "entropy":  # SFT alone has none
+        frame.drop(columns=column).to_parquet(path)
+        with pytest.raises(UpgeError, match=rf"{file}\.parquet: is damaged \(column {column}\)"):
+            load_runs(records)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("runs.jsonl", '{"folder": "a", "config": {"seed": 0}, "starts": [], "result": {}}'),
+        ("runs.jsonl", '{"folder": "a", "config": null, "starts": [], "result": {}}'),
+        ("runs.jsonl", "3"),
+        ("trials.jsonl", '{"folder": "a"}'),
+        ("selection.json", '{"sft": 3}'),
+    ],
+)
+def test_lines_of_something_else_are_named(records: Path, name: str, line: str) -> None:
+    (records / name).write_text(f"{line}\n")
+    with pytest.raises(UpgeError, match=rf"{name}: is damaged .* make the comparison again"):
+        load_runs(records)
 
 
 def test_a_run_that_is_told_twice_is_refused(records: Path) -> None:
@@ -228,6 +273,22 @@ def test_the_command_writes_below_the_profiles_name(
     assert "steps.parquet: " in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of a comparison"):
         main([tmp_path / "nowhere"], tmp_path)
+
+
+def test_fewer_runs_replace_no_records_unless_asked_to(runs: Path, tmp_path: Path) -> None:
+    main([runs], tmp_path)
+    few = tmp_path / "few" / "cpu" / "table2"
+    write_run(few, "sft", 0)
+    lacking = (
+        r"^error: .*table2: holds 11 runs that .*few.* lacks, as base of seed 0; make the comp"
+    )
+    with pytest.raises(SystemExit, match=lacking):
+        main([few], tmp_path)
+    assert len(load_runs(tmp_path / "cpu" / "table2").finished) == 12
+    main([few], tmp_path, fewer=True)
+    assert len(load_runs(tmp_path / "cpu" / "table2").finished) == 1
+    (tmp_path / "cpu" / "table2" / "steps.parquet").unlink()
+    main([few], tmp_path)  # damaged records are made again
 
 
 def test_no_finished_run_replaces_no_records(tmp_path: Path) -> None:

@@ -165,16 +165,44 @@ def test_only_the_runs_that_were_asked_for_count(tmp_path: Path) -> None:
 def test_a_damaged_list_of_runs_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.json").write_text(text)
-    with pytest.raises(UpgeError, match=r"comparison\.json: is damaged; run the comparison again"):
+    with pytest.raises(
+        UpgeError, match=r"comparison\.json: is damaged .*; delete it and run the comp"
+    ):
         load_runs(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("entry", ["3", '{"lr": "fast", "grid": {}}', '{"lr": 0.1, "grid": []}'])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "3",
+        '{"lr": 0.1, "grid": {"fast": 0.5}}',
+        '{"lr": "fast", "grid": {}}',
+        '{"lr": 0.1, "grid": []}',
+    ],
+)
 def test_a_damaged_selection_is_named(tmp_path: Path, entry: str) -> None:
     write_run(tmp_path, "sft", 0)
     (tmp_path / "selection.json").write_text(f'{{"sft": {entry}}}')
-    with pytest.raises(UpgeError, match=r"selection\.json: sft: is damaged; run the comparison"):
+    with pytest.raises(
+        UpgeError, match=r"selection\.json: is damaged .sft.*; delete it and run the comp"
+    ):
         load_runs(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["level", "prompt", "reward", "tokens"])
+def test_an_evaluation_of_something_else_is_named(tmp_path: Path, column: str) -> None:
+    (path,) = (write_run(tmp_path, "sft", 0) / "evaluation").glob("sum.parquet")
+    whole = pd.read_parquet(path)
+    whole.assign(**{column: [[1]] * len(whole)}).to_parquet(path)
+    with pytest.raises(UpgeError, match=rf"sum\.parquet: is damaged \(column {column}\)"):
+        load_runs(tmp_path).problems()
+
+
+@pytest.mark.parametrize("line", ["3", "[1]", '{"reward": 1}', '{"step": "one"}'])
+def test_steps_of_something_else_are_named(tmp_path: Path, line: str) -> None:
+    (write_run(tmp_path, "sft", 0) / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UpgeError, match=r"metrics\.jsonl: is damaged .*make it again"):
+        load_runs(tmp_path).metrics()
 
 
 @pytest.mark.parametrize(

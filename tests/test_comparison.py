@@ -158,6 +158,16 @@ def test_a_single_rate_needs_no_trial(run, tmp_path) -> None:
     assert read(tmp_path / NAME / "selection.json")["sft"] == {"lr": 1e-3, "grid": {"0.001": None}}
 
 
+@pytest.mark.parametrize(
+    "text", ["{]", "[]", '{"sft": 3}', '{"sft": {"lr": "fast", "grid": {}}}', '{"sft": {"lr": 1}}']
+)
+def test_a_damaged_choice_is_a_sentence(run, tmp_path, text) -> None:
+    run(lambda job: 0.5)
+    (tmp_path / NAME / "selection.json").write_text(text)
+    with pytest.raises(UpgeError, match=r"selection\.json: is damaged.*; delete it and run"):
+        run(lambda job: 0.5)
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(run, tmp_path, monkeypatch) -> None:
     run(lambda job: 0.5)
     before = read(tmp_path / NAME / "selection.json")
