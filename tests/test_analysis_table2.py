@@ -22,7 +22,7 @@ from analysis.accuracy.numbers import CSV_COLUMNS, comparisons_csv, to_csv
 from analysis.accuracy.output import write_table
 from analysis.accuracy.power import power
 from analysis.accuracy.table import COLUMNS, IN, OUT, Table
-from analysis.methods import METHODS, grouped, ordered, title
+from analysis.methods import GROUPS, METHODS, grouped, ordered, title
 from analysis.reported import reported
 from analysis.runs import load_runs
 from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons
@@ -130,6 +130,23 @@ def test_every_method_has_a_line_with_its_seeds(document: str) -> None:
     ]
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 3}
     assert lines[-1].split(" | ")[1] == "1"
+
+
+def test_a_line_says_what_each_form_and_suite_is(document: str, tmp_path: Path) -> None:
+    ours = part(document, "Reproduced")
+    assert [line for line in ours.splitlines() if line.startswith("- HPT, ")] == [
+        next(line for line in ours.splitlines() if line.startswith("- HPT, as published: the"))
+    ]
+    (suites,) = (line for line in ours.splitlines() if line.startswith("- Suites"))
+    inside, outside = suites.split("Out of distribution")
+    assert re.findall("`(.+?)`", inside) == list(SUITES[:6])
+    assert re.findall("`(.+?)`", outside) == list(SUITES[6:])
+    forms = GROUPS["HPT"]
+    for form in forms:
+        write_run(tmp_path, form, 0)
+    every = part(markdown("", sections(make(load_runs(tmp_path)))), "Reproduced").splitlines()
+    told = [line.split(": ")[0] for line in every if line.startswith("- HPT")]
+    assert told == [f"- {title(form)}" for form in forms]
 
 
 def test_marks_tell_ties_from_chance_alone(table: Table, document: str) -> None:
@@ -472,3 +489,4 @@ def test_a_table_of_benchmarks_has_their_suites(
     document = texts(load_runs(folder))["table2.md"]
     assert "| method | seeds | gsm8k_test | svamp |" in document
     assert "base model `smollm2`" in document
+    assert "- Suites" not in document

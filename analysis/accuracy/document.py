@@ -8,6 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.accuracy.costs import gradients, took
+from analysis.accuracy.legend import legend
 from analysis.accuracy.power import power
 from analysis.accuracy.rates import learning_rates
 from analysis.accuracy.table import IN, OUT, Table
@@ -66,6 +67,7 @@ def _ours(table: Table) -> Section:
         "IQM: interquartile mean, that of the middle half of each training's suites in "
         "distribution; mean over seeds.",
     ]
+    notes += legend(table)
     notes += [table.layout.note] if table.layout.note else []
     if table.runs.profile == "smoke":
         notes.append("The smoke profile shows that everything runs; its numbers order nothing.")
