@@ -66,7 +66,8 @@ def to_csv(table: Table4) -> str:
             for row in _published_rows(table, other)
         ]
     header = ("base", *COLUMNS, "reported")
-    return csv_text((*header, "ahead"), (_csv_row(dict(zip(header, row))) for row in rows))
+    named = (dict(zip(header, row, strict=True)) for row in rows)
+    return csv_text((*header, "ahead"), map(_csv_row, named))
 
 
 def _csv_row(row: Mapping[str, Any]) -> list[object]:
