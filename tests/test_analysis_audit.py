@@ -131,6 +131,14 @@ def test_each_ordering_can_appear_in_the_same_runs(texts: dict[str, str]) -> Non
     assert "**the ordering of arXiv 2604.23747 appears**" in read
 
 
+def test_verdicts_are_short_and_say_what_they_are_corrected_for(texts: dict[str, str]) -> None:
+    answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
+    bullets = [line for line in answer.splitlines() if line.startswith("- At ")]
+    assert len(bullets) == 6
+    assert all(len(line.split()) <= 75 for line in bullets)
+    assert "Table 2 corrects for all pairs" in answer
+
+
 def test_what_became_of_both_orderings_is_seen_at_a_glance(texts: dict[str, str]) -> None:
     answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
     steps = cells(answer, "at equal steps")
@@ -146,13 +154,14 @@ def test_rows_show_what_trainings_took(texts: dict[str, str]) -> None:
     steps = part(texts["audit.md"], "At equal steps")
     hpt = cells(steps, "HPT, one token count")
     assert hpt[1:3] == ["3", "0.001"]
-    assert hpt[5:] == ["20", "1e11", "0.01", "0.02"]
+    assert hpt[5:] == ["20", "80", "1e11", "0.01", "0.02"]
     assert "compute as HPT" not in steps
     compute = part(texts["audit.md"], "At equal compute")
     srft = cells(compute, "SRFT")
-    assert srft[4:7] == ["–", "–", "–"]
+    assert srft[3:8] == ["20", "80", "–", "–", "–"]
     assert srft[-1] == "1e11"
-    assert cells(compute, "SFT→GRPO, as much compute as HPT")[2] == "0.001 → 0.001"
+    long = cells(compute, "SFT→GRPO, as much compute as HPT")
+    assert long[2:5] == ["0.001 → 0.001", "50", "200"]
 
 
 def test_faults_are_compared_with_the_correct_training(texts: dict[str, str]) -> None:

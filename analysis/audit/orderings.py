@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from analysis.accuracy.power import NOWHERE, detected
 from analysis.methods import title
 from analysis.statistics import SIGNIFICANCE, Estimate, corrected
-from analysis.wording import listed, p_value, points
+from analysis.tables import NONE
+from analysis.wording import listed
 from upge.config import read_yaml
 
 _FILE = Path(__file__).parents[1] / "reported_audit.yaml"
@@ -237,12 +238,13 @@ def _dispute(orders: Sequence[Order], claims: pd.DataFrame) -> list[str]:
 
 
 def _one(order: Order, own: pd.DataFrame) -> str:
-    """An ordering's claims, by what became of them: those decided one by one."""
+    """How many of an ordering's claims became what."""
     parts = []
     for verdict, wording in _WORDINGS.items():
         rows = own[own["verdict"] == verdict]
         if len(rows):
-            parts.append(f"{len(rows)} {wording}{_detail(rows, verdict)}")
+            least = f" (least detectable: {_least(rows)})" if verdict == OPEN else ""
+            parts.append(f"{len(rows)} {wording}{least}")
     return f"Claims of {order.source}: {', '.join(parts)}."
 
 
@@ -255,24 +257,7 @@ _WORDINGS = {
 }
 
 
-def _detail(rows: pd.DataFrame, verdict: str) -> str:
-    """What decides; of what is not decided, how far from nought it is."""
-    if verdict in (HOLDS, REVERSED):
-        return f" ({'; '.join(_decided(row) for row in rows.to_dict('records'))})"
-    if verdict == OPEN:
-        least = rows["detectable"].min()
-        shown = f"{points(least, '')} points" if least < 1 else "none"
-        found = points(rows["difference"].abs().max(), "")
-        return f" (differences up to {found} points; the least detectable: {shown})"
-    return ""
-
-
-def _decided(row: Mapping[str, Any]) -> str:
-    """The higher method first."""
-    numbers = [row["difference"], row["low"], row["high"]]
-    above, below = title(row["above"]), title(row["below"])
-    if row["difference"] < 0:
-        above, below, numbers = below, above, [-numbers[0], -numbers[2], -numbers[1]]
-    difference, low, high = (points(number, "") for number in numbers)
-    p = p_value(row["p_holm"])
-    return f"{above} over {below} by {difference} points, {low} to {high}, p = {p}"
+def _least(rows: pd.DataFrame) -> str:
+    """The least difference that any of these comparisons would show."""
+    found = detected(rows["detectable"].min())
+    return found if found in (NONE, NOWHERE) else f"{found} points"
