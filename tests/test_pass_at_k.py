@@ -17,7 +17,7 @@ from tiny_runs import Tiny, run
 
 from analysis import figure2
 from experiments.pass_at_k import __main__ as command
-from experiments.pass_at_k.counts import COLUMNS, first_of_levels, hardest
+from experiments.pass_at_k.counts import COLUMNS, counted, first_of_levels, hardest
 from experiments.pass_at_k.record import Record, read_counts
 from upge import UpgeError
 from upge.tasks.problem import Problem
@@ -134,6 +134,45 @@ def test_problems_are_the_first_of_each_level() -> None:
     for count in (3, 8, 0):
         with pytest.raises(UpgeError, match="wanted a multiple of the 2 levels up to 6"):
             first_of_levels(problems, count)
+
+
+@pytest.mark.parametrize(
+    ("levels", "each", "count"), [(5, 1, 5), (5, 20, 30), (1, 100, 30), (7, 9, 28), (40, 2, 40)]
+)
+def test_without_a_number_up_to_30_problems_are_counted(levels: int, each: int, count: int) -> None:
+    """As many of each level, whatever the suite has: the smoke profile's have one each."""
+    problems = [
+        Problem(f"{i}.{level}", "", level=level) for i in range(each) for level in range(levels)
+    ]
+    assert counted({"sum": problems}, ["sum"], None) == {"sum": count}
+    assert len(first_of_levels(problems, count)) == count
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"suites": ["hled"]}, "unknown suite 'hled'; did you mean 'held'"),
+        ({"problems": 3}, "--problems: got 3, wanted a multiple of the 2 levels"),
+    ],
+)
+def test_mistakes_are_seen_before_a_worker_starts(
+    comparison: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(command, "worker_pool", None)
+    with pytest.raises(UpgeError, match=sentence):
+        sample(comparison, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"runs": 3}', '{"runs": [1]}'])
+def test_a_damaged_comparison_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "comparison.json").write_text(text)
+    with pytest.raises(UpgeError, match=r"comparison\.json: is damaged"):
+        sample(tmp_path, tmp_path / "out")
 
 
 def test_the_hardest_suites_are_those_with_the_least_accuracy(comparison: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from experiments.pass_at_k.counts import Job, Policy, count, find_policies, hardest
+from experiments.pass_at_k.counts import Job, Policy, count, counted, find_policies, hardest
 from experiments.pass_at_k.record import Record
 from experiments.scheduler import outcome, worker_pool
 from upge.console import steps_bar
 from upge.errors import UpgeError
+from upge.training.data import load_dataset
 
 #: The paper's Figure 2, with HPT as this package runs it and as published.
 METHODS = ("base", "sft", "grpo", "sft_grpo", "luffy", "hpt_global_token", "hpt")
@@ -27,8 +28,11 @@ def main(
         int, typer.Option(min=1, max=100_000, help="Responses to each problem.")
     ] = 2048,
     problems: Annotated[
-        int, typer.Option(min=1, help="Problems a suite, as many of each level; AIME has 30.")
-    ] = 30,
+        int | None,
+        typer.Option(
+            min=1, help="Problems a suite, as many of each level; as AIME up to 30 if not given."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Policies a method.")] = 1,
     suites: Annotated[
         list[str] | None,
@@ -47,14 +51,15 @@ def main(
             "`make reproduce-table2`"
         )
     chosen = suites or hardest(known, 3)
-    jobs = [Job(policy, suite, problems, samples) for policy in policies for suite in chosen]
+    counts = counted(load_dataset(policies[0].config).tests, chosen, problems)
+    jobs = [Job(policy, suite, counts[suite], samples) for policy in policies for suite in chosen]
     record = Record(out or comparison.parent / "pass_at_k", settings(policies[0], samples))
     record.keep([policy.path.name for policy in policies])
     with steps_bar() as bar:
         missing = [job for job in jobs if record.lacks(job)]
         task = bar.add_task("responses", total=sum(job.responses for job in missing))
-        for job, counts in make(missing):
-            record.add(job, counts)
+        for job, found in make(missing):
+            record.add(job, found)
             bar.advance(task, job.responses)
     print(f"{record.folder}: {len(policies)} policies, {len(record.counts)} problems counted")
     for method in sorted(set(METHODS) - {policy.config.name for policy in policies}):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.records import read_record
+from experiments.records import NAMED, read_checked, read_record
 from upge.config import build
-from upge.errors import UpgeError
+from upge.errors import UpgeError, unknown
 from upge.tasks.problem import Problem
 from upge.training.config import RunConfig
 from upge.training.data import load_dataset
@@ -36,8 +36,8 @@ class Policy:
 
 def find_policies(folder: Path, methods: Sequence[str]) -> list[Policy]:
     """The finished runs of a comparison, by seed and in the methods' order."""
-    named = read_record(folder / "comparison.json").get("runs", [])
-    paths = [folder.parent / name for name in named]
+    named = read_checked(folder / "comparison.json", NAMED)
+    paths = [folder.parent / name for name in (named.runs if named else ())]
     found = [Policy(path, _config(path)) for path in paths if RunFolder(path).result is not None]
     wanted = [policy for policy in found if policy.config.name in methods]
     return sorted(wanted, key=lambda p: (p.config.seed, methods.index(p.config.name)))
@@ -116,13 +116,52 @@ def count(job: Job) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+#: As many as AIME has.
+_MOST = 30
+
+
+def counted(
+    tests: Mapping[str, Sequence[Problem]], suites: Sequence[str], problems: int | None
+) -> dict[str, int]:
+    """How many problems of each suite are answered.
+
+    Args:
+        tests: all suites.
+        suites: those that are asked for.
+        problems: of each; None for up to 30, as many of each level.
+
+    Raises:
+        UpgeError: an unknown suite, or a number that its levels can't share.
+    """
+    for suite in suites:
+        if suite not in tests:
+            raise unknown("suite", suite, tests)
+    counts = {suite: problems or _default(tests[suite]) for suite in suites}
+    for suite, count in counts.items():
+        first_of_levels(tests[suite], count)
+    return counts
+
+
+def _default(problems: Sequence[Problem]) -> int:
+    levels = _by_level(problems)
+    share = min(_MOST // len(levels), *map(len, levels.values()))
+    return len(levels) * max(share, 1)
+
+
+def _by_level(problems: Sequence[Problem]) -> Mapping[int | None, list[Problem]]:
+    levels = defaultdict[int | None, list[Problem]](list)
+    for problem in problems:
+        levels[problem.level].append(problem)
+    return levels
+
+
 def first_of_levels(problems: Sequence[Problem], count: int) -> list[Problem]:
     """``count`` problems, the first ones of each level.
 
     Raises:
         UpgeError: not as many of each level, or fewer than that.
     """
-    levels = {k: list(own) for k, own in groupby(problems, key=lambda problem: problem.level)}
+    levels = _by_level(problems)
     share, rest = divmod(count, len(levels))
     most = min(map(len, levels.values()))
     if rest or not 1 <= share <= most:
