@@ -27,7 +27,7 @@ from analysis.curves import (
 from analysis.methods import title
 from analysis.runs import Runs, load_runs
 from analysis.style import COLUMN, PAGE, style
-from upge.errors import UpgeError
+from upge.errors import UpgeError, unknown
 
 #: The paper's Figure 7, and HPT as this package runs it.
 METHODS = ("grpo", "luffy", "hpt", "hpt_global_token")
@@ -124,6 +124,8 @@ def main(
     try:
         loaded = load_runs(runs)
         for number in only or _WRITERS:
+            if number not in _WRITERS:
+                raise unknown("figure", number, map(str, _WRITERS))
             for path in _WRITERS[number](loaded, out):
                 print(path)
     except UpgeError as error:

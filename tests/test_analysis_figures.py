@@ -182,3 +182,9 @@ def test_figures_5_and_7_are_drawn_on_demand(tmp_path: Path) -> None:
     write_run(tmp_path / "none", "base", 0)
     training_curves.main(tmp_path / "none", tmp_path / "nothing", None)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "sft", 0)
+    with pytest.raises(SystemExit, match=r"^error: unknown figure 9; known: 5, 7$"):
+        training_curves.main(tmp_path, tmp_path / "figures", [9])
