@@ -4,20 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import TypedDict
 
-from upge.config import Config, build, merge, read_yaml
+from upge.config import C, Config, build, merge, read_yaml
 from upge.errors import UpgeError, unknown
 from upge.training.config import RunConfig
 
 #: Keys of a method's stage that are the comparison's own: the share of the steps it has, and the
 #: method whose chosen learning rate it takes (otherwise the rate is the method's own).
-_SHARE, _LR_OF = "share", "lr_of"
+_SHARE: Final = "share"
+_LR_OF: Final = "lr_of"
 
 #: The method that trains nothing.
 BASE = "base"
+
+
+class Difference(TypedDict, total=False):
+    """A stage, as what it has besides or instead of what all stages share."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    share: PositiveFloat
+    lr_of: str
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return names
+
+
+def _trained(name: str) -> str:
+    if name == BASE:
+        raise ValueError(f"{BASE!r} trains nothing; give the method another name")
+    return name
 
 
 class Selection(Config):
@@ -29,7 +53,7 @@ class Selection(Config):
         seed: of the trials, none of the comparison's.
     """
 
-    rates: Annotated[tuple[float, ...], Field(min_length=1)]
+    rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     steps: PositiveInt | None
     seed: int = 1000
 
@@ -58,8 +82,13 @@ class Recipe(Config):
 
     run: dict[str, Any]
     stage: dict[str, Any]
-    methods: dict[str, tuple[dict[str, Any], ...]]
-    compare: tuple[str, ...] | None = None
+    methods: dict[
+        Annotated[str, AfterValidator(_trained)],
+        Annotated[tuple[Difference, ...], Field(min_length=1)],
+    ]
+    compare: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None = (
+        None
+    )
     steps: PositiveInt
     seeds: PositiveInt
     selection: Selection
@@ -152,13 +181,27 @@ def _stage_steps(stage: Mapping[str, Any], steps: int) -> int:
     return max(round(steps * stage.get(_SHARE, 1.0)), 1)
 
 
-#: Keys of a file of comparisons that are no recipe's: differences under a profile; several
-#: comparisons, as differences from the file; and whether each of these has trials of its own.
-_PROFILES, _VARIANTS, _TUNE = "profiles", "variants", "tune"
+Settings = dict[str, Any]
 
-#: Keys of a profile's file that are no recipe's: the profile that it differs from, and the
-#: comparisons that it is for, if not for all.
-_LIKE, _COMPARISONS = "like", "comparisons"
+
+class _Outer(Config):
+    """Keys of a file of comparisons, or of a profile, that are no recipe's.
+
+    Args:
+        profiles: differences under a profile.
+        variants: several comparisons, as differences from the file.
+        tune: whether each of these has trials of its own.
+        comparisons: what a profile is for, if not for all.
+    """
+
+    profiles: dict[str, Settings] = Field(default_factory=dict)
+    variants: dict[str, Settings] = Field(default_factory=dict, min_length=1)
+    tune: Literal["each", "once"] = "each"
+    comparisons: tuple[str, ...] = ()
+
+
+#: A profile's key for the profile that it differs from.
+_LIKE = "like"
 
 
 def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]:
@@ -177,21 +220,28 @@ def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]
     """
     own = read_yaml(_known(folder / "recipes", "comparison", name))
     given = merge(read_yaml(folder / "recipes" / f"{_BASE_FILE}.yaml"), own)
-    by_profile = given.pop(_PROFILES, {})
+    by_profile = _split(name, given)[0].profiles
     for part in _profile(folder, profile):
         given = merge(merge(given, part.settings), by_profile.get(part.name, {}))
-    if name not in given.pop(_COMPARISONS, [name]):
+    outer, given = _split(name, given)
+    if outer.comparisons and name not in outer.comparisons:
         raise UpgeError(f"{name}: is not for the profile {profile}; take PROFILE=cpu")
-    variants, tune = given.pop(_VARIANTS, None), given.pop(_TUNE, "each")
-    if tune not in ("each", "once"):
-        raise UpgeError(f"{name}.yaml: {_TUNE}: got {tune!r}, wanted 'each' or 'once'")
-    if variants is None:
-        return {name: _build(name, given)}
-    trial_run = {"trial_run": given["run"]} if tune == "once" else {}
+    if not outer.variants:
+        return {name: _build(name, given, Recipe)}
+    trial_run = {"trial_run": given.get("run")} if outer.tune == "once" else {}
     return {
-        f"{name}-{variant}": _build(f"{name}-{variant}", merge(given, differences) | trial_run)
-        for variant, differences in variants.items()
+        f"{name}-{variant}": _build(
+            f"{name}-{variant}", merge(given, differences) | trial_run, Recipe
+        )
+        for variant, differences in outer.variants.items()
     }
+
+
+def _split(name: str, given: Mapping[str, Any]) -> tuple[_Outer, Settings]:
+    """The outer keys, and the recipe's."""
+    outer = {key: value for key, value in given.items() if key in _Outer.model_fields}
+    rest = {key: value for key, value in given.items() if key not in outer}
+    return _build(f"{name}.yaml", outer, _Outer), rest
 
 
 class _Part(NamedTuple):
@@ -203,7 +253,7 @@ def _profile(folder: Path, name: str) -> list[_Part]:
     """A profile's settings, after those of the profile that it is like."""
     settings = read_yaml(_known(folder / "profiles", "profile", name))
     like = settings.pop(_LIKE, None)
-    return [*(_profile(folder, like) if like else ()), _Part(name, settings)]
+    return [*(_profile(folder, str(like)) if like else ()), _Part(name, settings)]
 
 
 #: The file that all others differ from.
@@ -227,8 +277,8 @@ def _known(folder: Path, what: str, name: str) -> Path:
     return files[name]
 
 
-def _build(name: str, given: Mapping[str, Any]) -> Recipe:
+def _build(name: str, given: Mapping[str, Any], kind: type[C]) -> C:
     try:
-        return build(given, Recipe)
+        return build(given, kind)
     except UpgeError as error:
         raise UpgeError(f"{name}: {error}") from error

@@ -45,6 +45,10 @@ def recipe(**changes) -> Recipe:
     return build(given | changes, Recipe)
 
 
+def stage(**changes):
+    return {"methods": {"a": [{"algorithm": "sft"} | changes]}}
+
+
 class Pretended:
     """A scheduler whose runs end at once, with the validation accuracy that ``accuracy`` says."""
 
@@ -189,6 +193,15 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(run, tmp_path, monk
         ({"selection": {"rates": [1e-3, 1e-2], "steps": None}}, "a grid of several rates needs"),
         ({"selection": {"rates": [], "steps": 4}}, "selection.rates"),
         ({"seeds": 0}, "seeds: got 0"),
+        (stage(share="half"), "methods.a.0.share: got 'half', wanted a number"),
+        *((stage(share=x), f"methods.a.0.share: got {x}") for x in (0, -1)),
+        (stage(lr_of=["a"]), "methods.a.0.lr_of: got ['a'], wanted a word"),
+        ({"methods": {"a": []}}, "methods.a: got [], "),
+        ({"methods": {"a": [3]}}, "methods.a.0: got 3, wanted a mapping"),
+        ({"methods": {"base": [{"algorithm": "sft"}]}}, "'base' trains nothing; give"),
+        ({"compare": []}, "compare: got [], "),
+        ({"compare": ["sft", "sft"]}, "compare: 'sft' is there twice"),
+        ({"selection": {"rates": [-1e-3], "steps": None}}, "selection.rates.0: got -0.001"),
         ({"stepss": 1}, "unknown key 'stepss'; did you mean 'steps'?"),
         (
             {"methods": {"a": [{"algorithm": "sft", "lr_of": "b"}], "b": [{"algorithm": "sft"}]}},
@@ -340,6 +353,14 @@ def test_a_comparison_differs_from_the_base_and_from_the_profile(folder) -> None
     ("text", "sentence"),
     [
         ("compare: [stf]\n", "mine: compare: unknown method 'stf'; did you mean 'sft'"),
+        *(
+            (f"{key}: {value.replace('None', 'null')}\n", f"mine.yaml: {key}: got {value}")
+            for key in ("profiles", "variants")
+            for value in ("None", "['a']", "{}" if key == "variants" else "3")
+        ),
+        ("variants: {a: 3}\n", "mine.yaml: variants.a: got 3, wanted a mapping"),
+        ("comparisons: 3\n", "mine.yaml: comparisons: got 3, wanted a list"),
+        ("compare: [sft]\ncompare: [sft]\n", "the key 'compare' is there twice"),
         ("tune: never\n", "mine.yaml: tune: got 'never', wanted 'each' or 'once'"),
         ("variants: {a: {sedes: 1}}\n", "mine-a: unknown key 'sedes'; did you mean 'seeds'"),
         ("compares: [sft]\n", "mine: unknown key 'compares'; did you mean 'compare'"),

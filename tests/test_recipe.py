@@ -56,6 +56,7 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
         ("steps: 1\nrate: 1\ncap: x\n", "cap: got 'x', wanted a number"),
         ("steps: 0\nrate: 1\n", "recipe.yaml: steps: got 0, wanted at least 1"),
         ("- 1\n", "recipe.yaml: got list, wanted a mapping of keys to values"),
+        ("steps: 1\nrate: 1\nsteps: 2\n", "is no YAML (the key 'steps' is there twice in"),
         ("steps: [1\n", "recipe.yaml: is no YAML"),
     ],
 )
