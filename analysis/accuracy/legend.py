@@ -8,7 +8,7 @@ from analysis.accuracy.table import OUT, Table
 _FORMS = {
     "hpt": "the paper's formulas with their own normalisers: RL sums tokens, SFT averages them, "
     "both average over questions; clip, and advantages over their standard deviation",
-    "hpt_official": "the paper's code: RL divides its token sum by the longest length, SFT "
+    "hpt_official": "the paper's code: RL divides its token sum by the length allowed, SFT "
     "averages over all gated demonstrations' tokens; no clip, no standard deviation; its entropy "
     "bonus and skipped steps",
     "hpt_global_token": "this package: both losses are token sums over the tokens of both; clip, "
@@ -24,10 +24,10 @@ _SUITES = {
     "aff": "× and ± in turn",
     "perm": "reversal or rotation and ± in turn",
     "cond": "+ or − as the left digit is even or odd, mixed with ±",
-    "inv": "the start, undone from the result",
+    "inv": "the start that leads to a result",
     "post": "± in postfix notation",
     "mix": "all operations",
-    "alt": "+ and − in turn, unwritten",
+    "alt": "+ and − in turn, not written out",
 }
 
 
@@ -46,10 +46,10 @@ def _suites(table: Table) -> list[str]:
     told: dict[bool, list[str]] = {False: [], True: []}
     for suite, split in table.columns:
         if suite in _SUITES:
-            told[split == OUT].append(f"`{suite}` {_SUITES[suite]}")
+            told[split == OUT].append(f"`{suite}` ({_SUITES[suite]})")
     if not any(told.values()):
         return []
-    inside, outside = ("; ".join(own) for own in told.values())
+    inside, outside = (", ".join(own) for own in told.values())
     return [
         f"Suites, digit-wise modulo 10 on three digits: {inside}. Out of distribution: {outside}."
     ]
