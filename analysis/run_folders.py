@@ -69,7 +69,7 @@ def read_folders(folder: Path) -> Found:
     for path in _folders(runs, named and named.runs):
         config, result = read_json(path / "config.json"), read_json(path / "result.json")
         known = config or {}
-        told = {"name", "seed"} <= known.keys()
+        told = isinstance(known.get("name"), str) and isinstance(known.get("seed"), int)
         if told and result is not None:
             finished.append(RunFolder(path, known, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():

@@ -249,6 +249,7 @@ def test_what_is_no_record_is_named_or_left_out(tmp_path: Path) -> None:
     )
     with pytest.raises(UpgeError, match=r"^[^\n]*parquet: can't be read [^\n]*$"):
         run.answers()
-    (run.path / "config.json").write_text("{}", encoding="utf-8")
-    runs = load_runs(tmp_path)
-    assert not runs.finished and runs.unfinished == {run.path.name: None}
+    for text in ("{}", '{"name": "grpo", "seed": "none"}', '{"name": 3, "seed": 0}'):
+        (run.path / "config.json").write_text(text, encoding="utf-8")
+        runs = load_runs(tmp_path)
+        assert not runs.finished and runs.unfinished == {run.path.name: None}
