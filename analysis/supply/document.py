@@ -15,7 +15,7 @@ from analysis.supply.columns import COMPARISONS, FREE, METHODS, Column, short
 from analysis.supply.phases import AN_OCTAVE, PANELS, VALIDATION
 from analysis.supply.study import PASS, Study, Supplied
 from analysis.tables import NONE, Section, csv_text, latex, markdown
-from analysis.wording import listed, p_value, percent, points, scientific, whole
+from analysis.wording import INTERVALS, listed, p_value, percent, points, scientific, whole
 
 CSV_COLUMNS = (
     *("supply", "demonstrations", "method", "measure"),
@@ -151,7 +151,7 @@ def _reached(study: Study, own: Supplied) -> Section:
     names = [measures(study)[what] for what in (IN, OUT, PASS)]
     header = ["method", "seeds", "learning rate", "steps", "FLOPs", *names]
     notes = [
-        "Per cent: mean over seeds and problems ± half of its 95 % interval. pass@k is unbiased, "
+        f"Per cent: mean over seeds and problems {INTERVALS}. pass@k is unbiased, "
         f"from all {study.samples} samples of a problem.",
     ]
     return Section(f"Tests: {supply(own.column).lower()}", header, lines, notes=notes)
