@@ -55,7 +55,7 @@ endef
 table3 := table3-weak table3-small
 supply := supply-30 supply-100 supply-300 supply-900 supply-levels supply-families
 
-reproduce-table2: $(VENV)/.stamp ## Train and compare HPT and its baselines (PROFILE=cpu: 90 minutes on 2 cores; smoke: 2)
+reproduce-table2: $(VENV)/.stamp ## Train and compare HPT and its baselines (PROFILE=cpu: about 70 minutes on 2 cores; smoke: 2)
 	$(call compare,table2,table2)
 	$(call analyse,table2) $(call results_of,table2) $(tables_out) --figures $(call figures_out,/table2)
 
@@ -131,7 +131,7 @@ reproduce: $(VENV)/.stamp ## All tables, figures, studies and the report, each m
 report: $(VENV)/.stamp ## Write report.html: all tables and figures, and where each number comes from, on one page
 	$(call analyse,report)
 
-check-results: $(VENV)/.stamp ## Check that committed tables and figures follow from the committed records, bit for bit
+check-results: $(VENV)/.stamp ## Check that the committed tables and the numbers behind figures follow from the records, bit for bit
 	$(call analyse,check_results)
 
 bases: $(VENV)/.stamp ## Pre-train the base models again, up to 10 minutes each; compare with those in the package

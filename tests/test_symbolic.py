@@ -244,6 +244,7 @@ def estimators() -> Iterator[tuple[str, Estimator]]:
     for name in NORMALIZERS:
         yield f"grpo with {name}", get("grpo", normalizer=name)
         yield f"hpt with {name}", get("hpt", normalizer=name)
+    yield "grpo with a capped ratio", get("grpo", clip=0.4, ratio_cap=1.1)
     for gate in GATES:
         yield f"hpt with {gate}", get("hpt_global_token", gate=gate, gamma=0.4)
     for sign in (-1, 1):

@@ -44,6 +44,7 @@ from upge.stabilization import (
     DualClip,
     GeometricClip,
     NoMask,
+    RatioCap,
     SigmoidGate,
     WeightClip,
 )
@@ -193,6 +194,13 @@ def _weight_clip(c: WeightClip, rows: Rows, i: int, t: int, advantage: Scalar) -
     where, number = rows.maths.where, rows.maths.number
     ratio, low, high = rows.ratio(i, t), number(c.low), number(c.high)
     return where(ratio - high, high, where(low - ratio, low, ratio)) / ratio
+
+
+@twin(RatioCap)
+def _ratio_cap(c: RatioCap, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
+    ratio, cap = rows.ratio(i, t), rows.maths.number(c.cap)
+    capped = rows.maths.where(ratio - cap, cap, ratio) / ratio
+    return _twin(c.inner, rows, i, t, advantage) * capped
 
 
 @twin(SigmoidGate)
