@@ -119,6 +119,13 @@ def test_options_of_gpqa_are_shuffled_by_the_question(monkeypatch: pytest.Monkey
     assert letters == set("ABCD")
 
 
+def test_a_record_without_an_answer_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = RECORDS["math500"]
+    hub(monkeypatch, {**record, "answer": None})
+    with pytest.raises(UpgeError, match="a record without an answer"):
+        load("math500")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_file_goes_before_the_hub_in_either_layout(
     suffix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

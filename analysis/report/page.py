@@ -28,7 +28,8 @@ _EXCERPTS = (
         "Per cent right, with 95 % intervals over seeds and problems; beside them what the paper "
         "reports. All suites, seeds and commits: [Table 2](paper_tables/table2.md).",
     ),
-    ("Findings", "README.md", "\n## Findings\n", "\n## ", ""),
+    ("What came out", "README.md", "<!-- /table2 -->", "\n```bash\n", ""),
+    ("Findings of the theory", "README.md", "\n## Findings\n", "\n## ", ""),
     ("Deviations from the paper", "LOG.md", "\n## Deviations from the paper\n", "\n## ", ""),
 )
 
@@ -127,6 +128,7 @@ def _excerpts(places: Places, reader: Reader) -> Iterator[tuple[str, Markup]]:
     for heading, name, start, end, note in _EXCERPTS:
         path = places.tables.parent / name
         if path.exists() and (text := excerpt(f"{_text(path)}\n## ", start, end)):
+            text = text.replace("![", "[")  # the pictures themselves stand further down
             yield heading, reader.html(f"{text}\n\n{note}")
 
 

@@ -151,6 +151,8 @@ def _choice(question: str, options: list[str], answer: str) -> Problem:
 
 def _text(answer: Any) -> str:
     """An answer, or several, as one text; a whole number without its decimals."""
+    if answer is None:
+        raise KeyError("a record without an answer")
     if isinstance(answer, list):
         return ", ".join(map(_text, answer))
     return re.sub(r"(?<=\d)\.0+$", "", str(answer)) if not isinstance(answer, str) else answer
