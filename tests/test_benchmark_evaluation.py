@@ -487,7 +487,12 @@ def test_problems_without_answers(data: Path) -> None:
         encoding="utf-8",
     )
     options = {"template": "zero", "tokenizer": TOKENIZER}
-    with pytest.raises(UpgeError, match="olympiadbench: its problem 2 has no answer"):
+    with pytest.raises(UpgeError, match=r"olympiadbench\.jsonl, line 2: .*without an answer"):
+        read_benchmarks(["olympiadbench"], **options)
+    (data / "olympiadbench.jsonl").write_text(
+        json.dumps({"question": "1?", "final_answer": [""]}), encoding="utf-8"
+    )
+    with pytest.raises(UpgeError, match="olympiadbench: its problem 1 has no answer"):
         read_benchmarks(["olympiadbench"], **options)
     (data / "math500.jsonl").write_text('{"problem": "1?", "solution": "1"}', encoding="utf-8")
     with pytest.raises(UpgeError, match=r"math500\.jsonl, line 1: wanted .* 'answer'"):
