@@ -152,7 +152,7 @@ test: $(VENV)/.stamp ## Run the fast tests
 test-slow: $(VENV)/.stamp ## Run all tests, the slow ones too
 	$(one_thread) $(python) -m pytest -q -n 2 --timeout 1800 -m ""
 
-test-extras: ## Run the tests of optional stacks (vLLM on a CPU), in an environment of their own, .venv-extras
+test-extras: ## Run the tests of optional stacks (vLLM on a CPU, DeepSpeed), in their own environment, .venv-extras
 	@$(MAKE) --no-print-directory run-extras VENV="$(EXTRAS_VENV)" \
 		nodeps="requirements-nodeps.lock requirements-extras.lock"
 

@@ -53,7 +53,8 @@ def check(found, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.extras
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="no deepspeed: make test-extras")
 @pytest.mark.parametrize("kind", ZERO)
 def test_deepspeed_steps_as_one(tmp_path, kind):
     """In float32, which is what its master weights are."""

