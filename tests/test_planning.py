@@ -426,7 +426,7 @@ def test_a_model_that_does_not_fit(tmp_path):
     assert "7,615,616,512 parameters" in result.output
     result = CliRunner().invoke(app, ["plan", str(config), "--gpu", "h200"])
     assert result.exit_code == 0, result.output
-    assert "fits; an engine holds" in result.output
+    assert "fits; a sampler holds" in result.output
 
 
 def test_a_dry_run_plans_where_a_gpu_is_named():

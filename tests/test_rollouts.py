@@ -390,6 +390,40 @@ def test_rows_bound_a_forward_pass() -> None:
     assert max(counted.rows) == 4  # a group stays together
 
 
+def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows as their caches at full length and their logits fit, and the same responses."""
+    model, prompts, settings = random_model(), [[i, 2, 3] for i in range(2, 5)] * 3, Sampling(5)
+    counted = Counted(model)
+    whole = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    assert counted.rows[0] == 9  # prompts of the first pass
+    c = model.config
+    cache = (
+        2
+        * c.num_hidden_layers
+        * c.num_key_value_heads
+        * (c.hidden_size // c.num_attention_heads)
+        * 8
+        * (3 + 5)
+    )
+    row = cache + c.vocab_size * 36
+    counted.rows.clear()
+    monkeypatch.setenv("UPGE_SAMPLER_MEMORY", str(9.5 * row / 2**30))
+    bounded = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    assert counted.rows[0] == 4 and max(counted.rows) <= 8  # of 9, whole groups
+    assert responses(bounded) == responses(whole)
+    monkeypatch.setenv("UPGE_SAMPLER_MEMORY", "1e-9")
+    counted.rows.clear()
+    CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    assert counted.rows[0] == 1
+
+
+@pytest.mark.parametrize("given", ["", "much", "0", "-1", "inf", "nan"])
+def test_an_amount_of_memory_that_is_none(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("UPGE_SAMPLER_MEMORY", given)
+    with pytest.raises(UpgeError, match=r"UPGE_SAMPLER_MEMORY: got .*, wanted a number of GiB"):
+        CachedSampler(random_model(), EOS)
+
+
 @given(prompts=prompts_of_any_length, samples=st.integers(1, 3))
 def test_a_single_token(prompts: list[list[int]], samples: int) -> None:
     model = random_model()

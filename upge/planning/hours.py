@@ -1,7 +1,8 @@
 """Seconds that work takes: FLOPs and memory traffic, at assumed shares of a GPU's peaks.
 
 Left out: communication, start-up, grading, checkpoints; and that a batch of rollouts waits for its
-longest one, but for the least time that takes.
+longest one, but for the least time that takes; and that the loop's own sampler keeps room for the
+longest.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from upge.planning.flops import block_flops, head_flops, training_flops
 from upge.planning.memory import BFLOAT16, FLOAT32
 from upge.planning.shapes import ModelShape
 from upge.planning.workload import Batch, Work
-from upge.rollouts.cached import CachedSampler
+from upge.rollouts.cached import LOGIT_BYTES, memory_held, rows_held
 
 _GIGA, _TERA = 1e9, 1e12
-
-#: Responses that the loop's own sampler takes at a time.
-LOOP_ROWS: int = CachedSampler.__init__.__defaults__[0]  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,6 @@ def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
     engines = cluster.gpus // engine_gpus
     own = ceil(batch.sequences / engines)
     together = min(own, concurrency(shape, cluster, batch.prompt + batch.response))
-    if cluster.sampler == "loop":
-        together = min(together, LOOP_ROWS)
     if together < 1:
         return Cost(batch.scored, 0, flops, 0, float("inf"), 0)
     size = sampler_size(cluster)
@@ -119,9 +115,14 @@ def sampler_size(cluster: Cluster) -> int:
 
 
 def concurrency(shape: ModelShape, cluster: Cluster, length: int) -> float:
-    """Sequences of so many tokens whose caches an engine holds at a time."""
+    """Sequences of so many tokens whose caches a sampler holds at a time."""
     if cluster.sampler == "loop":
-        return float("inf")  # the loop takes what it is given; the plan says whether that fits
+        return rows_held(memory_held("cuda"), loop_row_bytes(shape, length))
     engine = cluster.tensor_parallel * cluster.type.memory * _GIGA * cluster.sampler_memory
     free = engine - BFLOAT16 * shape.parameters
     return max(free // (shape.cache_bytes(BFLOAT16) * length), 0)
+
+
+def loop_row_bytes(shape: ModelShape, length: float) -> int:
+    """Of a sequence in the loop's own sampler: its cache, and its next token's logits."""
+    return int(length * shape.cache_bytes(FLOAT32) + shape.vocabulary * LOGIT_BYTES)

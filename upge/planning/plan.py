@@ -7,23 +7,19 @@ from dataclasses import dataclass, replace
 from upge.planning.checks import Check, Measured, check_run
 from upge.planning.cluster import Cluster
 from upge.planning.hours import (
-    LOOP_ROWS,
     NOTHING,
     Cost,
     concurrency,
-    sampler_size,
+    loop_row_bytes,
     sampling_cost,
     step_cost,
 )
-from upge.planning.memory import BFLOAT16, FLOAT32, activation_bytes, state_bytes
+from upge.planning.memory import BFLOAT16, activation_bytes, state_bytes
 from upge.planning.shapes import ModelShape, shape_of
 from upge.planning.workload import Batch, Lengths, step_work
 from upge.policies.policy import positions_at_a_time
+from upge.rollouts.cached import LOGIT_BYTES
 from upge.training.config import RunConfig, Stage
-
-#: Bytes a logit while a token is drawn below top-p: logit, log π, π; sorted π with its places, and
-#: as much for sorting.
-_DRAWN = 3 * FLOAT32 + 2 * (FLOAT32 + 8)
 
 #: Bytes for CUDA's context, communication and fragmentation; assumed.
 _OVERHEAD = 3 * 10**9
@@ -225,9 +221,13 @@ def _sampler(config: RunConfig, shape: ModelShape, cluster: Cluster, length: int
         whole = int(cluster.type.memory * 1e9 * cluster.sampler_memory)
         weights = BFLOAT16 * shape.parameters // cluster.tensor_parallel
         return {"sampler's weights": weights, "KV cache": max(whole - weights, 0)}
+    held = concurrency(shape, cluster, length)
     rows = [s.questions * s.rollouts // cluster.gpus for s in config.stages if s.samples_rollouts]
     if _evaluates(config):  # by one process, which takes as many rows as it can
-        rows.append(LOOP_ROWS)
-    together = min(max(rows), LOOP_ROWS)
-    cache = together * length * shape.cache_bytes(sampler_size(cluster))
-    return {"KV cache": cache, "sampler's logits": together * shape.vocabulary * _DRAWN}
+        rows.append(int(held))
+    together = min(max(rows), int(held))
+    logits = together * shape.vocabulary * LOGIT_BYTES
+    return {
+        "KV cache": together * loop_row_bytes(shape, length) - logits,
+        "sampler's logits": logits,
+    }

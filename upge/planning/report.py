@@ -33,7 +33,7 @@ def _memory(plan: RunPlan) -> Iterator[str]:
         yield f"          {size / _GIGA:8.1f}  {name}"
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     together = (
-        f"; an engine holds {memory.sequences:,.0f} responses of full length"
+        f"; a sampler holds {memory.sequences:,.0f} responses of full length"
         if memory.sequences < float("inf")
         else ""
     )

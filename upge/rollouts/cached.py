@@ -3,20 +3,36 @@
 Against ``generate`` (same greedy tokens, see the tests; times in
 ``paper_tables/benchmarks/rollouts.md``): a group's prompt is encoded once, finished responses leave
 the batch, log-probabilities come along, and each question's randomness is its own.
+
+Environment variable: ``UPGE_SAMPLER_MEMORY``, GiB of keys, values and logits that are held at a
+time (4 on a CPU, 16 on a GPU). It bounds how many responses are sampled together, which changes no
+response but for rounding.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from upge.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampling, check_request, end_of_sequence
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.
 _LEAVE = 0.125
+
+#: Responses sampled at a time, at most: with more, small models take no less time a token.
+ROWS = 512
+
+#: Bytes a logit while a token is drawn below top-p: logit, log π, π; sorted π with its places, and
+#: as much for sorting (float32, int64).
+LOGIT_BYTES = 3 * 4 + 2 * (4 + 8)
+
+#: GiB held at a time: a quarter of a laptop's memory, a fifth of the GPU's that is planned for.
+_CPU_MEMORY, _GPU_MEMORY = 4.0, 16.0
 
 
 class CachedSampler:
@@ -25,17 +41,20 @@ class CachedSampler:
     Args:
         model: the model; it is put into evaluation mode while sampling.
         eos: id of the end-of-sequence token.
-        rows: responses sampled at a time, at most (but always a whole group).
+        rows: responses sampled at a time, at most (but always a whole group); fewer where their
+            keys, values and logits are more than the memory set aside.
 
     Raises:
-        UpgeError: the model knows no such end of sequence; when called, without a prompt, with an
+        UpgeError: the model knows no such end of sequence; an amount of memory that is none; when
+            called, without a prompt, with an
             empty one, without a seed for each, or with prompts and ``max_tokens`` that the model
             has no positions for.
     """
 
-    def __init__(self, model: Any, eos: int | None, rows: int = 512) -> None:
+    def __init__(self, model: Any, eos: int | None, rows: int = ROWS) -> None:
         self.eos = end_of_sequence(model, eos)
         self.model, self.rows = model, rows
+        self._memory = memory_held(model.device.type)
 
     def __call__(
         self,
@@ -68,7 +87,9 @@ class CachedSampler:
     ) -> Rollouts:
         # Prompts of one length need no padding, and chunks of like lengths little.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        chunk = max(self.rows // samples, 1)
+        longest = len(prompts[order[-1]]) + settings.max_tokens
+        held = min(self.rows, rows_held(self._memory, _row_bytes(self.model, longest)))
+        chunk = max(held // samples, 1)
         parts = [
             self._sample_chunk(
                 [prompts[i] for i in order[start : start + chunk]],
@@ -151,6 +172,39 @@ class CachedSampler:
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def memory_held(device: str) -> float:
+    """GiB of keys, values and logits that are held at a time, on a type of device.
+
+    Raises:
+        UpgeError: ``UPGE_SAMPLER_MEMORY`` is no positive number.
+    """
+    given = os.environ.get("UPGE_SAMPLER_MEMORY")
+    if given is None:
+        return _CPU_MEMORY if device == "cpu" else _GPU_MEMORY
+    try:
+        memory = float(given)
+    except ValueError:
+        memory = 0.0
+    if not 0 < memory < float("inf"):
+        raise UpgeError(f"UPGE_SAMPLER_MEMORY: got {given!r}, wanted a number of GiB above 0")
+    return memory
+
+
+def rows_held(memory: float, row_bytes: int) -> int:
+    """Responses whose keys, values and logits that many GiB hold; 1 at least, ``ROWS`` at most."""
+    return int(min(max(memory * 2**30 // row_bytes, 1), ROWS))
+
+
+def _row_bytes(model: Any, length: int) -> int:
+    """Of a sequence's keys and values, and of the logits that its next token is drawn from."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    token = 2 * config.num_hidden_layers * kv_heads * width * model.dtype.itemsize
+    return int(length * token + config.vocab_size * LOGIT_BYTES)
 
 
 def _uniforms(seeds: list[int], samples: int, length: int) -> Tensor:
