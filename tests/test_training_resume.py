@@ -221,6 +221,47 @@ def test_a_folder_that_cant_be_written(tiny, tmp_path):
         run(tiny.config("sft"), tmp_path / "file" / "run")
 
 
+# ------------------------------------------------------------------------------ too little memory
+
+
+def no_host_memory():
+    torch.empty(1 << 50)
+
+
+def no_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has …")
+
+
+def no_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("allocate", "wanted"),
+    [
+        (no_host_memory, " for another 4503599627370496 bytes"),
+        (no_gpu_memory, " for another 2.50 GiB"),
+        (no_memory, ""),
+    ],
+)
+def test_too_little_memory_is_a_sentence_and_it_resumes(tiny, whole, tmp_path, allocate, wanted):
+    given = Policy.forward
+    calls = []
+
+    def forward(*args):
+        calls.append(None)
+        if len(calls) == 9:
+            allocate()
+        return given(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Policy, "forward", forward)
+        with pytest.raises(UpgeError, match=f"^too little memory{wanted}: lower token_budget or"):
+            run(two_stages(tiny), tmp_path)
+    run(two_stages(tiny), tmp_path)
+    assert_same(RunFolder(tmp_path), whole)
+
+
 # ---------------------------------------------------------------------------- what is not finite
 
 

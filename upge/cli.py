@@ -21,7 +21,7 @@ from upge.batch_json import parse_batch
 from upge.claims_cli import claims
 from upge.console import steps_bar
 from upge.doctor_cli import doctor
-from upge.errors import UpgeError
+from upge.errors import UpgeError, naming_memory
 from upge.estimator import Estimate, Term
 from upge.evaluate_cli import evaluate, sample
 from upge.files import make_folder, read_text
@@ -348,7 +348,8 @@ def _run() -> None:
     """The command; an output that can't be written, as to a full disk, is the user's to mend."""
     try:
         try:
-            app()
+            with naming_memory():
+                app()
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+#: What PyTorch says, of a GPU's memory and of the machine's.
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+_WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 
 
 class UpgeError(ValueError):
@@ -16,3 +22,24 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UpgeError:
     nearest = get_close_matches(str(name).casefold(), names, n=1)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
     return UpgeError(f"unknown {kind} {name!r}; {remedy}")
+
+
+@contextmanager
+def naming_memory() -> Iterator[None]:
+    """Turn an allocation that fails into a sentence.
+
+    Raises:
+        UpgeError: there is too little memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(said):
+            raise
+        wanted = _WANTED.search(said)
+        raise UpgeError(
+            f"too little memory{f' for another {wanted[1]}' if wanted else ''}: lower token_budget "
+            "or UPGE_SAMPLER_MEMORY (GiB that sampling may hold), take a smaller model or more "
+            "processes; the same command goes on where a run stood, and upge plan counts beforehand"
+        ) from error

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.errors import UpgeError, naming_memory
 from upge.estimator import Plan
 from upge.evaluation.responses import Responses, respond_suites
 from upge.extras import require
@@ -110,7 +110,8 @@ class Trainer:
         self.accelerator = _accelerator(self.config, self.folder)
         self._saved_at = time.monotonic()
         try:
-            with self.folder.locked() if self._is_main else nullcontext(), self._vigil():
+            lock = self.folder.locked() if self._is_main else nullcontext()
+            with lock, self._vigil(), naming_memory():
                 return self._run()
         except (OSError, SafetensorError) as error:
             step = checkpoint.step if (checkpoint := self._checkpoint) else 0
