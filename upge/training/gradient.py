@@ -104,11 +104,11 @@ class GradientAccumulator:
         with torch.no_grad():
             for micro in self._micro_batches(batch, rows):
                 found = self._likelihood(batch.select(micro))
-                logp[micro], entropy[micro] = (part.nan_to_num(0, 0, 0).double() for part in found)
+                logp[micro], entropy[micro] = (part.double() for part in found)
         return logp, entropy
 
     def _scored(self, batch: TrajectoryBatch) -> TrajectoryBatch:
-        entropy = self.score(batch)[1]
+        entropy = self.score(batch)[1].nan_to_num(0, 0, 0)  # the step is found not finite later
         return batch.at(torch.zeros_like(entropy), entropy)
 
     def __call__(
