@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -261,40 +262,95 @@ def test_heads_that_vllm_does_not_know():
         open_sampler("vllm", model, tokenizer)
 
 
+@pytest.mark.parametrize("share", ["abc", "7", "0", "nan", ""])
+def test_a_share_of_memory_that_is_none(opened, monkeypatch, share):
+    monkeypatch.setenv("UPGE_VLLM_MEMORY", share)
+    with pytest.raises(UpgeError, match=f"UPGE_VLLM_MEMORY: got '{share}', wanted the share"):
+        open_sampler("vllm", *opened[:2])
+
+
+def test_a_build_for_a_device_that_is_not_there(opened, monkeypatch):
+    """What the build for GPUs finds on a machine without one."""
+    from vllm import platforms
+    from vllm.platforms.interface import UnspecifiedPlatform
+
+    monkeypatch.setattr(platforms, "_current_platform", UnspecifiedPlatform())
+    with pytest.raises(UpgeError, match=r"finds no GPU here.* take backend: transformers"):
+        open_sampler("vllm", *opened[:2])
+
+
 def test_too_little_memory(opened, monkeypatch):
     """Where no key-value cache fits, the engine's own words say so, on one line."""
     model, tokenizer, _ = opened
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "0")
     with pytest.raises(UpgeError, match=r"(?i)memory|cache") as error:
         open_sampler("vllm", model, tokenizer)
-    assert "\n" not in str(error.value) and "UPGE_VLLM_MEMORY" in str(error.value)
+    assert "\n" not in str(error.value) and "VLLM_CPU_KVCACHE_SPACE" in str(error.value)
 
 
-KILLED = """
+OWNER = """
 import sys, time
 from upge.policies.pretrained import load_pretrained
-from upge.rollouts import open_sampler
+from upge.rollouts import Sampling, open_sampler
 if __name__ == "__main__":
-    sampler = open_sampler("vllm", *load_pretrained(sys.argv[1]))
+    model, tokenizer = load_pretrained(sys.argv[1])
+    if sys.argv[2] == "loading":
+        print("open", flush=True)
+    sampler = open_sampler("vllm", model, tokenizer)
     print("open", flush=True)
+    while sys.argv[2] == "sampling":
+        sampler([[2, 3]] * 64, 8, Sampling(200), range(64))
     time.sleep(600)
 """
 
 
-def test_an_engine_ends_with_its_owner(tiny, tmp_path):
-    (tmp_path / "owner.py").write_text(KILLED, encoding="utf-8")
-    command = [sys.executable, tmp_path / "owner.py", tiny.model]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+@pytest.fixture
+def short_folder():
+    """Sockets have short paths, and pytest's folders long ones."""
+    with tempfile.TemporaryDirectory(prefix="own-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("killed", ["loading", "idle", "sampling"])
+def test_an_engine_ends_with_its_owner(tiny, tmp_path, short_folder, killed):
+    """Its processes, its folder and its shared memory."""
+    (tmp_path / "owner.py").write_text(OWNER, encoding="utf-8")
+    command = [sys.executable, tmp_path / "owner.py", tiny.model, killed]
+    environment = os.environ | {"TMPDIR": str(short_folder)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as owner:
         assert owner.stdout is not None
         while owner.stdout.readline().strip() != "open":
             assert owner.poll() is None
+        until(lambda: len(descendants(owner.pid)) >= 3)  # engine, worker, Python's tracker
+        time.sleep(2)
         engines = descendants(owner.pid)
-        assert engines
+        memory = {path for pid in engines for path in shared_memory(pid)}
+        assert list(short_folder.glob("upge-*"))
+        assert memory or killed == "loading"
         owner.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}/stat").exists() for pid in engines):
-        assert time.monotonic() < deadline, "the engine outlived its owner"
-        time.sleep(0.5)
+    until(lambda: not any(map(lives, engines)))
+    until(lambda: not any(path.exists() for path in memory))
+    assert not list(short_folder.glob("upge-*"))
+
+
+def until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; one that has ended stays in the list while nobody takes note of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def shared_memory(pid: int) -> set[Path]:
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {Path(line.split()[-1]) for line in lines if " /dev/shm/" in line}
 
 
 def descendants(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -38,11 +38,13 @@ from upge.rollouts.sampler import (
     end_of_sequence,
     question_seed,
 )
+from upge.rollouts.vllm_worker import FOLDER, OWNER
 
 #: vLLM raises lower temperatures, but for 0, to the first, and refuses higher ones than the second.
 _COLDEST, _HOTTEST = 1e-2, 2.0
 
-#: What is set unless the user has set it: silence, and no threads bound to cores that others use.
+#: What engines are given unless the user has set it: silence, and no threads bound to cores that
+#: others use.
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -53,6 +55,15 @@ _ENVIRONMENT = {
 
 #: On a CPU also: compiling what finds the sampled token's rank takes longer than it ever saves.
 _CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
+
+#: What a launcher tells its processes of each other, which an engine would take for its own.
+_LAUNCHED = re.compile(r"TORCHELASTIC_|MASTER_|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)$")
+
+#: Of a folder that sockets lie in, in characters: their own names have 36, a whole path 107.
+_LONGEST = 70
+
+#: The share of a GPU's memory that the engine takes, unless the user says another.
+_MEMORY = 0.3
 
 
 class VLLMSampler:
@@ -78,8 +89,12 @@ class VLLMSampler:
         self._folder = TemporaryDirectory(prefix="upge-vllm-")
         self._versions = count()
         self._is_old = False
-        self._engine = _start(self._save(), Path(self._folder.name) / "engine.log", model)
-        self._engine.collective_rpc("end_with", args=(os.getpid(),))
+        own = Path(self._folder.name)
+        log, memory = own / "engine.log", _memory()
+        with _environment(own, model.device), _output_to(log):
+            _check(model)
+            with self._weights() as folder:
+                self._engine = _start(folder, log, model, memory)
         self._stop = finalize(self, self._engine.llm_engine.engine_core.shutdown)
 
     def __call__(
@@ -148,52 +163,103 @@ class VLLMSampler:
             tokens.to(device), mask.to(device), logp.clamp(max=0).to(device), finished.to(device)
         )
 
-    def _save(self) -> Path:
-        """Write the policy to a new folder: the last one's files may still be mapped."""
+    @contextmanager
+    def _weights(self) -> Iterator[Path]:
+        """The policy in a new folder: the last one's files may still be mapped."""
         folder = Path(self._folder.name) / f"weights-{next(self._versions)}"
         save_pretrained(self.model, self.tokenizer, folder)
-        return folder
-
-    def _reload(self) -> None:
-        folder = self._save()
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        self._engine.collective_rpc("repack_head")
-        self._engine.reset_prefix_cache()
+        yield folder
         for path in folder.glob("*.safetensors"):
             path.unlink()
+
+    def _reload(self) -> None:
+        with self._weights() as folder:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._engine.collective_rpc("repack_head")
+        self._engine.reset_prefix_cache()
         self._is_old = False
 
 
-def _start(folder: Path, log: Path, model: Any) -> Any:
-    on_cpu = model.device.type == "cpu"
-    for name, value in (_ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {})).items():
-        os.environ.setdefault(name, value)
-    vllm = require("vllm", "vllm")
-    _check_heads(model)
+@contextmanager
+def _environment(folder: Path, device: torch.device) -> Iterator[None]:
+    """What engines started meanwhile inherit."""
+    kept = dict(os.environ)
+    given = {name: value for name, value in kept.items() if not _LAUNCHED.match(name)}
+    ours = {OWNER: str(os.getpid()), FOLDER: str(folder)}
+    if len(str(folder)) <= _LONGEST:
+        ours["VLLM_RPC_BASE_PATH"] = str(folder)
+    if device.index is not None:  # of several GPUs the policy's, whichever process this is
+        shown = kept.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        ours["CUDA_VISIBLE_DEVICES"] = shown[device.index] if shown != [""] else str(device.index)
+    _set_environment(
+        _ENVIRONMENT | (_CPU_ENVIRONMENT if device.type == "cpu" else {}) | given | ours
+    )
     try:
-        with _output_to(log):
-            return vllm.LLM(
-                str(folder),
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                dtype=str(model.dtype).removeprefix("torch."),
-                max_model_len=-1,  # as many as the model has and the cache holds
-                gpu_memory_utilization=float(os.environ.get("UPGE_VLLM_MEMORY", 0.3)),
-                enforce_eager=on_cpu,
-                logprobs_mode="processed_logprobs",
-                use_tqdm_on_load=False,
-                worker_extension_cls="upge.rollouts.vllm_worker.WorkerExtension",
-            )
+        yield
+    finally:
+        _set_environment(kept)
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _start(folder: Path, log: Path, model: Any, memory: float) -> Any:
+    on_cpu = model.device.type == "cpu"
+    vllm = require("vllm", "vllm")
+    try:
+        return vllm.LLM(
+            str(folder),
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=-1,  # as many as the model has and the cache holds
+            gpu_memory_utilization=memory,
+            enforce_eager=on_cpu,
+            logprobs_mode="processed_logprobs",
+            use_tqdm_on_load=False,
+            worker_extension_cls="upge.rollouts.vllm_worker.WorkerExtension",
+        )
     except Exception as error:
+        remedy = (
+            "more memory for its cache (VLLM_CPU_KVCACHE_SPACE, in GiB)"
+            if on_cpu
+            else "another share of the GPU's memory (UPGE_VLLM_MEMORY)"
+        )
         raise UpgeError(
             f"vLLM can't sample from this model: {_reason(error, log)}; take backend: transformers,"
-            " another model, or another share of the GPU's memory (UPGE_VLLM_MEMORY)"
+            f" another model, or {remedy}"
         ) from error
 
 
-def _check_heads(model: Any) -> None:
-    """Refuse what vLLM finds out at the first token only: on a CPU heads have set sizes."""
-    if model.device.type != "cpu":
+def _memory() -> float:
+    text = os.environ.get("UPGE_VLLM_MEMORY", str(_MEMORY))
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0
+    if not 0 < share <= 1:
+        raise UpgeError(
+            f"UPGE_VLLM_MEMORY: got {text!r}, wanted the share of the GPU's memory that vLLM takes,"
+            " above 0 and at most 1"
+        )
+    return share
+
+
+def _check(model: Any) -> None:
+    """Refuse what vLLM says at length, or finds out at the first token only.
+
+    On a CPU its kernels know heads of set sizes.
+    """
+    require("vllm", "vllm")
+    platform = require("vllm.platforms", "vllm").current_platform
+    if not platform.device_type:
+        raise UpgeError(
+            "vLLM finds no GPU here, and this build of it knows no other device; install the one "
+            "for a CPU by the pins of requirements-extras.lock, or take backend: transformers"
+        )
+    if not platform.is_cpu():
         return
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
