@@ -1,9 +1,11 @@
 """Backends by name, without the optional ones; how far a sampler is from the policy."""
 
+import copy
 import math
 from functools import partial
 
 import pytest
+import tiny_runs
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from upge import UpgeError
 from upge.config import build
 from upge.extras import available
 from upge.policies.tiny import build_model, build_tokenizer
-from upge.rollouts import CachedSampler, open_sampler
+from upge.rollouts import CachedSampler, backends, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.training.config import RunConfig
 
@@ -72,3 +74,52 @@ def test_no_tokens_are_no_mismatch():
     assert mismatch(nothing[None]) == dict.fromkeys(
         ("mismatch/logp", "mismatch/kl", "mismatch/ratio"), 0.0
     )
+
+
+# ------------------------------------------------------------------ what a ratio_cap is there for
+
+
+class Copy:
+    """Samples from a copy of the policy, as engines do; a stale one keeps its first weights."""
+
+    def __init__(self, model, tokenizer, stale):
+        self.model, self.copy, self.stale = model, copy.deepcopy(model), stale
+        self.sampler = CachedSampler(self.copy, tokenizer.eos_token_id)
+
+    def __call__(self, *request):
+        return self.sampler(*request)
+
+    def synchronize(self):
+        if not self.stale:
+            self.copy.load_state_dict(self.model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_runs.Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def train(tiny, tmp_path, monkeypatch):
+    """Metrics and weights of eight steps of REINFORCE with a cap, on a stale copy or not."""
+
+    def run(stale, **options):
+        own = partial(Copy, stale=stale)
+        monkeypatch.setattr(backends, "_OPEN", {**backends._OPEN, "vllm": own})
+        config = tiny.config("reinforce", backend="vllm", steps=8, lr=1e-2, options=options)
+        folder = tiny_runs.run(config, tmp_path / f"{stale}-{options}")
+        return folder.metrics(), tiny_runs.weights(folder)
+
+    return run
+
+
+def test_a_cap_bounds_what_stale_weights_do(train):
+    """Ratios beyond the cap are cut there, others are not touched."""
+    lines, capped = train(stale=True, ratio_cap=1.2)
+    _, wide = train(stale=True, ratio_cap=1e9)
+    assert max(line["mismatch/ratio"] for line in lines) > 1.2
+    assert capped != wide
+    lines, capped = train(stale=False, ratio_cap=1.2)
+    _, wide = train(stale=False, ratio_cap=1e9)
+    assert max(line["mismatch/ratio"] for line in lines) < 1.001
+    assert capped == wide

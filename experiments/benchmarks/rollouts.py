@@ -1,9 +1,11 @@
-"""How long sampling takes, a response token: ours against transformers' ways to generate."""
+"""How long sampling takes, a response token: ours against transformers' ways and vLLM's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from random import Random
 from statistics import median
 from time import perf_counter
@@ -11,8 +13,10 @@ from typing import Any
 
 import torch
 
+from upge.errors import UpgeError
 from upge.policies.pretraining import WORKED
-from upge.rollouts import CachedSampler, Sampling
+from upge.rollouts import CachedSampler, Sampler, Sampling, open_sampler
+from upge.tasks.benchmarks import load
 from upge.tasks.synthetic import IN_DISTRIBUTION, suite
 
 #: Tokens of the longest response, as in the comparison's runs.
@@ -32,6 +36,7 @@ class Workload:
         samples: responses to each.
         mark: what stands before each prompt.
         temperature, top_p: of the sampling.
+        data: a data set's name, or a file; the package's own families if empty.
     """
 
     name: str
@@ -40,12 +45,17 @@ class Workload:
     mark: str = ""
     temperature: float = 1.0
     top_p: float = 1.0
+    data: str = ""
 
     def prompts(self, tokenizer: Any) -> list[list[int]]:
         """Ids of the prompts, always the same."""
-        pool = [p.prompt for family in IN_DISTRIBUTION for p in suite(family, "train", 10)]
-        texts = [self.mark + text for text in Random(0).sample(pool, self.questions)]
+        texts = [self.mark + text for text in Random(0).sample(self._pool(), self.questions)]
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    def _pool(self) -> list[str]:
+        if self.data:
+            return [f"{problem.prompt}\n" for problem in load(self.data)]
+        return [p.prompt for family in IN_DISTRIBUTION for p in suite(family, "train", 10)]
 
 
 WORKLOADS = (
@@ -54,17 +64,36 @@ WORKLOADS = (
     Workload("validation, 180 × 4", 180, 4, temperature=0.6, top_p=0.95),
 )
 
+
+def of_data(data: str, questions: int, samples: int) -> Workload:
+    """Problems in words."""
+    return Workload(f"{Path(data).stem}, {questions} × {samples}", questions, samples, data=data)
+
+
 #: A backend: from model, tokenizer, workload and seed to the number of tokens sampled.
 Backend = Callable[[Any, Any, Workload, int], int]
 
 
 def cached_sampler(model: Any, tokenizer: Any, work: Workload, seed: int) -> int:
-    """Ours; the only one that returns log-probabilities too."""
+    """Ours, which returns log-probabilities too."""
+    return _tokens_of(CachedSampler(model, tokenizer.eos_token_id), tokenizer, work, seed)
+
+
+def vllm(model: Any, tokenizer: Any, work: Workload, seed: int) -> int:
+    """An engine that runs already, with the model's weights; returns log-probabilities too."""
+    return _tokens_of(_engine(model, tokenizer), tokenizer, work, seed)
+
+
+@lru_cache(maxsize=1)
+def _engine(model: Any, tokenizer: Any) -> Sampler:
+    return open_sampler("vllm", model, tokenizer)
+
+
+def _tokens_of(sampler: Sampler, tokenizer: Any, work: Workload, seed: int) -> int:
     prompts = work.prompts(tokenizer)
     settings = Sampling(MAX_TOKENS, work.temperature, work.top_p)
     seeds = [seed * len(prompts) + i for i in range(len(prompts))]
-    rollouts = CachedSampler(model, tokenizer.eos_token_id)(prompts, work.samples, settings, seeds)
-    return int(rollouts.mask.sum())
+    return int(sampler(prompts, work.samples, settings, seeds).mask.sum())
 
 
 def generate(model: Any, tokenizer: Any, work: Workload, seed: int, cache: str = "dynamic") -> int:
@@ -121,6 +150,7 @@ BACKENDS: dict[str, Backend] = {
     "generate": generate,
     "generate, static cache": generate_static,
     "generate_batch (continuous batching)": generate_batch,
+    "vLLM": vllm,
 }
 
 
@@ -177,7 +207,8 @@ def _time(
         tokens = backend(*given)
     except Exception as error:  # whatever keeps a backend from running here is the finding
         reason = " ".join(str(error).split()).replace("|", "∣")
-        times.failure = f"{type(error).__name__}: {reason[:80]}"
+        ours = isinstance(error, UpgeError)  # a sentence by itself
+        times.failure = reason if ours else f"{type(error).__name__}: {reason[:80]}"
         return
     if kept:
         times.seconds.append((perf_counter() - started) / tokens)
