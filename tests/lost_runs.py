@@ -16,10 +16,12 @@ from pathlib import Path
 from random import Random
 
 import forks
+import strategy_runs
 import tiny_runs
 
 from upge.config import build
 from upge.errors import UpgeError
+from upge.training import loop
 from upge.training.config import RunConfig
 from upge.training.gradient import GradientAccumulator
 from upge.training.loop import Trainer
@@ -35,13 +37,18 @@ MOMENTS = {
 }
 
 
-def train(config, folder, victim, moment, call):
+def train(config, folder, kind, victim, moment, call):
     """Train; the victim is killed in that call of the moment's function."""
-    with Path(f"{folder}-{os.environ['RANK']}.err").open("w") as file:
+    rank = os.environ["RANK"]
+    with Path(f"{folder}-{rank}.err").open("w") as file:
         os.dup2(file.fileno(), 2)
-    if os.environ["RANK"] == str(victim):
+    if rank == str(victim):
         owner, name, _ = MOMENTS[moment]
         setattr(owner, name, killing(getattr(owner, name), call))
+    if kind == "single":
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            del os.environ[name]
+    loop.open_accelerator = partial(strategy_runs.opened, kind)
     try:
         Trainer(config, RunFolder(folder), doctor=False).run()
     except UpgeError as error:
@@ -61,18 +68,23 @@ def killing(function, call):
     return killed
 
 
-def launch(config, folder, patience, **kill):
-    """Exit codes by rank, seconds from the first death to the last, and what was said."""
-    run = partial(train, config, folder, **({"victim": None, "moment": "", "call": 0} | kill))
-    pids = forks.start(2, run, {"ACCELERATE_USE_CPU": "true"})
+def launch(config, folder, patience=0.0, kind="ddp", **kill):
+    """Exit codes by rank, seconds from the first death to the last, and what was said.
+
+    ``kind`` is one of :mod:`strategy_runs`, or ``single``.
+    """
+    kill = {"victim": None, "moment": "", "call": 0} | kill
+    processes = 1 if kind == "single" else 2
+    run = partial(train, config, folder, kind, **kill)
+    pids = forks.start(processes, run, strategy_runs.environment(kind))
     first, status = os.wait()
     died, codes = time.monotonic(), {first: os.waitstatus_to_exitcode(status)}
-    other = next(pid for pid in pids if pid != first)
-    if codes[first]:
-        time.sleep(patience)
-        os.kill(other, signal.SIGTERM)
-    codes[other] = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
-    said = [Path(f"{folder}-{rank}.err").read_text() for rank in (0, 1)]
+    for other in set(pids) - {first}:
+        if codes[first]:
+            time.sleep(patience)
+            os.kill(other, signal.SIGTERM)
+        codes[other] = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
+    said = [Path(f"{folder}-{rank}.err").read_text() for rank in range(processes)]
     return [codes[pid] for pid in pids], time.monotonic() - died, said
 
 
@@ -80,7 +92,7 @@ def main(folder: str, config: str, seed: str, kills: str) -> None:
     """Kill so many runs, and report."""
     run, random = build(json.loads(Path(config).read_text()), RunConfig), Random(int(seed))
     whole = RunFolder(Path(folder) / "whole")
-    assert launch(run, whole.path, 0.0)[0] == [0, 0]
+    assert launch(run, whole.path)[0] == [0, 0]
     found = []
     for number in range(int(kills)):
         moment = random.choice(sorted(MOMENTS))
@@ -93,7 +105,7 @@ def main(folder: str, config: str, seed: str, kills: str) -> None:
         killed = RunFolder(Path(folder) / f"killed-{number}")
         codes, seconds, said = launch(run, killed.path, patience, **kill)
         steps = killed.recorded
-        again = launch(run, killed.path, 0.0)[0]
+        again = launch(run, killed.path)[0]
         same = tiny_runs.numbers(killed) == tiny_runs.numbers(whole) and (
             tiny_runs.weights(killed) == tiny_runs.weights(whole)
         )

@@ -64,12 +64,12 @@ def environment(kind):
     }
 
 
-def opened(kind):
+def opened(kind, **options):
     """Accelerate's object under that launcher."""
     if kind.startswith("zero"):
         # Faster collectives, which take minutes to compile.
         import_module("deepspeed.comm.torch").build_shm_op = lambda: None
-    accelerator = open_accelerator()
+    accelerator = open_accelerator(**options)
     return shard(accelerator) if kind == "fsdp2" else accelerator
 
 
