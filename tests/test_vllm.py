@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import string
 import subprocess
 import sys
 import tempfile
@@ -16,12 +17,14 @@ import pytest
 import tiny_runs
 import torch
 
+from experiments.check_resume import differences
 from upge import UpgeError
 from upge.cli import main
-from upge.policies.pretrained import load_pretrained
-from upge.policies.tiny import build_model
+from upge.policies.pretrained import load_pretrained, save_pretrained
+from upge.policies.tiny import build_model, build_tokenizer
 from upge.rollouts import Sampling, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
+from upge.training.records import RunFolder, run_folder
 
 pytestmark = pytest.mark.extras
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-extras", exc_type=ImportError)
@@ -158,6 +161,18 @@ def test_responses_hang_on_their_own_prompt_and_seed(opened):
     assert neighbours[1:4] != neighbours[4:7]
 
 
+def test_prompts_beyond_what_an_engine_takes_at_once(opened):
+    """Then vLLM splits prompts, if it may, which breaks its random numbers on a CPU."""
+    _, tokenizer, sampler = opened
+    long = prompts_of(tokenizer)[3]
+    prompts = [[*long, *tokenizer.encode(f"{i}=", add_special_tokens=False)] for i in range(100)]
+    room = sampler._engine.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(map(len, prompts)) > room
+    together = responses(sampler(prompts, 2, Sampling(8), range(100)))
+    for i in (0, 50, 99):
+        assert together[2 * i : 2 * i + 2] == responses(sampler([prompts[i]], 2, Sampling(8), [i]))
+
+
 def test_they_are_drawn_from_the_policy(opened):
     """Frequencies of the first token within 5 standard errors of its probability."""
     model, tokenizer, sampler = opened
@@ -235,13 +250,116 @@ def command(monkeypatch, capsys, *arguments) -> str:
     return out
 
 
-def test_training_with_its_rollouts(tiny, tmp_path):
-    """Three steps of HPT; a sampler that lagged behind by a step would be 1e-2 off."""
-    folder = tiny_runs.run(tiny.config("hpt", backend="vllm", lr=1e-2), tmp_path / "run")
-    lines = folder.metrics()
-    assert [line["step"] for line in lines] == [1, 2, 3]
+def start(code: str, *arguments, **options) -> subprocess.Popen[str]:
+    """A Python that runs code or a module, as ``-m upge.cli``."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *code.split(" ", 1), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, **pipes, **options)
+
+
+def complete(process: subprocess.Popen[str]) -> str:
+    """What it says; nothing of vLLM's own is among it."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-2000:]
+    assert "vllm" not in err.lower() and "triton" not in err.lower(), err
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """Six steps of HPT, and how to start them anew."""
+    config = tiny.config("hpt", steps=6, lr=1e-2, evaluation=EVALUATION)
+    out = tmp_path_factory.mktemp("trained")
+    given = out / "run.yaml"
+    given.write_text(config.model_dump_json(), encoding="utf-8")
+    arguments = ("train", given, "--set", "backend=vllm", "--quiet", "--out")
+    complete(start("-m upge.cli", *arguments, out))
+    return run_folder(out, config.model_copy(update={"backend": "vllm"})), arguments
+
+
+EVALUATION = {"every": 3, "validation_samples": 2, "test_samples": 2}
+
+
+def test_training_with_its_rollouts(trained):
+    """A sampler that lagged behind by a step would be 1e-2 off."""
+    lines = trained[0].metrics()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(line["mismatch/logp"] < 1e-3 for line in lines)
     assert all(line["grad_norm"] > 0 for line in lines)
+
+
+def test_a_killed_run_ends_as_one_left_alone(trained, tmp_path):
+    whole, arguments = trained
+    folder = RunFolder(tmp_path / whole.path.name)
+    with start("-m upge.cli", *arguments, tmp_path) as process:
+        while not list(folder.checkpoints.glob("*[0-9]")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+    assert folder.result is None
+    complete(start("-m upge.cli", *arguments, tmp_path))
+    found = differences(folder, whole)
+    assert len(found) == 5 and not any(found.values()), found
+
+
+def test_two_processes_have_an_engine_each(trained, tmp_path):
+    """They sample what one does, and train on it as one does but for the order of sums."""
+    whole, arguments = trained
+    launch = "-m torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "upge.cli"
+    complete(start(*launch, *arguments, tmp_path))
+    lines, others = whole.metrics(), RunFolder(tmp_path / whole.path.name).metrics()
+    assert len(lines) == len(others)
+    for own, theirs in zip(lines, others, strict=True):
+        assert own["tokens_sampled"] == theirs["tokens_sampled"]
+        assert own["loss"] == pytest.approx(theirs["loss"], rel=1e-3, abs=1e-5)
+        assert theirs["mismatch/logp"] < 1e-3
+
+
+def test_a_killed_evaluation_ends_as_one_left_alone(tmp_path, monkeypatch):
+    """By SIGKILL, and by Ctrl-C, which engines get too."""
+    model, data = tmp_path / "model", tmp_path / "data"
+    tokenizer = build_tokenizer(string.printable)
+    policy = build(len(tokenizer))
+    policy.config.max_position_embeddings = 512
+    save_pretrained(policy, tokenizer, model)
+    data.mkdir()
+    for name in ("one", "two"):
+        lines = [{"problem": f"{i} of {name}?", "answer": str(i)} for i in range(20)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (data / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    benchmarks = f"{data / 'one.jsonl'},{data / 'two.jsonl'}"
+    arguments = (
+        "evaluate", "--model", model, "--benchmark", benchmarks, "--samples", 4, "--max-tokens", 24,
+        "--temperature", 1, "--backend", "vllm", "--out",
+    )  # fmt: skip
+
+    def started(out: Path) -> subprocess.Popen[str]:
+        return start(f"-c {IN_PARTS}", *arguments, out, start_new_session=True)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    complete(started(whole))
+    for number, kill in ((3, os.kill), (6, os.killpg)):
+        with started(killed) as process:
+            while len(list(killed.glob("*.parts/*.parquet"))) < number:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.001)
+            by = signal.SIGKILL if kill is os.kill else signal.SIGINT
+            kill(process.pid, by)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == (130 if by is signal.SIGINT else -by)
+        assert "Traceback" not in err
+    complete(started(killed))
+    for name in ("one", "two"):
+        path = f"{name}.parquet"
+        assert (killed / path).read_bytes() == (whole / path).read_bytes()
+
+
+#: The command line, two problems a part: on its own vLLM is asked for all at once.
+IN_PARTS = (
+    "from upge import benchmark_cli, cli; benchmark_cli._AT_ONCE_VLLM = 2 * 4 * 24; cli.main()"
+)
 
 
 def test_evaluating_with_its_responses(tiny, monkeypatch, capsys):

@@ -90,11 +90,11 @@ class VLLMSampler:
         self._versions = count()
         self._is_old = False
         own = Path(self._folder.name)
-        log, memory = own / "engine.log", _memory()
-        with _environment(own, model.device), _output_to(log):
+        self._log, memory = own / "engine.log", _memory()
+        with _environment(own, model.device), _output_to(self._log):
             _check(model)
             with self._weights() as folder:
-                self._engine = _start(folder, log, model, memory)
+                self._engine = _start(folder, self._log, model, memory)
         self._stop = finalize(self, self._engine.llm_engine.engine_core.shutdown)
 
     def __call__(
@@ -104,19 +104,22 @@ class VLLMSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
-        check_request(prompts, samples, settings, seeds, self._engine.model_config.max_model_len)
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        check_request(prompts, samples, settings, seeds, positions)
+        self._check_room(max(map(len, prompts)) + settings.max_tokens)
         if settings.temperature and not _COLDEST <= settings.temperature <= _HOTTEST:
             raise UpgeError(
                 f"temperature: got {settings.temperature}, at which vLLM doesn't sample; wanted 0, "
                 f"which is greedy, or {_COLDEST:g} to {_HOTTEST:g}"
             )
-        if self._is_old:
-            self._reload()
-        outputs = self._engine.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            [self._parameters(samples, settings, seed) for seed in seeds],
-            use_tqdm=False,
-        )
+        with self._failures():
+            if self._is_old:
+                self._reload()
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                [self._parameters(samples, settings, seed) for seed in seeds],
+                use_tqdm=False,
+            )
         # Greedy responses to a prompt are all the same, so the engine gives one.
         copies = samples if settings.temperature == 0 else 1
         responses = [own for output in outputs for own in output.outputs for _ in range(copies)]
@@ -130,6 +133,25 @@ class VLLMSampler:
         """End the engine's processes; this also happens when the sampler is no longer used."""
         self._stop()
         self._folder.cleanup()
+
+    def _check_room(self, needed: int) -> None:
+        """Refuse what the engine has shortened the model for."""
+        room = self._engine.model_config.max_model_len
+        if needed > room:
+            raise UpgeError(
+                f"max_tokens: the longest prompt and its response may have {needed} tokens, and "
+                f"vLLM's cache holds {room}; lower max_tokens, or give it {_more(self.model)}"
+            )
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise UpgeError(
+                f"vLLM has failed: {_reason(error, self._log)}; see whether there is memory left, "
+                "or take backend: transformers"
+            ) from error
 
     def _parameters(self, samples: int, settings: Sampling, seed: int) -> Any:
         """Sampling parameters of one prompt. vLLM adds a response's number to the prompt's seed."""
@@ -215,6 +237,8 @@ def _start(folder: Path, log: Path, model: Any, memory: float) -> Any:
             generation_config="vllm",
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=-1,  # as many as the model has and the cache holds
+            # vLLM 0.31 draws for each part of a prompt, and then can't wind a CPU's generator back.
+            enable_chunked_prefill=False if on_cpu else None,
             gpu_memory_utilization=memory,
             enforce_eager=on_cpu,
             logprobs_mode="processed_logprobs",
@@ -222,15 +246,16 @@ def _start(folder: Path, log: Path, model: Any, memory: float) -> Any:
             worker_extension_cls="upge.rollouts.vllm_worker.WorkerExtension",
         )
     except Exception as error:
-        remedy = (
-            "more memory for its cache (VLLM_CPU_KVCACHE_SPACE, in GiB)"
-            if on_cpu
-            else "another share of the GPU's memory (UPGE_VLLM_MEMORY)"
-        )
         raise UpgeError(
-            f"vLLM can't sample from this model: {_reason(error, log)}; take backend: transformers,"
-            f" another model, or {remedy}"
+            f"vLLM can't sample from this model: {_reason(error, log)}; take backend: transformers "
+            f"or another model, or give vLLM {_more(model)}"
         ) from error
+
+
+def _more(model: Any) -> str:
+    if model.device.type == "cpu":
+        return "more memory for its cache (VLLM_CPU_KVCACHE_SPACE, in GiB)"
+    return "a larger share of the GPU's memory (UPGE_VLLM_MEMORY)"
 
 
 def _memory() -> float:
