@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from upge.extras import available
 from upge.policies.tiny import build_model, build_tokenizer
 from upge.rollouts import CachedSampler, backends, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
+from upge.rollouts.vllm import _environment
 from upge.training.config import RunConfig
 
 logs = st.lists(st.floats(-3, 0), min_size=1, max_size=6)
@@ -38,6 +40,26 @@ def test_backends_by_name(open_as):
 def test_a_missing_backend_says_how_to_install_it(open_as):
     with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install 'upge\[vllm\]'"):
         open_as("vllm")
+
+
+@pytest.mark.parametrize(
+    ("device", "shown", "seen"),
+    [("cuda:1", "4,5", "5"), ("cuda:1", None, "1"), ("cpu", "4,5", "4,5"), ("cpu", None, None)],
+)
+def test_an_engine_sees_its_policys_gpu_and_no_launcher(monkeypatch, tmp_path, device, shown, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    launched = {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
+    for name in (*launched, "VLLM_LOGGING_LEVEL", "RANKS"):
+        monkeypatch.setenv(name, "1")
+    before = dict(os.environ)
+    with _environment(tmp_path, torch.device(device)):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+        assert not launched & os.environ.keys()
+        assert os.environ["VLLM_LOGGING_LEVEL"] == os.environ["RANKS"] == "1"  # the user's
+        assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert os.environ == before
 
 
 def test_the_default_backend_leaves_a_runs_key_alone():

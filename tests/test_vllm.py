@@ -22,7 +22,7 @@ from upge import UpgeError
 from upge.cli import main
 from upge.policies.pretrained import load_pretrained, save_pretrained
 from upge.policies.tiny import build_model, build_tokenizer
-from upge.rollouts import Sampling, open_sampler
+from upge.rollouts import Sampling, backends, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.training.records import RunFolder, run_folder
 
@@ -251,11 +251,11 @@ def command(monkeypatch, capsys, *arguments) -> str:
 
 
 def start(code: str, *arguments, **options) -> subprocess.Popen[str]:
-    """A Python that runs code or a module, as ``-m upge.cli``."""
+    """A Python that runs code or a module, as ``-m upge.cli``; a launcher's processes on CPUs."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    settings = {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *code.split(" ", 1), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, **pipes, **options)
+    return subprocess.Popen(command, env=os.environ | settings, **pipes, **options)
 
 
 def complete(process: subprocess.Popen[str]) -> str:
@@ -362,7 +362,9 @@ IN_PARTS = (
 )
 
 
-def test_evaluating_with_its_responses(tiny, monkeypatch, capsys):
+def test_evaluating_with_its_responses(opened, tiny, monkeypatch, capsys):
+    """By the engine that is open, which has the same weights."""
+    monkeypatch.setattr(backends, "_OPEN", {"vllm": lambda model, tokenizer: opened[2]})
     found = command(
         monkeypatch, capsys,
         "evaluate", tiny.model, "--data", tiny.tests, "--backend", "vllm", "--max-tokens", 8,
