@@ -2,7 +2,8 @@
 
 For every way of spreading the policy that is named, two processes walk through all algorithms:
 gradient, norm, clip and step, with and without accumulation, and an optimizer that went through a
-checkpoint. A KIND is ``ddp``, ``fsdp2``, ``zero2``, ``zero3``, or one of these with ``-offload``.
+checkpoint. A KIND is ``ddp``, ``fsdp2``, ``zero2``, ``zero3``, or one of these with ``-offload``,
+``-bf16`` or ``-three`` (processes).
 """
 
 from __future__ import annotations
@@ -53,15 +54,22 @@ def shard(accelerator):
 
 def environment(kind):
     """What a launcher tells its processes."""
+    mixed = {"ACCELERATE_MIXED_PRECISION": "bf16"} if kind.endswith("bf16") else {}
     if not kind.startswith("zero"):
-        return {"ACCELERATE_USE_CPU": "true"}
+        return {"ACCELERATE_USE_CPU": "true", **mixed}
     offload = "cpu" if kind.endswith("offload") else "none"
     return {
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_ZERO_STAGE": kind[4],
         "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": offload,
         "DS_ACCELERATOR": "cpu",
+        **mixed,
     }
+
+
+def processes(kind):
+    """How many there are."""
+    return {"single": 1, "three": 3}.get(kind.split("-")[-1], 2)
 
 
 def opened(kind, **options):
@@ -70,7 +78,7 @@ def opened(kind, **options):
         # Faster collectives, which take minutes to compile.
         import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     accelerator = open_accelerator(**options)
-    return shard(accelerator) if kind == "fsdp2" else accelerator
+    return shard(accelerator) if kind.startswith("fsdp2") else accelerator
 
 
 # ----------------------------------------------------------------------------------------- the walk
@@ -192,7 +200,7 @@ def main(out: str, *kinds: str) -> None:
     policy()
     for kind in kinds:
         path = Path(out) / f"{kind}.json"
-        codes = forks.together(2, partial(walk, kind, path), **environment(kind))
+        codes = forks.together(processes(kind), partial(walk, kind, path), **environment(kind))
         if any(codes):
             raise SystemExit(f"{kind}: ended with {codes}")
 

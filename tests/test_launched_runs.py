@@ -180,6 +180,7 @@ def test_deepspeed_is_one_process_and_goes_on_under_any_launcher(bases, tmp_path
         offload2=[("zero2-offload", None)],
         offload2_again=[("zero2-offload", SFT), ("zero2-offload", None)],
         offload3=[("zero3-offload", None)],
+        three3=[("zero3-three", OTHER), ("zero3-three", None)],  # sizes that can't be divided
         to_ddp=[("zero2", GRPO), ("ddp", None)],
         to_single=[("zero3", SFT), ("single", None)],
         from_single=[("single", MICRO_BATCH), ("zero2", None)],
@@ -188,3 +189,14 @@ def test_deepspeed_is_one_process_and_goes_on_under_any_launcher(bases, tmp_path
         between=[("zero2", CHECKPOINT), ("zero3", OTHER), ("zero2", None)],
     )
     check(runs, ROUNDING["float32"], bases["float32"])
+
+
+@pytest.mark.slow
+@pytest.mark.extras
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="no deepspeed: make test-extras")
+@pytest.mark.parametrize("kind", ["zero2-bf16", "zero3-bf16"])
+def test_master_weights_go_on_where_products_are_bfloat16(bases, tmp_path, kind):
+    """DeepSpeed makes them anew from the model's in bfloat16, and would round them."""
+    starts = {"whole": [(kind, None)], "again": [(kind, GRPO), (kind, None)]}
+    runs = run(bases["float32"], tmp_path, "float32", **starts)
+    assert_same(runs["again"], runs["whole"])

@@ -32,6 +32,9 @@ class Zero(Strategy):
         accelerator.deepspeed_engine_wrapped = _Backward(self.policy)
         self._zero = self.policy.optimizer
         self._api = require("deepspeed", "deepspeed").utils
+        # The engine made its float32 weights of the model's in bfloat16; a run goes on from these.
+        for own, shards in zip(model.parameters(), self.policy.parameters(), strict=True):
+            self._write("fp32_param", shards, own.detach())
 
     def _check(self, accelerator: Any) -> None:
         plugin = accelerator.state.deepspeed_plugin
@@ -69,9 +72,7 @@ class Zero(Strategy):
     def discard(self) -> None:
         for parameter in self.policy.parameters():
             shape = getattr(parameter, "ds_shape", parameter.shape)
-            self._api.safe_set_full_grad(
-                parameter, torch.zeros(shape, device=self.accelerator.device)
-            )
+            self._write("grad", parameter, torch.zeros(shape, device=self.accelerator.device))
         self._zero.micro_step_id = -1  # the next backward pass is the first of its step
         self._zero.zero_grad()
 
@@ -96,7 +97,7 @@ class Zero(Strategy):
         for index, parameter in enumerate(self.policy.parameters()):
             for name in _MOMENTS:
                 value = state["state"][index][name].to(self.accelerator.device)
-                self._api.safe_set_full_optimizer_state(parameter, value, name)
+                self._write("optimizer_state", parameter, value, name)
 
     def _moments(self) -> dict[str, Any]:
         if not self._zero.optimizer.state:  # no step has been taken
@@ -112,6 +113,18 @@ class Zero(Strategy):
         }
         settings = {k: v for k, v in self._zero.param_groups[0].items() if k != "params"}
         return {"state": moments, "param_groups": [settings | {"params": list(moments)}]}
+
+    def _write(self, what: str, parameter: Any, whole: Tensor, *options: str) -> None:
+        """Set a parameter's master weights, gradient or moments; in all processes."""
+        if not hasattr(parameter, "ds_tensor"):
+            getattr(self._api, f"safe_set_full_{what}")(parameter, whole, *options)
+            return
+        # ZeRO-3's shards are of one size, the last one padded: DeepSpeed cuts whole values as if
+        # every size could be divided.
+        size, process = parameter.ds_tensor.numel(), self.accelerator.process_index
+        padding = size * self.accelerator.num_processes - whole.numel()
+        own = torch.nn.functional.pad(whole.flatten(), (0, padding))[size * process :][:size]
+        getattr(self._api, f"safe_set_local_{what}")(parameter, own, *options)
 
     def _flat_parameters(self) -> Iterator[Tensor]:
         """The process's part of the parameters, as the inner optimizer has it."""
