@@ -1,5 +1,7 @@
 """Runs of two processes, one of which is killed: ``python lost_runs.py FOLDER CONFIG SEED KILLS``.
 
+With ``stop`` in place of SEED and KILLS each process once stands still, in a step, for good.
+
 What a launcher does is done here: soon after one process has died, the other gets a SIGTERM. Then
 the run is started again, and compared with one that was left alone.
 """
@@ -21,7 +23,7 @@ import tiny_runs
 
 from upge.config import build
 from upge.errors import UpgeError
-from upge.training import loop
+from upge.training import loop, vigil
 from upge.training.config import RunConfig
 from upge.training.gradient import GradientAccumulator
 from upge.training.loop import Trainer
@@ -37,14 +39,14 @@ MOMENTS = {
 }
 
 
-def train(config, folder, kind, victim, moment, call):
-    """Train; the victim is killed in that call of the moment's function."""
+def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
+    """Train; the victim is killed, or stopped, in that call of the moment's function."""
     rank = os.environ["RANK"]
     with Path(f"{folder}-{rank}.err").open("w") as file:
         os.dup2(file.fileno(), 2)
     if rank == str(victim):
         owner, name, _ = MOMENTS[moment]
-        setattr(owner, name, killing(getattr(owner, name), call))
+        setattr(owner, name, killing(getattr(owner, name), call, by))
     if kind == "single":
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             del os.environ[name]
@@ -56,13 +58,13 @@ def train(config, folder, kind, victim, moment, call):
         raise SystemExit(2) from None
 
 
-def killing(function, call):
+def killing(function, call, by):
     calls = []
 
     def killed(*args, **kwargs):
         calls.append(None)
         if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return function(*args, **kwargs)
 
     return killed
@@ -74,7 +76,7 @@ def launch(config, folder, patience=0.0, kind="ddp", **kill):
     ``kind`` is one of :mod:`strategy_runs`, or ``single``.
     """
     kill = {"victim": None, "moment": "", "call": 0} | kill
-    processes = 1 if kind == "single" else 2
+    processes = strategy_runs.processes(kind)
     run = partial(train, config, folder, kind, **kill)
     pids = forks.start(processes, run, strategy_runs.environment(kind))
     first, status = os.wait()
@@ -82,19 +84,33 @@ def launch(config, folder, patience=0.0, kind="ddp", **kill):
     for other in set(pids) - {first}:
         if codes[first]:
             time.sleep(patience)
-            os.kill(other, signal.SIGTERM)
+            os.kill(other, signal.SIGKILL if kill.get("by") == signal.SIGSTOP else signal.SIGTERM)
         codes[other] = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
     said = [Path(f"{folder}-{rank}.err").read_text() for rank in range(processes)]
     return [codes[pid] for pid in pids], time.monotonic() - died, said
 
 
-def main(folder: str, config: str, seed: str, kills: str) -> None:
-    """Kill so many runs, and report."""
-    run, random = build(json.loads(Path(config).read_text()), RunConfig), Random(int(seed))
+def stop(folder, config):
+    """Stop each process once; those that are left have missed it soon, and a run goes on."""
+    vigil.PULSE, vigil.MISSED = 0.1, 20
+    found = []
+    for victim in (0, 1):
+        path = Path(folder) / f"stopped-{victim}"
+        kill = {"victim": victim, "moment": "a step", "call": 3, "by": signal.SIGSTOP}
+        started = time.monotonic()
+        codes, _, said = launch(config, path, **kill)
+        seconds = time.monotonic() - started
+        again = launch(config, path)[0]
+        found.append({"codes": codes, "seconds": seconds, "said": said, "again": again})
+    return found
+
+
+def kill_many(folder, run, random, kills):
+    """Kill so many runs at moments drawn at random, and go on with each."""
     whole = RunFolder(Path(folder) / "whole")
     assert launch(run, whole.path)[0] == [0, 0]
     found = []
-    for number in range(int(kills)):
+    for number in range(kills):
         moment = random.choice(sorted(MOMENTS))
         kill = {
             "victim": number % 2,
@@ -114,6 +130,15 @@ def main(folder: str, config: str, seed: str, kills: str) -> None:
             | {"patience": patience, "recorded": steps}
             | kill
         )
+    return found
+
+
+def main(folder: str, config: str, seed: str, kills: str = "") -> None:
+    """Kill so many runs, or stop two, and report."""
+    run = build(json.loads(Path(config).read_text()), RunConfig)
+    found = (
+        stop(folder, run) if seed == "stop" else kill_many(folder, run, Random(seed), int(kills))
+    )
     (Path(folder) / "found.json").write_text(json.dumps(found))
 
 

@@ -16,12 +16,12 @@ from upge.training.vigil import is_broken
 SENTENCE = "another process of this run is gone"
 
 
-def kill(tmp_path, kills):
+def lose(tmp_path, *how):
     tiny = tiny_runs.Tiny(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny.config("hpt", steps=6).model_dump(mode="json")))
     ended = subprocess.run(
-        [sys.executable, lost_runs.__file__, str(tmp_path), str(config), "0", str(kills)],
+        [sys.executable, lost_runs.__file__, str(tmp_path), str(config), *how],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -34,7 +34,7 @@ def kill(tmp_path, kills):
 
 @pytest.mark.slow
 def test_a_killed_process_is_one_sentence_and_the_run_goes_on(tmp_path):
-    found = kill(tmp_path, 10)
+    found = lose(tmp_path, "0", "10")
     assert {run["victim"] for run in found} == {0, 1}
     for run in found:
         assert run["codes"][run["victim"]] == -9, run
@@ -43,6 +43,17 @@ def test_a_killed_process_is_one_sentence_and_the_run_goes_on(tmp_path):
         assert "".join(run["said"]).count(SENTENCE) == 1, run
         assert run["again"] == [0, 0], run
         assert run["same"], run
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_missed(tmp_path):
+    """As one on a node that is cut off: nothing that the others do with it fails, for hours."""
+    for victim, run in enumerate(lose(tmp_path, "stop")):
+        assert run["codes"][victim] == -9, run  # by the launcher, when the other one had ended
+        assert run["codes"][1 - victim] == 143, run
+        assert run["seconds"] < 30, run
+        assert "".join(run["said"]).count(SENTENCE) == 1, run
+        assert run["again"] == [0, 0], run
 
 
 @pytest.mark.parametrize(

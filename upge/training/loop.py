@@ -51,13 +51,10 @@ from upge.training.gradient import (
 from upge.training.precision import MIXED, PreciseSampler
 from upge.training.records import RunFolder, file_error
 from upge.training.strategy import open_accelerator, open_strategy
-from upge.training.vigil import LostProcess, Vigil
+from upge.training.vigil import MAIN_FIRST, LostProcess, Vigil
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
-
-#: Seconds that another process leaves the main one to say what both of them found.
-_MAIN_FIRST = 10
 
 #: Seconds after which a checkpoint is due, whatever the step.
 _LATE = 120.0
@@ -120,7 +117,7 @@ class Trainer:
             raise
         except UpgeError:
             if not self._is_main:  # if the main process says the same, the launcher ends this one
-                time.sleep(_MAIN_FIRST)
+                time.sleep(MAIN_FIRST)
             raise
 
     def _vigil(self) -> Vigil:

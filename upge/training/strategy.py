@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.training.config import Stage
+from upge.training.vigil import MAIN_FIRST
 
 OptimizerState = Mapping[str, Any]
 
@@ -42,8 +44,21 @@ def open_accelerator(**options: Any) -> Any:
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
     patient = accelerate.InitProcessGroupKwargs(**group)
     accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
+    _check_together(accelerator)
     _load_whole(accelerator)
     return accelerator
+
+
+def _check_together(accelerator: Any) -> None:
+    """Refuse processes of which each would train alone: what Accelerate makes of them on a CPU."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes < started:
+        if os.environ.get("RANK") != "0":  # if the main process says the same, the launcher ends it
+            time.sleep(MAIN_FIRST)
+        raise UpgeError(
+            f"{started} processes were launched, but Accelerate found no GPU and would have each "
+            "train alone; for processes on CPUs set ACCELERATE_USE_CPU=true in the environment"
+        )
 
 
 def _asked(kind: str) -> bool:

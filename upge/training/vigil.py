@@ -4,16 +4,23 @@ A survivor finds out in one of two ways: what it does together with the dead one
 launcher ends it by SIGTERM, which can come first. Of the survivors that one speaks that gets the
 lock of the run's folder. The main process holds it as long as it lives, and notes in it when it
 ends by itself: whatever there was to say has then been said.
+
+One that is cut off or stands still says nothing, and nothing fails for the twelve hours in which
+the others may be waiting for the main process's evaluation. So each gives a sign of life every few
+seconds, in the store through which they found each other, whatever else it does; where one gives
+none for minutes, the others end, and the lowest of them speaks.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import IO, Any
 
@@ -27,6 +34,15 @@ _BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "Bro
 
 #: Seconds that the kernel may take to give back the lock of a killed process.
 _PATIENCE = 1.0
+
+#: Seconds that another process leaves the main one to say what both of them found.
+MAIN_FIRST = 10
+
+#: Seconds between two signs of life, and how many may be missed.
+PULSE, MISSED = 10.0, 60
+
+#: Added to the count of one that ended with the run: negative, whatever it was.
+_NEVER_MISSED = -(2**60)
 
 _ENDED = "ended"
 
@@ -63,6 +79,7 @@ class Vigil:
             # A handler in Python alone would wait until a blocked collective returns.
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             self._handler = signal.signal(signal.SIGTERM, _ignore)
+            self._pulse = Pulse(self.folder.path.name)
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -81,16 +98,33 @@ class Vigil:
         signal.set_wakeup_fd(self._wakeup)
         signal.signal(signal.SIGTERM, self._handler)
         os.write(self._writer, b"\0")
+        self._pulse.stop(whole=error is None)
 
     def _watch(self) -> None:
-        """End the process on SIGTERM."""
-        while byte := os.read(self._reader, 1):
+        """End the process on SIGTERM, and when another one gives no sign of life."""
+        while True:
+            if not select.select([self._reader], [], [], PULSE)[0]:
+                if silent := self._pulse.count():
+                    self._end(self._speaks_for(silent))
+                continue
+            byte = os.read(self._reader, 1)
             if byte == b"\0":
                 return
-            if byte[0] == signal.SIGTERM and self._speaking.acquire(blocking=False):
-                if self._speaks():
-                    print(f"upge: {self._sentence()}", file=sys.stderr, flush=True)
-                os._exit(128 + signal.SIGTERM)
+            if byte[0] == signal.SIGTERM:
+                self._end()
+
+    def _end(self, speaks: bool | None = None) -> None:
+        """Leave, without what the main thread is waiting for."""
+        if self._speaking.acquire(blocking=False):
+            if self._speaks() if speaks is None else speaks:
+                print(f"upge: {self._sentence()}", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGTERM)
+
+    def _speaks_for(self, silent: set[int]) -> bool:
+        """Whether no lower process is there to say it: one that stands still keeps the lock."""
+        if self.is_main:
+            self._note_end()
+        return set(range(self._pulse.rank)) <= silent
 
     def _speaks(self) -> bool:
         """Whether it is on this process to say what happened."""
@@ -133,6 +167,57 @@ class Vigil:
             "another process of this run is gone (killed, out of memory, or cut off), or the "
             f"launcher was stopped; the same command {where}"
         )
+
+
+class Pulse:
+    """Signs of life of all processes, given and looked for in a thread of its own.
+
+    Time is counted in looks, not by a clock: a run that is stopped as a whole, and goes on, has
+    missed nothing.
+
+    Args:
+        name: what no other run in these processes is called.
+    """
+
+    def __init__(self, name: str) -> None:
+        distributed: Any = torch.distributed
+        self.rank = distributed.get_rank()
+        self._name, self._over, self._whole = name, threading.Event(), False
+        self._missed = dict.fromkeys(set(range(distributed.get_world_size())) - {self.rank}, 0)
+        # A connection of its own: on the processes' one another thread may be waiting.
+        self._store = distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+        )
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def count(self) -> set[int]:
+        """Count a look at the others; those that have been silent for too long."""
+        for rank in self._missed:
+            self._missed[rank] += 1
+        return {rank for rank, missed in self._missed.items() if missed > MISSED}
+
+    def stop(self, whole: bool) -> None:
+        """Give no more signs; where the run is whole, none is missed."""
+        self._whole = whole
+        self._over.set()
+        self._thread.join(timeout=1.0)
+
+    def _beat(self) -> None:
+        last = dict.fromkeys(self._missed, 0)
+        with suppress(RuntimeError):  # the store is gone: all are silent from now on
+            while not self._over.is_set():
+                self._store.add(f"{self._name}/{self.rank}", 1)
+                for rank in last:
+                    count = self._store.add(f"{self._name}/{rank}", 0)
+                    if count != last[rank] or count < 0:
+                        self._missed[rank], last[rank] = 0, count
+                self._over.wait(PULSE)
+            if self._whole:
+                self._store.add(f"{self._name}/{self.rank}", _NEVER_MISSED)
 
 
 def is_broken(error: BaseException) -> bool:
