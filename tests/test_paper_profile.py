@@ -93,7 +93,7 @@ def test_a_larger_machine_is_faster():
     config = recipes.run_config("qwen2.5-math-7b", "published", "hpt")
     assumed = load(FOLDER / "assumptions.yaml", Assumptions)
     slow, fast = (
-        make_plan(config, Cluster(gpu=gpu, tensor_parallel=2), assumed).expected.seconds
+        make_plan(config, Cluster(gpu=gpu), assumed).expected.seconds
         for gpu in ("a800", "h200")
     )
     assert fast < slow

@@ -24,14 +24,14 @@ from upge.likelihood import _chunk_likelihood
 from upge.planning import memory
 from upge.planning.cluster import Cluster, gpu_types, load_cluster
 from upge.planning.flops import causal_pairs, training_flops
-from upge.planning.hours import sampling_cost, step_cost
+from upge.planning.hours import Setting, sampling_cost, step_cost
 from upge.planning.plan import Assumptions, make_plan
 from upge.planning.shapes import ModelShape, known_shapes, shape_of
 from upge.planning.workload import Batch, Lengths, step_work
 from upge.policies.bases import CHECKPOINTS
 from upge.policies.policy import Policy
 from upge.rollouts import CachedSampler
-from upge.training.config import Stage
+from upge.training.config import RunConfig, Stage
 
 #: Parameters as the models' pages on the hub give them.
 PUBLISHED = {
@@ -41,6 +41,8 @@ PUBLISHED = {
     "Qwen2.5-0.5B": 494_032_768,
     "SmolLM2-135M-Instruct": 134_515_008,
 }
+
+ASSUMED = Assumptions(response=500)
 
 TINY = ModelShape("test", "qwen2", 50, 32, 2, 4, 2, 8, 48, False, 64)
 
@@ -315,17 +317,19 @@ def test_every_algorithm_that_trains_has_work():
 # ------------------------------------------------------------------------------------------- hours
 
 
+def on(cluster):
+    return Setting(TINY, cluster, "vllm", mixed=True)
+
+
 def test_sampling_time_by_hand():
     shape = known_shapes()["Qwen2.5-Math-7B"]
-    cluster = Cluster(
-        gpu="a100", gpus=2, tensor_parallel=2, sampler_memory=0.5, use_of_bandwidth=0.5
-    )
-    cost = sampling_cost(shape, cluster, Batch(8, 100, 1000))
-    # 8 sequences at once: 1000 times all weights, and each token its sequence's cache so far.
+    cluster = Cluster(gpu="a100", gpus=2, sampler_memory=0.5, use_of_bandwidth=0.5)
+    cost = sampling_cost(Setting(shape, cluster, "vllm", mixed=True), Batch(16, 100, 1000), 2)
+    # 8 sequences at once on each of both: 1000 times all weights, and each token its sequence's cache so far.
     weights = 1000 * 7_615_616_512 * 2
     cache = 8 * 1000 * (100 + 500) * (2 * 28 * 4 * 128 * 2)
-    assert cost.sampling_seconds == pytest.approx((weights + cache) / (2 * 2039e9 * 0.5))
-    assert cost.sampled_tokens == 8000
+    assert cost.sampling_seconds == pytest.approx((weights + cache) / (2039e9 * 0.5))
+    assert cost.sampled_tokens == 16000
 
 
 def test_caches_that_do_not_fit_wait():
@@ -333,14 +337,15 @@ def test_caches_that_do_not_fit_wait():
     cluster = Cluster(gpu="a100", gpus=1, sampler_memory=0.25)
     # 20 GB less 15.2 GB of weights: caches of 10 sequences of 8,192 tokens at 57,344 bytes
 
-    one, two, three = (sampling_cost(shape, cluster, Batch(n, 0, 8192)) for n in (10, 11, 30))
+    setting = Setting(shape, cluster, "vllm", mixed=True)
+    one, two, three = (sampling_cost(setting, Batch(n, 0, 8192), 1) for n in (10, 11, 30))
     assert two.sampling_seconds > 1.5 * one.sampling_seconds
     assert three.sampling_seconds == pytest.approx(3 * one.sampling_seconds, rel=0.01)
 
 
 def test_fewer_sequences_than_engines_take_the_time_of_one():
     one, two = (
-        sampling_cost(TINY, Cluster(gpus=gpus), Batch(1, 10, 20)).sampling_seconds
+        sampling_cost(on(Cluster(gpus=gpus)), Batch(1, 10, 20), gpus).sampling_seconds
         for gpus in (1, 2)
     )
     assert 0 < two == one
@@ -352,7 +357,7 @@ def test_more_gpus_are_never_slower(gpu, gpus, sequences):
         build({"algorithm": "hpt", "steps": 1, "questions": sequences, "lr": 1e-3}, Stage),
         Lengths(20, 30, 40, 0.5),
     )
-    few, many = (step_cost(TINY, Cluster(gpu=gpu, gpus=n), work) for n in (gpus, 2 * gpus))
+    few, many = (step_cost(on(Cluster(gpu=gpu, gpus=n)), work) for n in (gpus, 2 * gpus))
     assert many.seconds <= few.seconds
     assert many.flops == few.flops > 0
 
@@ -365,7 +370,6 @@ def test_more_gpus_are_never_slower(gpu, gpus, sequences):
     [
         ("gpu: a1000", "unknown GPU type 'a1000'; did you mean 'a100'"),
         ("gpus: 0", "gpus: got 0, wanted at least 1"),
-        ("tensor_parallel: 3", "tensor_parallel: got 3 of 8 gpus"),
         ("sampler_memory: 2", "sampler_memory: got 2"),
         ("shard: full", "unknown key 'shard'; did you mean 'sharding'"),
         ("sharding: half", "sharding: got 'half'"),
@@ -423,10 +427,64 @@ def test_a_model_that_does_not_fit(tmp_path):
     result = CliRunner().invoke(app, ["plan", str(config), "--gpu", "rtx4090", "--gpus", "1"])
     assert result.exit_code == 1
     assert "DOES NOT FIT" in result.output
+    assert "hours" not in result.output  # of a run that can't be
     assert "7,615,616,512 parameters" in result.output
     result = CliRunner().invoke(app, ["plan", str(config), "--gpu", "h200"])
     assert result.exit_code == 0, result.output
     assert "fits; a sampler holds" in result.output
+
+
+def test_the_backend_is_the_runs():
+    """An engine beside the policy, or whole weights to sample from beside the sharded ones."""
+    run = {"name": "r", "model": "Qwen/Qwen2.5-Math-7B", "max_tokens": 1024, "token_budget": 2048}
+    stages = [{"algorithm": "grpo", "steps": 10, "lr": 1e-6, "questions": 16, "rollouts": 8}]
+    cluster, weights = Cluster(sampler_memory=0.5), 7_615_616_512
+
+    def planned(**changes):
+        return make_plan(build(run | {"stages": stages} | changes, RunConfig), cluster, ASSUMED)
+
+    loop, engine = planned(), planned(backend="vllm")
+    assert loop.memory.parts["whole copy"] == 4 * weights
+    assert "engine's weights" not in loop.memory.parts
+    assert engine.memory.parts["whole copy"] == 0
+    assert engine.memory.parts["engine's weights"] == 2 * weights
+    assert engine.memory.parts["engine's KV cache"] == 40 * 10**9 - 2 * weights
+    single = planned(backend="vllm", precision="float32")
+    assert single.memory.parts["engine's KV cache"] == 40 * 10**9 - 4 * weights
+    # Rollouts of an engine are scored once more, by the policy.
+    forward = engine.stages[0].expected.training_flops - loop.stages[0].expected.training_flops
+    tokens = 10 * 16 * 8 * (150 + 500)
+    assert 2 * tokens * weights * 0.9 < forward < 2 * tokens * weights * 1.1
+
+
+def test_one_gpu_evaluates():
+    config = {
+        "name": "r",
+        "model": "Qwen/Qwen2.5-Math-7B",
+        "max_tokens": 1024,
+        "token_budget": 2048,
+        "stages": [{"algorithm": "sft", "steps": 10, "lr": 1e-6}],
+        "evaluation": {"every": 5, "validation_samples": 1, "test_samples": None},
+    }
+    assumed = replace(ASSUMED, validation_responses=64)
+    one, eight = (
+        make_plan(build(config, RunConfig), Cluster(gpus=n), assumed).evaluation for n in (1, 8)
+    )
+    assert one == eight and one.sampled_tokens == 2 * 64 * 500
+
+
+def test_a_limit_is_called_one(tmp_path):
+    config, assumed = tmp_path / "run.yaml", tmp_path / "assumed.yaml"
+    config.write_text(
+        "name: big\nmodel: Qwen/Qwen2.5-Math-7B\nmax_tokens: 1024\n"
+        "stages: [{algorithm: grpo, steps: 10, lr: 1e-6}]\n"
+    )
+    assumed.write_text("response: 500")
+    command = ["plan", str(config)]
+    limit = "1024 a response (the limit: no mean is assumed, see --assume)"
+    assert limit in CliRunner().invoke(app, command).output
+    given = CliRunner().invoke(app, [*command, "--assume", str(assumed)]).output
+    assert "500 a response, " in given and "the limit" not in given
 
 
 def test_a_dry_run_plans_where_a_gpu_is_named():

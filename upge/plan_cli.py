@@ -20,7 +20,7 @@ def plan(
     ],
     cluster: Annotated[
         Path | None,
-        typer.Option(help="A YAML file of the machine's properties. Default: 8 GPUs, FSDP, vLLM."),
+        typer.Option(help="A YAML file of the machine's properties. Default: 8 × A800, FSDP2."),
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Another type of GPU: a100, a800, h100, h200, rtx4090.")

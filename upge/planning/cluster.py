@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from upge.config import build_dataclass, load, read_yaml
 from upge.errors import UpgeError, unknown
@@ -38,14 +37,10 @@ class Cluster:
         gpu: the type, one of ``gpus.yaml``.
         gpus: how many.
         sharding: what is spread over them.
-        mixed: whether matrix products are in bfloat16.
+        mixed: whether matrix products are in bfloat16, where the run leaves that to the launcher.
         checkpointing: whether activations are computed anew in the backward pass.
         offload: whether the optimizer's state lies in the host's memory.
-        sampler: ``loop`` is the training loop's own, on the trained weights; ``vllm`` an engine
-            with bfloat16 weights of its own on the same GPUs.
-        tensor_parallel: GPUs that share an engine.
-        sampler_memory: share of a GPU's memory that the engine takes.
-        sampler_sleeps: whether it gives that back while the policy trains.
+        sampler_memory: share of a GPU's memory that a vLLM engine takes (``UPGE_VLLM_MEMORY``).
         layer_seconds: the least time that the loop's own sampler takes for a block and a token of
             all sequences together: Python and the launch of kernels; assumed.
         use_of_flops, use_of_bandwidth: shares of the peaks that are reached; assumed, never
@@ -58,10 +53,7 @@ class Cluster:
     mixed: bool = True
     checkpointing: bool = True
     offload: bool = False
-    sampler: Literal["loop", "vllm"] = "vllm"
-    tensor_parallel: int = 1
-    sampler_memory: float = 0.5
-    sampler_sleeps: bool = False
+    sampler_memory: float = 0.3
     layer_seconds: float = 1e-3
     use_of_flops: float = 0.35
     use_of_bandwidth: float = 0.5
@@ -69,14 +61,8 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.gpu not in gpu_types():
             raise unknown("GPU type", self.gpu, gpu_types())
-        for name in ("gpus", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise UpgeError(f"{name}: got {getattr(self, name)}, wanted at least 1")
-        if self.gpus % self.tensor_parallel:
-            raise UpgeError(
-                f"tensor_parallel: got {self.tensor_parallel} of {self.gpus} gpus, wanted a number "
-                "that divides these"
-            )
+        if self.gpus < 1:
+            raise UpgeError(f"gpus: got {self.gpus}, wanted at least 1")
         for name in ("sampler_memory", "use_of_flops", "use_of_bandwidth"):
             if not 0 < getattr(self, name) <= 1:
                 raise UpgeError(

@@ -9,12 +9,10 @@ import torch
 from upge.errors import UpgeError
 from upge.planning.cluster import Cluster
 from upge.planning.plan import Assumptions, run_memory
-from upge.planning.shapes import shape_of
 from upge.training.config import RunConfig
 
 #: Of the cluster, memory alone is asked for: its type of GPU says nothing here.
-_ONE = Cluster(gpus=1, sharding="none", checkpointing=False, sampler="loop", mixed=False)
-_ONE_MIXED = Cluster(gpus=1, sharding="none", checkpointing=False, sampler="loop", mixed=True)
+_ONE = Cluster(gpus=1, sharding="none", checkpointing=False, mixed=False)
 
 _GIGA = 1e9
 
@@ -47,8 +45,6 @@ def check_gpu_memory(config: RunConfig, free: int | None = None) -> None:
 def memory_needed(config: RunConfig) -> int | None:
     """Bytes that a run takes on one GPU at its fullest; None for a model of unknown shape."""
     try:
-        shape = shape_of(config.model)
+        return run_memory(config, _ONE, Assumptions()).needed
     except UpgeError:
         return None
-    cluster = _ONE_MIXED if config.precision == "bfloat16" else _ONE
-    return run_memory(config, shape, cluster, Assumptions()).needed

@@ -15,6 +15,7 @@ from upge.planning.flops import block_flops, head_flops, training_flops
 from upge.planning.memory import BFLOAT16, FLOAT32
 from upge.planning.shapes import ModelShape
 from upge.planning.workload import Batch, Work
+from upge.rollouts.backends import COPIES, Backend
 from upge.rollouts.cached import LOGIT_BYTES, memory_held, rows_held
 
 _GIGA, _TERA = 1e9, 1e12
@@ -64,13 +65,42 @@ class Cost:
 NOTHING = Cost(0, 0, 0, 0, 0, 0)
 
 
-def step_cost(shape: ModelShape, cluster: Cluster, work: Work) -> Cost:
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, on what, and how it is sampled from.
+
+    Args:
+        shape: the model.
+        cluster: the machine.
+        backend: of rollouts.
+        mixed: whether matrix products are in bfloat16.
+    """
+
+    shape: ModelShape
+    cluster: Cluster
+    backend: Backend
+    mixed: bool
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether every GPU has an engine with weights of its own, beside the policy."""
+        return self.backend in COPIES
+
+    @property
+    def sampler_size(self) -> int:
+        """Bytes of a number while sampling: the loop's own sampler has the float32 weights."""
+        return BFLOAT16 if self.has_engine and self.mixed else FLOAT32
+
+
+def step_cost(setting: Setting, work: Work) -> Cost:
     """Of one training step."""
+    shape, cluster = setting.shape, setting.cluster
     flops = sum(_training(shape, batch, cluster.checkpointing) for batch in work.trained)
     flops += sum(_forward(shape, batch) for batch in work.scored)
     peak = cluster.gpus * cluster.type.tflops * _TERA * cluster.use_of_flops
     trained = sum(batch.tokens for batch in work.trained)
-    return Cost(0, trained, 0, flops, 0, flops / peak) + sampling_cost(shape, cluster, work.sampled)
+    sampling = sampling_cost(setting, work.sampled, cluster.gpus)
+    return Cost(0, trained, 0, flops, 0, flops / peak) + sampling
 
 
 def _training(shape: ModelShape, batch: Batch, checkpointing: bool) -> float:
@@ -83,44 +113,38 @@ def _forward(shape: ModelShape, batch: Batch) -> float:
     return blocks + head_flops(shape, round(batch.scored))
 
 
-def sampling_cost(shape: ModelShape, cluster: Cluster, batch: Batch) -> Cost:
-    """Of sampling responses token by token.
+def sampling_cost(setting: Setting, batch: Batch, gpus: int) -> Cost:
+    """Of sampling responses token by token, on so many of the GPUs.
 
     Every token reads the weights, which the sequences sampled together share, and its own
     sequence's cache. What takes longest, that, the FLOPs or the launch of kernels, is the time.
     """
     if not batch.sequences:
         return NOTHING
+    shape, cluster = setting.shape, setting.cluster
     flops = _forward(shape, batch)
-    engine_gpus = cluster.tensor_parallel if cluster.sampler == "vllm" else 1
-    engines = cluster.gpus // engine_gpus
-    own = ceil(batch.sequences / engines)
-    together = min(own, concurrency(shape, cluster, batch.prompt + batch.response))
+    own = ceil(batch.sequences / gpus)
+    together = min(own, concurrency(setting, batch.prompt + batch.response))
     if together < 1:
         return Cost(batch.scored, 0, flops, 0, float("inf"), 0)
-    size = sampler_size(cluster)
+    size = setting.sampler_size
     rounds = ceil(own / together) * batch.response
     read = float(rounds * size * shape.parameters)
     read += shape.cache_bytes(size) * own * batch.response * (batch.prompt + batch.response / 2)
-    gpu = cluster.type
-    traffic = read / (engine_gpus * gpu.bandwidth * _GIGA * cluster.use_of_bandwidth)
-    products = flops / engines / (engine_gpus * gpu.tflops * _TERA * cluster.use_of_flops)
-    launches = rounds * shape.layers * cluster.layer_seconds if cluster.sampler == "loop" else 0.0
+    traffic = read / (cluster.type.bandwidth * _GIGA * cluster.use_of_bandwidth)
+    products = flops / gpus / (cluster.type.tflops * _TERA * cluster.use_of_flops)
+    launches = 0.0 if setting.has_engine else rounds * shape.layers * cluster.layer_seconds
     return Cost(batch.scored, 0, flops, 0, max(traffic, products, launches), 0)
 
 
-def sampler_size(cluster: Cluster) -> int:
-    """Bytes of a number while sampling: the loop's own sampler has the trained float32 weights."""
-    return BFLOAT16 if cluster.sampler == "vllm" else FLOAT32
-
-
-def concurrency(shape: ModelShape, cluster: Cluster, length: int) -> float:
+def concurrency(setting: Setting, length: int) -> int:
     """Sequences of so many tokens whose caches a sampler holds at a time."""
-    if cluster.sampler == "loop":
+    shape, cluster = setting.shape, setting.cluster
+    if not setting.has_engine:
         return rows_held(memory_held("cuda"), loop_row_bytes(shape, length))
-    engine = cluster.tensor_parallel * cluster.type.memory * _GIGA * cluster.sampler_memory
-    free = engine - BFLOAT16 * shape.parameters
-    return max(free // (shape.cache_bytes(BFLOAT16) * length), 0)
+    size = setting.sampler_size
+    free = cluster.type.memory * _GIGA * cluster.sampler_memory - size * shape.parameters
+    return int(max(free // (shape.cache_bytes(size) * length), 0))
 
 
 def loop_row_bytes(shape: ModelShape, length: float) -> int:

@@ -9,13 +9,14 @@ from upge.planning.cluster import Cluster
 from upge.planning.hours import (
     NOTHING,
     Cost,
+    Setting,
     concurrency,
     loop_row_bytes,
     sampling_cost,
     step_cost,
 )
-from upge.planning.memory import BFLOAT16, activation_bytes, state_bytes
-from upge.planning.shapes import ModelShape, shape_of
+from upge.planning.memory import FLOAT32, activation_bytes, state_bytes
+from upge.planning.shapes import shape_of
 from upge.planning.workload import Batch, Lengths, step_work
 from upge.policies.policy import positions_at_a_time
 from upge.rollouts.cached import LOGIT_BYTES
@@ -64,19 +65,28 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one GPU, in bytes, at its fullest.
+    """Of one GPU, in bytes.
 
     Attributes:
         parts: by name.
-        needed: of those that are held at one time.
+        phases: what of them is held at one time, by what is then done.
         available: the GPU's.
-        sequences: whose caches one engine holds at full length.
+        sequences: whose caches one engine holds at full length; infinite where none is sampled.
     """
 
     parts: dict[str, int]
-    needed: int
+    phases: dict[str, tuple[str, ...]]
     available: int
     sequences: float
+
+    def held(self, phase: str) -> int:
+        """In a phase, all together."""
+        return sum(self.parts[name] for name in self.phases[phase])
+
+    @property
+    def needed(self) -> int:
+        """At the fullest moment."""
+        return max(map(self.held, self.phases))
 
     @property
     def fits(self) -> bool:
@@ -86,12 +96,23 @@ class Memory:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        model: its name.
+        setting: its shape, the machine, and what samples.
+        assumptions: those that were made.
+        is_limit: whether responses are taken to be as long as they may be, for want of a mean.
+        checks: what is here, and right.
+        memory: of one GPU.
+        stages: each.
+        evaluation: validations and the last test.
+    """
 
     model: str
-    shape: ModelShape
-    cluster: Cluster
+    setting: Setting
     assumptions: Assumptions
+    is_limit: bool
     checks: list[Check]
     memory: Memory
     stages: list[StagePlan]
@@ -109,19 +130,18 @@ def make_plan(config: RunConfig, cluster: Cluster, assumptions: Assumptions) -> 
     Raises:
         UpgeError: a model of unknown shape.
     """
-    shape = shape_of(config.model)
-    checks, measured = check_run(config, shape)
-    assumptions = _with_measured(assumptions, measured, config)
-    stages = [_stage(stage, config, shape, cluster, assumptions) for stage in config.stages]
+    setting = _setting(config, cluster)
+    checks, measured = check_run(config, setting.shape)
+    assumed = _with_measured(assumptions, measured, config)
     return RunPlan(
         config.model,
-        shape,
-        cluster,
-        assumptions,
-        checks,
-        run_memory(config, shape, cluster, assumptions),
-        stages,
-        _evaluation(config, shape, cluster, assumptions),
+        setting,
+        assumptions=assumed,
+        is_limit=assumptions.response is None,
+        checks=checks,
+        memory=run_memory(config, cluster, assumed),
+        stages=[_stage(stage, config, setting, assumed) for stage in config.stages],
+        evaluation=_evaluation(config, setting, assumed),
     )
 
 
@@ -131,10 +151,15 @@ def plan_costs(config: RunConfig, cluster: Cluster, assumptions: Assumptions) ->
     Raises:
         UpgeError: a model of unknown shape.
     """
-    shape = shape_of(config.model)
+    setting = _setting(config, cluster)
     assumed = _with_measured(assumptions, Measured(), config)
-    stages = [_stage(stage, config, shape, cluster, assumed) for stage in config.stages]
-    return sum((stage.expected for stage in stages), _evaluation(config, shape, cluster, assumed))
+    stages = [_stage(stage, config, setting, assumed) for stage in config.stages]
+    return sum((stage.expected for stage in stages), _evaluation(config, setting, assumed))
+
+
+def _setting(config: RunConfig, cluster: Cluster) -> Setting:
+    mixed = cluster.mixed if config.precision is None else config.precision == "bfloat16"
+    return Setting(shape_of(config.model), cluster, config.backend, mixed)
 
 
 def _with_measured(given: Assumptions, measured: Measured, config: RunConfig) -> Assumptions:
@@ -148,61 +173,75 @@ def _with_measured(given: Assumptions, measured: Measured, config: RunConfig) ->
     )
 
 
-def _stage(
-    stage: Stage, config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Assumptions
-) -> StagePlan:
+def _stage(stage: Stage, config: RunConfig, setting: Setting, assumed: Assumptions) -> StagePlan:
     limit = config.max_tokens
     mean = Lengths(
         assumed.prompt, assumed.response or limit, assumed.demonstration or limit, assumed.gated
     )
     costs = [
-        step_cost(shape, cluster, step_work(stage, lengths)) * stage.steps
+        step_cost(setting, step_work(stage, lengths, measures_mismatch=setting.has_engine))
+        * stage.steps
         for lengths in (mean, Lengths(assumed.prompt, limit, limit))
     ]
     return StagePlan(stage.algorithm, stage.steps, *costs)
 
 
-def _evaluation(
-    config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Assumptions
-) -> Cost:
+def _evaluation(config: RunConfig, setting: Setting, assumed: Assumptions) -> Cost:
+    """Of validations and the last test, which the main process makes, on its GPU alone."""
     every = config.evaluation.every
     validations = 0 if every is None else -(-config.steps // every)
 
     def cost(responses: int) -> Cost:
         batch = Batch(responses, assumed.prompt, assumed.response or config.max_tokens)
-        return sampling_cost(shape, cluster, batch)
+        return sampling_cost(setting, batch, 1)
 
     tests = cost(assumed.test_responses) if config.evaluation.test_samples else NOTHING
     return cost(assumed.validation_responses) * validations + tests
 
 
-def run_memory(
-    config: RunConfig, shape: ModelShape, cluster: Cluster, assumed: Assumptions
-) -> Memory:
+_ALWAYS = ("weights", "optimizer", "whole copy", "overhead (assumed)")
+_TRAINING, _SAMPLING = ("gradients", "gathered", "activations"), ("KV cache", "sampler's logits")
+
+
+def run_memory(config: RunConfig, cluster: Cluster, assumed: Assumptions) -> Memory:
     """What a run holds on one GPU."""
-    state = state_bytes(
-        shape, cluster.gpus, cluster.sharding, mixed=cluster.mixed, offload=cluster.offload
-    )
+    setting = _setting(config, cluster)
+    shape, mixed = setting.shape, setting.mixed
+    state = state_bytes(shape, cluster.gpus, cluster.sharding, mixed=mixed, offload=cluster.offload)
     activations = activation_bytes(
         shape,
         config.token_budget,
-        mixed=cluster.mixed,
+        mixed=mixed,
         checkpointing=cluster.checkpointing,
         chunk=positions_at_a_time(shape.vocabulary),
     )
     length = assumed.prompt + config.max_tokens
-    sampler = _sampler(config, shape, cluster, length)
-    while_training = (
-        0 if cluster.sampler_sleeps or cluster.sampler == "loop" else sum(sampler.values())
-    )
-    training = state.total + activations + while_training
-    sampling = state.weights + state.optimizer + sum(sampler.values())
+    sampler = _sampler(config, setting, length)
+    parts = vars(state) | {"whole copy": _copy(setting), "activations": activations} | sampler
+    parts |= {"overhead (assumed)": _OVERHEAD}
+    engine = tuple(sampler) if setting.has_engine else ()
+
+    def held(*names: str) -> tuple[str, ...]:
+        return tuple(name for name in parts if name in names)
+
     return Memory(
-        vars(state) | {"activations": activations} | sampler | {"overhead (assumed)": _OVERHEAD},
-        max(training, sampling) + _OVERHEAD,
+        parts,
+        {
+            "training": held(*_ALWAYS, *_TRAINING, *engine),
+            "sampling": held(*_ALWAYS, *_SAMPLING, *engine),
+        },
         int(cluster.type.memory * 1e9),
-        concurrency(shape, cluster, length) if _samples(config) else float("inf"),
+        concurrency(setting, length) if _samples(config) else float("inf"),
     )
+
+
+def _copy(setting: Setting) -> int:
+    """Whole weights beside sharded ones, from which the loop's own sampler samples.
+
+    Under an engine they lie in the host's memory.
+    """
+    sharded = setting.cluster.sharding == "full" and setting.cluster.gpus > 1
+    return FLOAT32 * setting.shape.parameters if sharded and not setting.has_engine else 0
 
 
 def _samples(config: RunConfig) -> bool:
@@ -213,19 +252,20 @@ def _evaluates(config: RunConfig) -> bool:
     return bool(config.evaluation.every or config.evaluation.test_samples)
 
 
-def _sampler(config: RunConfig, shape: ModelShape, cluster: Cluster, length: int) -> dict[str, int]:
-    """The engine's weights and cache; of the loop's own sampler, cache and logits."""
+def _sampler(config: RunConfig, setting: Setting, length: int) -> dict[str, int]:
+    """An engine's weights and cache; of the loop's own sampler, cache and logits."""
     if not _samples(config):
         return {}
-    if cluster.sampler == "vllm":
+    shape, cluster = setting.shape, setting.cluster
+    if setting.has_engine:
         whole = int(cluster.type.memory * 1e9 * cluster.sampler_memory)
-        weights = BFLOAT16 * shape.parameters // cluster.tensor_parallel
-        return {"sampler's weights": weights, "KV cache": max(whole - weights, 0)}
-    held = concurrency(shape, cluster, length)
+        weights = setting.sampler_size * shape.parameters
+        return {"engine's weights": weights, "engine's KV cache": max(whole - weights, 0)}
+    held = concurrency(setting, length)
     rows = [s.questions * s.rollouts // cluster.gpus for s in config.stages if s.samples_rollouts]
     if _evaluates(config):  # by one process, which takes as many rows as it can
-        rows.append(int(held))
-    together = min(max(rows), int(held))
+        rows.append(held)
+    together = min(max(rows), held)
     logits = together * shape.vocabulary * LOGIT_BYTES
     return {
         "KV cache": together * loop_row_bytes(shape, length) - logits,

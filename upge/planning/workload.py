@@ -73,12 +73,13 @@ class Work:
     scored: tuple[Batch, ...]
 
 
-def step_work(stage: Stage, lengths: Lengths) -> Work:
+def step_work(stage: Stage, lengths: Lengths, *, measures_mismatch: bool = False) -> Work:
     """The work of one step; rows that turn out to have no weight are counted.
 
     Args:
         stage: what is trained.
         lengths: of its sequences.
+        measures_mismatch: whether rollouts are scored once more, since another engine sampled them.
     """
     rollouts = Batch(
         stage.questions * stage.rollouts if stage.samples_rollouts else 0,
@@ -94,7 +95,8 @@ def step_work(stage: Stage, lengths: Lengths) -> Work:
         _times(demonstrations, offline * stage.epochs),
     )
     everything = (_times(rollouts, stage.epochs), _times(demonstrations, stage.epochs))
-    return Work(rollouts, trained, everything if weighs_by_batch(stage.estimator) else ())
+    scored = everything if weighs_by_batch(stage.estimator) else ()
+    return Work(rollouts, trained, scored + (rollouts,) * measures_mismatch)
 
 
 def _open(

@@ -14,7 +14,6 @@ from upge.config import load
 from upge.errors import UpgeError
 from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, plan_costs, run_memory
-from upge.planning.shapes import shape_of
 
 FOLDER = Path(__file__).parent
 EXPERIMENTS = FOLDER.parents[1]
@@ -69,7 +68,7 @@ def _rows(name: str, cluster: Cluster, assumed: Assumptions) -> Iterator[list[st
     in_all, most = 0.0, 0
     for method in (BASE, *recipe.compared):
         config = recipe.config(method, 0, rates)
-        memory = run_memory(config, shape_of(config.model), cluster, assumed)
+        memory = run_memory(config, cluster, assumed)
         run = plan_costs(config, cluster, assumed).seconds / 3600
         hours = recipe.seeds * run + _trial_hours(recipe, method, cluster, assumed)
         in_all, most = in_all + hours, max(most, memory.needed)
