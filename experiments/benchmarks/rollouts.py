@@ -98,8 +98,10 @@ def _tokens_of(sampler: Sampler, tokenizer: Any, work: Workload, seed: int) -> i
 
 def generate(model: Any, tokenizer: Any, work: Workload, seed: int, cache: str = "dynamic") -> int:
     """``model.generate`` on the whole batch, padded left."""
-    batch = tokenizer.pad({"input_ids": work.prompts(tokenizer)}, padding_side="left")
-    ids, attention = torch.tensor(batch["input_ids"]), torch.tensor(batch["attention_mask"])
+    prompts = work.prompts(tokenizer)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[_padding(tokenizer)] * (width - len(p)) + p for p in prompts])
+    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     torch.manual_seed(seed)
     with torch.inference_mode():
         tokens = model.generate(
@@ -141,8 +143,13 @@ def _settings(tokenizer: Any, work: Workload) -> dict[str, Any]:
         "top_k": 0,
         "max_new_tokens": MAX_TOKENS,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        "pad_token_id": _padding(tokenizer),
     }
+
+
+def _padding(tokenizer: Any) -> int:
+    own = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if own is None else own)
 
 
 BACKENDS: dict[str, Backend] = {

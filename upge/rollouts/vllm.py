@@ -56,7 +56,7 @@ _ENVIRONMENT = {
 #: On a CPU also: compiling what finds the sampled token's rank takes longer than it ever saves.
 _CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
 
-#: What a launcher tells its processes of each other, which an engine would take for its own.
+#: What a launcher tells its processes of each other: an engine is none of them.
 _LAUNCHED = re.compile(r"TORCHELASTIC_|MASTER_|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)$")
 
 #: Of a folder that sockets lie in, in characters: their own names have 36, a whole path 107.
