@@ -16,6 +16,7 @@ import torch
 from test_gradient import TRAINED, policy
 
 from upge.errors import UpgeError
+from upge.training import strategy as strategies
 from upge.training.strategy import open_strategy
 
 EXACT, SINGLE = 1e-9, 1e-4
@@ -95,6 +96,23 @@ def test_a_stage_of_zero_that_shards_no_gradients_is_a_sentence():
     plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 1}})
     with pytest.raises(UpgeError, match=r"zero_stage: got 1, .* wanted 2 or 3"):
         open_strategy(launcher("DEEPSPEED", deepspeed_plugin=plugin), policy().model)
+
+
+@pytest.mark.parametrize(
+    ("processes", "steps", "sentence"),
+    [
+        (1, 1, "2 processes were launched, but Accelerate found no GPU"),
+        (2, 4, "gradient_accumulation_steps: got 4 from the launcher, wanted 1"),
+    ],
+)
+def test_a_launch_that_would_train_something_else(monkeypatch, processes, steps, sentence):
+    """Under the launchers themselves: tests/test_launch.py."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    accelerator = SimpleNamespace(num_processes=processes, gradient_accumulation_steps=steps)
+    with pytest.raises(UpgeError, match=sentence):
+        strategies._check_launch(accelerator)
+    strategies._check_launch(SimpleNamespace(num_processes=2, gradient_accumulation_steps=1))
 
 
 # ----------------------------------------------------------------------------------- scaled losses

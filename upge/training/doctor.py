@@ -13,6 +13,7 @@ and a user's own data.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from upge.training.gradient import GradientAccumulator, sum_over_processes
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
 from upge.training.strategy import open_accelerator, open_strategy, unchanged
+from upge.training.vigil import MAIN_FIRST
 
 #: Architectures whose small random models launcher configurations can be tried on, and whether
 #: input and output embeddings are one matrix there, as in most of their models.
@@ -99,9 +101,14 @@ def examine(
     if accelerator is None:
         accelerator = open_accelerator()
     plain = _small_model(architecture, ARCHITECTURES[architecture] if tied is None else tied)
-    with TemporaryDirectory() as folder, unchanged(accelerator):
-        patient = _Patient(plain, accelerator, make_gradient, Path(folder))
-        cases = {name: patient.step(*case) for name, case in CASES.items()}
+    try:
+        with TemporaryDirectory() as folder, unchanged(accelerator):
+            patient = _Patient(plain, accelerator, make_gradient, Path(folder))
+            cases = {name: patient.step(*case) for name, case in CASES.items()}
+    except UpgeError:
+        if not accelerator.is_main_process:  # once the main process has said it, all are ended
+            time.sleep(MAIN_FIRST)
+        raise
     return Report(_launcher(accelerator), cases, bool(accelerator.is_main_process))
 
 

@@ -44,21 +44,29 @@ def open_accelerator(**options: Any) -> Any:
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
     patient = accelerate.InitProcessGroupKwargs(**group)
     accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
-    _check_together(accelerator)
+    _check_launch(accelerator)
     _load_whole(accelerator)
     return accelerator
 
 
-def _check_together(accelerator: Any) -> None:
-    """Refuse processes of which each would train alone: what Accelerate makes of them on a CPU."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+def _check_launch(accelerator: Any) -> None:
+    """Refuse what would train something else, in one voice."""
+    started, steps = int(os.environ.get("WORLD_SIZE", "1")), accelerator.gradient_accumulation_steps
+    fault = ""
     if accelerator.num_processes < started:
-        if os.environ.get("RANK") != "0":  # if the main process says the same, the launcher ends it
-            time.sleep(MAIN_FIRST)
-        raise UpgeError(
+        fault = (
             f"{started} processes were launched, but Accelerate found no GPU and would have each "
             "train alone; for processes on CPUs set ACCELERATE_USE_CPU=true in the environment"
         )
+    elif steps != 1:
+        fault = (
+            f"gradient_accumulation_steps: got {steps} from the launcher, wanted 1: the loop "
+            "accumulates by itself, and each gradient would be divided once more"
+        )
+    if fault:
+        if os.environ.get("RANK", "0") != "0":  # once the main process has said it, all are ended
+            time.sleep(MAIN_FIRST)
+        raise UpgeError(fault)
 
 
 def _asked(kind: str) -> bool:
