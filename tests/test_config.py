@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from upge.algorithms import REGISTRY
 from upge.config import Config, build, merge, override, parse_value, read_yaml
 from upge.errors import UpgeError
+from upge.training import loop
 from upge.training.config import RunConfig, Stage
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
@@ -186,7 +187,8 @@ WORKED = [record | {"solution": "11"} for record in BARE]
 
 
 @pytest.mark.parametrize("name", ["sft", "hpt", "luffy", "chord"])
-def test_demonstrations_are_needed_by_who_reads_them(fails, name):
+def test_demonstrations_are_needed_by_who_reads_them(fails, monkeypatch, name):
+    monkeypatch.setattr(loop, "load_pretrained", None)  # before anything expensive starts
     sentence = fails(name, records=BARE)
     assert f"{name} learns from demonstrations, but no training problem has one" in sentence
 

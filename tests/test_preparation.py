@@ -189,6 +189,22 @@ def test_a_run_on_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert len(load_run(monkeypatch, data | {"overlap": "keep"}).train) == 11
 
 
+def test_a_set_of_which_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    problems = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(9)]
+    train = write(tmp_path / "train.jsonl", *problems)
+    test = write(tmp_path / "test.jsonl", *problems[:8])
+    data = {"train_set": train, "test_sets": [test], "held_out": 1, "template": "qwen"}
+    with pytest.raises(UpgeError) as error:
+        load_run(monkeypatch, data | {"validation_set": write(tmp_path / "v.jsonl", problems[8])})
+    assert str(error.value) == (
+        "train_set: none of 9 problems is left to train on (dropped: 8 × the same as in test, 1 × "
+        "the same as in the validation problems); take another one or other test_sets, or "
+        "overlap: keep"
+    )
+    assert len(load_run(monkeypatch, data | {"overlap": "keep"}).train) == 8
+
+
 def test_a_set_that_is_not_there_is_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -123,6 +123,17 @@ def test_another_model_in_the_same_folder_is_another_run(tmp_path: Path) -> None
     assert build(given, RunConfig).key != before
 
 
+def test_a_run_without_a_name_is_called_after_its_algorithms(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    stages = "stages: [{algorithm: sft, steps: 1, lr: 1e-3}, {algorithm: grpo, steps: 1, lr: 1e-3}]"
+    config.write_text(stages)
+    done = run("train", config, "--dry-run")
+    assert done.code == 0, done.err
+    assert "\nname: sft-grpo\n" in done.out and "/sft-grpo-s0-" in done.out
+    config.write_text(f"name: mine\n{stages}")
+    assert "\nname: mine\n" in run("train", config, "--dry-run").out
+
+
 SMALL = ("--steps", 3, "--questions", 4, "--rollouts", 2, "--max-tokens", 24, "--lr", "1e-2")
 
 

@@ -180,7 +180,16 @@ def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | Non
         given.pop("key", None)  # the config.json of a run's folder has it
     for setting in settings or ():
         override(given, setting)
-    return build(given, RunConfig)
+    return build(_named(given), RunConfig)
+
+
+def _named(given: dict[str, Any]) -> dict[str, Any]:
+    """With the algorithms of its stages for a name, where it has none of its own."""
+    stages = given.get("stages")
+    if "name" in given or not isinstance(stages, list):
+        return given
+    algorithms = [stage.get("algorithm") for stage in stages if isinstance(stage, dict)]
+    return {"name": "-".join(map(str, algorithms)), **given} if algorithms else given
 
 
 def _from_options(made: dict[str, Any]) -> dict[str, Any]:

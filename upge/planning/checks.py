@@ -12,7 +12,7 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.planning.shapes import ModelShape
 from upge.policies.bases import base_folder
-from upge.policies.pretrained import SMOLLM2, load_tokenizer
+from upge.policies.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
 from upge.tasks.problem import Problem
@@ -67,6 +67,8 @@ def check_run(config: RunConfig, shape: ModelShape) -> tuple[list[Check], Measur
 
 
 def _model(model: str) -> Check:
+    if model == SMOLLM2:
+        return _smollm2()
     folder = base_folder(model) or Path(model)
     if any(folder.glob("*.safetensors")):
         return Check("model", "ok", f"weights in {folder}")
@@ -78,9 +80,18 @@ def _model(model: str) -> Check:
     return Check("model", "absent", note)
 
 
+def _smollm2() -> Check:
+    try:
+        (weights,) = weight_files(SMOLLM2)
+    except UpgeError as error:
+        return Check("model", "absent", str(error))
+    return Check("model", "ok", f"weights in {weights}")
+
+
 def _tokenizer(model: str) -> Any | None:
     """The model's, where it is on this machine: a plan downloads nothing."""
-    local = base_folder(model) or model == SMOLLM2 or Path(model).exists() or _is_cached(model)
+    local = base_folder(model) or Path(model).exists() or _is_cached(model)
+    local = local or (model == SMOLLM2 and _smollm2().state == "ok")
     return load_tokenizer(model) if local else None
 
 

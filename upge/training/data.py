@@ -40,7 +40,8 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
         train, validation = split_off(load(data.train_set), data.held_out, seed=0)
     else:
         train, validation = load(data.train_set), load(data.validation_set)
-    train, dropped = _apart(train, {"validation": validation, **tests}, data.overlap)
+    named = len(train)
+    train, dropped = _apart(train, {"the validation problems": validation, **tests}, data.overlap)
     train, long = within(
         _prompted(train, data.template, tokenizer),
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
@@ -51,13 +52,20 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
     wrong: Counter[str] = Counter()
     if data.wrong_demonstrations == "drop":
         train, wrong = right(train, verifier)
+    dropped += long + wrong
+    if not train:
+        reasons = ", ".join(f"{count} × {why}" for why, count in dropped.items())
+        raise UpgeError(
+            f"train_set: none of {named} problems is left to train on (dropped: {reasons}); take "
+            "another one or other test_sets, or overlap: keep"
+        )
     return Dataset(
         train,
         _prompted(validation, data.template, tokenizer),
         {name: _prompted(test, data.template, tokenizer) for name, test in tests.items()},
         verifier,
         unseen=frozenset(UNSEEN).intersection(tests),
-        dropped=dropped + long + wrong,
+        dropped=dropped,
     )
 
 

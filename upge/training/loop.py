@@ -8,7 +8,7 @@ on nothing but the policy, the optimizer and its number: a resumed run ends as a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
@@ -144,9 +144,12 @@ class Trainer:
     # -------------------------------------------------------------------------------- preparation
 
     def _prepare(self) -> None:
+        self._check_processes()
         self.dataset: Dataset = load_dataset(self.config)
         if self._is_main and self.dataset.omissions:
             self.note(self.dataset.omissions)
+        # Before the model is loaded, and again after demonstrations that are too long were dropped.
+        self._check_demonstrations(problem.demonstration for problem in self.dataset.train)
         # In evaluation mode: dropout would be randomness that no seed names.
         self.model, self.tokenizer = load_pretrained(self.config.model)
         if self.doctor:
@@ -165,8 +168,7 @@ class Trainer:
         tested = [encode(self.tokenizer, problem.prompt) for suite in suites for problem in suite]
         trained = [question.prompt for question in self.questions]
         check_lengths(trained, tested, self.config, self.model.config)
-        for stage in self.config.stages:
-            self._check_stage(stage)
+        self._check_demonstrations(question.demonstration for question in self.questions)
         if self._is_main:
             self.folder.open(self.config)
 
@@ -175,15 +177,19 @@ class Trainer:
 
         check_launcher(self.accelerator, self.model)
 
-    def _check_stage(self, stage: Stage) -> None:
-        if stage.reads_demonstrations and not any(q.demonstration for q in self.questions):
+    def _check_demonstrations(self, demonstrations: Iterable[object]) -> None:
+        readers = [stage.algorithm for stage in self.config.stages if stage.reads_demonstrations]
+        if readers and not any(demonstrations):
             raise UpgeError(
-                f"{stage.algorithm} learns from demonstrations, but no training problem has one; "
+                f"{readers[0]} learns from demonstrations, but no training problem has one; "
                 "add solutions, or take an algorithm without"
             )
-        if stage.questions < self.accelerator.num_processes:
+
+    def _check_processes(self) -> None:
+        fewest = min((stage.questions for stage in self.config.stages), default=None)
+        if fewest is not None and fewest < self.accelerator.num_processes:
             raise UpgeError(
-                f"questions: got {stage.questions} for {self.accelerator.num_processes} processes, "
+                f"questions: got {fewest} for {self.accelerator.num_processes} processes, "
                 "wanted at least one a process"
             )
 
