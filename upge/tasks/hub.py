@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -11,8 +12,9 @@ from typing import Any
 
 from upge.errors import UpgeError
 from upge.extras import require
+from upge.hub import hub
 from upge.tasks.answers import boxed
-from upge.tasks.problem import Problem, Record
+from upge.tasks.problem import Problem, Record, data_folder
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,22 @@ class Source:
 def fetch(source: Source) -> list[Problem]:
     """The problems of a source, downloaded or from the hub's cache on this machine.
 
+    A line on standard error says so first: either may take a while.
+
     Raises:
         UpgeError: the extra ``math`` is missing, the hub can't be reached, the data set is gated or
             has other columns than it had.
     """
     datasets = require("datasets", "math")
     names = [source.hub] if source.subset is None else [source.hub, source.subset]
+    print(
+        f"upge: no file of {source.hub} in {data_folder()} (UPGE_DATA), asking the hub",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
-        records = datasets.load_dataset(*names, split=source.split)
+        with hub("math"):
+            records = datasets.load_dataset(*names, split=source.split)
     except (OSError, ValueError) as error:
         raise UpgeError(
             f"{source.hub} can't be had from the hub ({type(error).__name__}); see whether there "
