@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import GRPOConfig
 
 from upge.integrations.trl import UpgeTrainer
@@ -69,6 +70,7 @@ def train(
             processing_class=tokenizer,
             algorithm=algorithm,
         )
+        trainer.remove_callback(PrinterCallback)  # a line of some 400 characters a step
         trainer.train()
     return trainer
 
