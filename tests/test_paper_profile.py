@@ -93,8 +93,7 @@ def test_a_larger_machine_is_faster():
     config = recipes.run_config("qwen2.5-math-7b", "published", "hpt")
     assumed = load(FOLDER / "assumptions.yaml", Assumptions)
     slow, fast = (
-        make_plan(config, Cluster(gpu=gpu), assumed).expected.seconds
-        for gpu in ("a800", "h200")
+        make_plan(config, Cluster(gpu=gpu), assumed).expected.seconds for gpu in ("a800", "h200")
     )
     assert fast < slow
 
@@ -120,9 +119,11 @@ def test_scripts_are_bash(script):
 
 def test_the_script_plans_asks_the_doctor_and_then_trains(tmp_path):
     """With an interpreter that only writes down what it is asked, and where one step refuses."""
-    log = tmp_path / "log"
+    log, memory = tmp_path / "log", tmp_path / "memory"
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/bash\necho "$@" >> {log}\n[[ "$*" != *"$REFUSE"* ]]\n')
+    python.write_text(
+        f'#!/bin/bash\necho "$@" >> {log}\necho $UPGE_VLLM_MEMORY > {memory}\n[[ "$*" != *"$REFUSE"* ]]\n'
+    )
     python.chmod(0o755)
 
     def run(refuse):
@@ -137,6 +138,7 @@ def test_the_script_plans_asks_the_doctor_and_then_trains(tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "fsdp2.yaml")]
     assert [line[2] for line in lines[:2]] == ["config", "plan"]
     assert lines[2:] == [launch, launch]
+    assert float(memory.read_text()) == load_cluster(FOLDER / "cluster.yaml").sampler_memory
     assert run("upge.cli doctor") == (1, lines[:3])
     assert run("upge.cli plan") == (1, lines[:2])
 

@@ -25,8 +25,13 @@ mkdir -p "$out"
 run=$out/$model-$settings-$method.yaml
 "$python" -m experiments.profiles.paper config "$model" "$method" --settings "$settings" > "$run"
 
+cluster=${CLUSTER:-$here/cluster.yaml}
+# What the plan counts on is what vLLM takes.
+share=$(sed -n 's/^sampler_memory: *\([0-9.]*\).*/\1/p' "$cluster")
+export UPGE_VLLM_MEMORY=${UPGE_VLLM_MEMORY:-${share:-0.3}}
+
 # Each refuses, with one sentence, what the next would fail at after hours.
-"$python" -m upge.cli plan "$run" --cluster "${CLUSTER:-$here/cluster.yaml}" \
+"$python" -m upge.cli plan "$run" --cluster "$cluster" \
     --assume "$here/assumptions.yaml"
 "${launch[@]}" -m upge.cli doctor
 "${launch[@]}" -m upge.cli train "$run" --out "$out"
