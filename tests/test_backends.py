@@ -38,7 +38,7 @@ def test_backends_by_name(open_as):
 
 @pytest.mark.skipif(available("vllm"), reason="vLLM is installed")
 def test_a_missing_backend_says_how_to_install_it(open_as):
-    with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install 'upge\[vllm\]'"):
+    with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install '\.\[vllm\]'"):
         open_as("vllm")
 
 
@@ -104,7 +104,7 @@ def test_no_tokens_are_no_mismatch():
 class Copy:
     """Samples from a copy of the policy, as engines do; a stale one keeps its first weights."""
 
-    def __init__(self, model, tokenizer, stale):
+    def __init__(self, model, tokenizer, dtype, device, stale):
         self.model, self.copy, self.stale = model, copy.deepcopy(model), stale
         self.sampler = CachedSampler(self.copy, tokenizer.eos_token_id)
 

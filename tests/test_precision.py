@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tiny_runs import Tiny, numbers, run, weights
 
 from upge.rollouts.cached import CachedSampler
+from upge.training import loop
 from upge.training.gradient import GradientAccumulator
 from upge.training.precision import PreciseSampler
 
@@ -81,3 +83,26 @@ def test_precision_changes_the_numbers(tiny: Tiny, tmp_path: Path) -> None:
         [line["loss"] for line in whole], rel=0.02
     )
     assert mixed != whole
+
+
+class Opened(Exception):
+    """A sampler is asked for."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [(None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)],
+)
+def test_an_engine_is_of_the_policys_precision(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None, dtype: Any
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(*given: Any, **options: Any) -> None:
+        asked.update(options)
+        raise Opened
+
+    monkeypatch.setattr(loop, "open_sampler", opened)
+    with pytest.raises(Opened):
+        run(tiny.config("grpo", precision=precision, backend="vllm"), tmp_path / "run")
+    assert asked == {"dtype": dtype, "device": torch.device("cpu")}

@@ -225,6 +225,15 @@ def test_old_weights_show_as_a_mismatch(opened, disturbed):
     assert new["mismatch/ratio"] < 1 + TOLERANCE < 1.1 < old["mismatch/ratio"]
 
 
+def test_an_engine_computes_as_the_run_does(tiny, tmp_path):
+    """bfloat16, of the same float32 weights: off by its rounding, and by no more."""
+    folder = tiny_runs.run(
+        tiny.config("grpo", backend="vllm", precision="bfloat16", lr=1e-2), tmp_path / "run"
+    )
+    lines = folder.metrics()
+    assert all(1e-4 < line["mismatch/logp"] < 3e-2 for line in lines)
+
+
 @pytest.mark.slow
 def test_a_real_model_on_real_problems():
     """SmolLM2, 135 million weights, on eight problems of GSM8K."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
+import torch
+
 from upge.errors import unknown
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler
@@ -24,33 +26,42 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 COPIES: frozenset[Backend] = frozenset({"vllm"})
 
 
-def open_sampler(backend: Backend, model: Any, tokenizer: Any) -> Sampler:
+def open_sampler(
+    backend: Backend,
+    model: Any,
+    tokenizer: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Sampler:
     """A sampler of the policy ``model``, which is told of new weights by ``synchronize``.
 
     Args:
         backend: what samples.
-        model: a transformers causal language model, on the device it is to be sampled on.
+        model: a transformers causal language model.
         tokenizer: its tokenizer.
+        dtype: of the weights of a backend that copies them; the model's if not given.
+        device: where such a backend samples; the model's if not given.
 
     Raises:
         UpgeError: no such backend; its extra is missing; a model that it can't sample from.
     """
     if backend not in _OPEN:
         raise unknown("backend", backend, BACKENDS)
-    return _OPEN[backend](model, tokenizer)
+    return _OPEN[backend](model, tokenizer, dtype or model.dtype, device or model.device)
 
 
-def _open_cached(model: Any, tokenizer: Any) -> Sampler:
+def _open_cached(model: Any, tokenizer: Any, *_: object) -> Sampler:
     return CachedSampler(model, tokenizer.eos_token_id)
 
 
-def _open_vllm(model: Any, tokenizer: Any) -> Sampler:
+def _open_vllm(model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device) -> Sampler:
     from upge.rollouts.vllm import VLLMSampler
 
-    return VLLMSampler(model, tokenizer)
+    return VLLMSampler(model, tokenizer, dtype, device)
 
 
-_OPEN: Mapping[str, Callable[[Any, Any], Sampler]] = {
+_OPEN: Mapping[str, Callable[[Any, Any, torch.dtype, torch.device], Sampler]] = {
     "transformers": _open_cached,
     "vllm": _open_vllm,
 }

@@ -75,6 +75,8 @@ class VLLMSampler:
     Args:
         model: the transformers causal language model whose weights it copies.
         tokenizer: its tokenizer.
+        dtype: of the engine's weights and products.
+        device: that it samples on.
 
     Raises:
         UpgeError: the extra ``vllm`` is missing; vLLM doesn't know the model, or finds too little
@@ -83,18 +85,20 @@ class VLLMSampler:
             sample at.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
         self.eos = end_of_sequence(model, tokenizer.eos_token_id)
         self._folder = TemporaryDirectory(prefix="upge-vllm-")
         self._versions = count()
         self._is_old = False
         own = Path(self._folder.name)
         self._log, memory = own / "engine.log", _memory()
-        with _environment(own, model.device), _output_to(self._log):
+        with _environment(own, device), _output_to(self._log):
             _check(model)
             with self._weights() as folder:
-                self._engine = _start(folder, self._log, model, memory)
+                self._engine = _start(folder, self._log, device, dtype, memory)
         self._stop = finalize(self, self._engine.llm_engine.engine_core.shutdown)
 
     def __call__(
@@ -140,7 +144,7 @@ class VLLMSampler:
         if needed > room:
             raise UpgeError(
                 f"max_tokens: the longest prompt and its response may have {needed} tokens, and "
-                f"vLLM's cache holds {room}; lower max_tokens, or give it {_more(self.model)}"
+                f"vLLM's cache holds {room}; lower max_tokens, or give it {_more(self.device)}"
             )
 
     @contextmanager
@@ -180,10 +184,8 @@ class VLLMSampler:
         if settings.top_p < 1 and settings.temperature > 0:
             logp = logp.masked_fill(mask, float("nan"))
         finished = tokens.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos
-        device = self.model.device
-        return Rollouts(
-            tokens.to(device), mask.to(device), logp.clamp(max=0).to(device), finished.to(device)
-        )
+        parts = tokens, mask, logp.clamp(max=0), finished
+        return Rollouts(*(part.to(self.device) for part in parts))
 
     @contextmanager
     def _weights(self) -> Iterator[Path]:
@@ -227,15 +229,15 @@ def _set_environment(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
-def _start(folder: Path, log: Path, model: Any, memory: float) -> Any:
-    on_cpu = model.device.type == "cpu"
+def _start(folder: Path, log: Path, device: torch.device, dtype: torch.dtype, memory: float) -> Any:
+    on_cpu = device.type == "cpu"
     vllm = require("vllm", "vllm")
     try:
         return vllm.LLM(
             str(folder),
             skip_tokenizer_init=True,
             generation_config="vllm",
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."),
             max_model_len=-1,  # as many as the model has and the cache holds
             # vLLM 0.31 draws for each part of a prompt, and then can't wind a CPU's generator back.
             enable_chunked_prefill=False if on_cpu else None,
@@ -248,12 +250,12 @@ def _start(folder: Path, log: Path, model: Any, memory: float) -> Any:
     except Exception as error:
         raise UpgeError(
             f"vLLM can't sample from this model: {_reason(error, log)}; take backend: transformers "
-            f"or another model, or give vLLM {_more(model)}"
+            f"or another model, or give vLLM {_more(device)}"
         ) from error
 
 
-def _more(model: Any) -> str:
-    if model.device.type == "cpu":
+def _more(device: torch.device) -> str:
+    if device.type == "cpu":
         return "more memory for its cache (VLLM_CPU_KVCACHE_SPACE, in GiB)"
     return "a larger share of the GPU's memory (UPGE_VLLM_MEMORY)"
 

@@ -48,7 +48,7 @@ from upge.training.gradient import (
     sum_over_processes,
     weighs_by_batch,
 )
-from upge.training.precision import MIXED, PreciseSampler
+from upge.training.precision import MIXED, PreciseSampler, products
 from upge.training.records import RunFolder, file_error
 from upge.training.strategy import open_accelerator, open_strategy
 from upge.training.vigil import MAIN_FIRST, LostProcess, Vigil
@@ -210,7 +210,15 @@ class Trainer:
     def _spread(self) -> None:
         """Over the processes, with the weights that the run starts or goes on from."""
         self.strategy = open_strategy(self.accelerator, self.model)
-        sampler = open_sampler(self.config.backend, self.model, self.tokenizer)
+        if self.strategy.has_copy and self.config.backend in COPIES:
+            self.model.cpu()  # read by the engine's loader and by checkpoints alone
+        sampler = open_sampler(
+            self.config.backend,
+            self.model,
+            self.tokenizer,
+            dtype=products(self.accelerator) or self.model.dtype,
+            device=self.accelerator.device,
+        )
         self.sampler = PreciseSampler(sampler, self.accelerator)
         self._synchronize()
 

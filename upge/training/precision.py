@@ -3,10 +3,10 @@
 Under ``bfloat16`` Accelerate wraps the policy's forward pass in autocast: weights, gradients and
 AdamW's moments stay float32, products are bfloat16, and log π is taken in float32 of bfloat16
 logits. It knows nothing of the sampler, which reads the model beneath; here both are of one
-precision. That makes them one policy on small models alone: on larger ones sums in another order (a
-cache, other shapes) leave ratios π_θ/π_θold of a few per cent from 1 in bfloat16, where float32
-leaves some millionths. A clip of 0.2 does not see them; who wants ratios of 1 on-policy takes
-float32.
+precision, an engine that copies the weights included. That makes them one policy on small models
+alone: on larger ones sums in another order (a cache, other shapes) leave ratios π_θ/π_θold of a few
+per cent from 1 in bfloat16, where float32 leaves some millionths. A clip of 0.2 does not see them;
+who wants ratios of 1 on-policy takes float32.
 
 Weights are never bfloat16 themselves: it has 8 bits, so that an AdamW step of 5e-6 to a weight of
 0.01 would round to none.
@@ -18,10 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
 
 #: Precisions as Accelerate calls them.
 MIXED = {"float32": "no", "bfloat16": "bf16"}
+
+
+def products(accelerator: Any) -> torch.dtype | None:
+    """What matrix products are computed in; None where that is the weights' own."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 @dataclass(frozen=True)

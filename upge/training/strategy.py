@@ -143,7 +143,10 @@ class Strategy:
         whole: the policy over it.
         policy: the policy to be trained, as prepared by Accelerate.
         optimizer: AdamW over its parameters, as prepared by Accelerate.
+        has_copy: whether the whole model is a copy of the trained one.
     """
+
+    has_copy = False
 
     def __init__(self, accelerator: Any, model: Any) -> None:
         self._check(accelerator)
@@ -239,6 +242,8 @@ class Strategy:
 
 class FullyShard(Strategy):
     """FSDP2: parameters, gradients and moments are DTensors, sharded over the processes."""
+
+    has_copy = True
 
     def _check(self, accelerator: Any) -> None:
         if not accelerator.is_fsdp2:

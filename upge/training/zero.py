@@ -27,6 +27,8 @@ class Zero(Strategy):
     Gradients are clipped by the engine, which scales by max_norm / (norm + 1e-6).
     """
 
+    has_copy = True
+
     def __init__(self, accelerator: Any, model: Any) -> None:
         super().__init__(accelerator, model)
         accelerator.deepspeed_engine_wrapped = _Backward(self.policy)
