@@ -1,6 +1,7 @@
 """Pretrained models: a folder loads as it was saved, and what can't be loaded is one sentence."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from safetensors.torch import load_file, save_file
 from upge import UpgeError, hub
 from upge.extras import available, hint, require
 from upge.policies import pretrained
-from upge.policies.pretrained import SMOLLM2, load_pretrained, load_tokenizer, save_pretrained
+from upge.policies.pretrained import (
+    SMOLLM2,
+    _parsed_once,
+    load_pretrained,
+    load_tokenizer,
+    save_pretrained,
+)
 
 if not available("transformers"):
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -246,3 +253,26 @@ def test_the_tokenizer_of_another_model() -> None:
             continue
         with pytest.raises(UpgeError, match="ids up to 7, but it knows 7 tokens"):
             check_lengths([[1, 2]], [[7]], config, model)  # type: ignore[arg-type]
+
+
+def test_a_gguf_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    parsed: list[str] = []
+    monkeypatch.setattr(gguf, "GGUFReader", parsed.append)
+    reader, options, file = gguf.GGUFReader, {"gguf_file": "a.gguf"}, tmp_path / "a.gguf"
+    file.write_bytes(b"1")
+
+    def ask() -> None:
+        with _parsed_once(options):
+            gguf.GGUFReader(file)
+            gguf.GGUFReader(str(file))
+        assert gguf.GGUFReader is reader
+
+    ask()
+    ask()
+    assert parsed == [str(file)]
+    os.utime(file, ns=(1, 1))
+    ask()
+    assert len(parsed) == 2
+    with _parsed_once({}):
+        assert gguf.GGUFReader is reader

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,26 @@ def _quiet(transformers: Any) -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _parsed_once(options: Mapping[str, str]) -> Iterator[None]:
+    """Have a GGUF file parsed once, which takes seconds, and not for each question about it."""
+    if "gguf_file" not in options:
+        yield
+        return
+    gguf = require("gguf", "lm")
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lambda path: _parsed(reader, str(path), Path(path).stat().st_mtime_ns)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+@lru_cache(maxsize=1)
+def _parsed(reader: Callable[[str], Any], path: str, modified: int) -> Any:
+    return reader(path)
 
 
 def _location(name: str) -> tuple[str, dict[str, str]]:
@@ -92,9 +113,7 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    if options:
-        require("gguf", "lm")
-    with _loading(name, location), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers), _parsed_once(options):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **options
@@ -112,9 +131,7 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    if options:
-        require("gguf", "lm")
-    with _loading(name, location), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers), _parsed_once(options):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
         config = transformers.AutoConfig.from_pretrained(location, **options) if options else None
     _mend(tokenizer, config)
@@ -144,7 +161,7 @@ def load_config(name: str = SMOLLM2) -> Any:
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    with _loading(name, location), _quiet(transformers):
+    with _loading(name, location), _quiet(transformers), _parsed_once(options):
         return transformers.AutoConfig.from_pretrained(location, **options)
 
 
