@@ -96,7 +96,7 @@ def test_the_doctor_looks_at_both_processes():
     ended = launch(DDP, "doctor", **PLAIN)
     assert ended.code == 0, ended.output
     assert ended.output.count(SOUND) == 3
-    assert "Launcher: 2 × cpu, multi cpu" in ended.output
+    assert "Launcher: 2 processes on cpu, multi cpu, float32 products" in ended.output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ def doctor(
     for module in ("pydantic", "accelerate"):
         require(module, "train")
     from upge.training.doctor import examine
+    from upge.training.vigil import MAIN_FIRST
 
     report = examine(architecture)
     if report.main:
@@ -41,4 +43,5 @@ def doctor(
     if not report.sound:
         if report.main:
             raise UpgeError("don't train under this launcher: its steps are not those of the batch")
+        time.sleep(MAIN_FIRST)  # a launcher ends all once the first one has ended
         raise typer.Exit(2)

@@ -113,7 +113,7 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    with _loading(name, location), _quiet(transformers), _parsed_once(options):
+    with _parsed_once(options), _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **options
@@ -131,7 +131,7 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    with _loading(name, location), _quiet(transformers), _parsed_once(options):
+    with _parsed_once(options), _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
         config = transformers.AutoConfig.from_pretrained(location, **options) if options else None
     _mend(tokenizer, config)
@@ -161,7 +161,7 @@ def load_config(name: str = SMOLLM2) -> Any:
     """
     transformers = require("transformers", "lm")
     location, options = _location(name)
-    with _loading(name, location), _quiet(transformers), _parsed_once(options):
+    with _parsed_once(options), _loading(name, location), _quiet(transformers):
         return transformers.AutoConfig.from_pretrained(location, **options)
 
 

@@ -99,6 +99,8 @@ def _fault(shares: Tensor, residual: float, rows: Rows, tolerance: float) -> str
         if (shares - expected).abs().max() <= tolerance * expected.abs().max():
             return fault
     low, high = shares.min(), shares.max()
+    if high - low <= tolerance * high.abs():
+        return f"every row weighs {shares.mean():.3g} times what it should: the step is that long"
     return f"rows that should weigh alike weigh {low:.3g} to {high:.3g} times what they should"
 
 

@@ -136,10 +136,12 @@ def check_launcher(accelerator: Any, model: Any) -> None:
 
 
 def _launcher(accelerator: Any) -> str:
-    kind = accelerator.distributed_type.value.lower().replace("_", " ")
+    count, kind = accelerator.num_processes, accelerator.distributed_type.value
+    spread = "" if kind == "NO" else f", {kind.lower().replace('_', ' ')}"
+    precision = {"no": "float32 products"}.get(accelerator.mixed_precision)
     return (
-        f"{accelerator.num_processes} × {accelerator.device.type}, {kind}, "
-        f"mixed precision {accelerator.mixed_precision}"
+        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}{spread}, "
+        f"{precision or f'{accelerator.mixed_precision} products'}"
     )
 
 
