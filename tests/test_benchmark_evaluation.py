@@ -34,12 +34,14 @@ from upge.evaluation.benchmarks import (
     split_names,
 )
 from upge.evaluation.folder import EvaluationFolder
-from upge.evaluation.metrics import interval
+from upge.evaluation.metrics import interval, paired_interval
 from upge.evaluation.responses import Responses
 from upge.evaluation.results import result_rows
 from upge.evaluation.run import Evaluator, parts
+from upge.moments_cli import Format
 from upge.policies.pretrained import load_pretrained, save_pretrained
 from upge.policies.tiny import build_model, build_tokenizer
+from upge.printing import show
 from upge.rollouts import CachedSampler, Rollouts, Sampling
 from upge.tasks.answers import boxed
 from upge.tasks.grading import Verdict
@@ -89,6 +91,52 @@ def test_intervals_of_30_problems_hold_the_truth(alpha: float, beta: float) -> N
 def test_an_interval_over_no_problem() -> None:
     with pytest.raises(UpgeError, match="wanted one of at least one problem"):
         interval(torch.zeros(0), 1)
+
+
+def test_of_pairs_it_is_bonett_and_price_s_interval() -> None:
+    """By hand, from the table of pairs: 9 problems only one solves, 2 only the other, of 40."""
+    one, other = 10 / 42, 3 / 42  # each with one more, of two more
+    half = 1.959964 * sqrt((one + other - (one - other) ** 2) / 42)
+    found = paired_interval(torch.tensor([1.0] * 9 + [-1.0] * 2 + [0.0] * 29), samples=1)
+    assert found == (pytest.approx(one - other - half), pytest.approx(one - other + half))
+
+
+@given(
+    st.lists(st.integers(-8, 8).map(lambda c: c / 8), min_size=1, max_size=40),
+    st.integers(1, 64),
+    st.floats(0.5, 0.99),
+)
+def test_a_paired_interval_holds_its_mean(
+    values: list[float], samples: int, confidence: float
+) -> None:
+    differences = torch.tensor(values)
+    low, high = paired_interval(differences, samples, confidence)
+    mean = sum(values) / len(values)
+    assert -1 <= low <= mean + 1e-6 and mean - 1e-6 <= high <= 1 and low < high
+    turned = paired_interval(-differences, samples, confidence)
+    assert turned == (pytest.approx(-high), pytest.approx(-low))
+
+
+@pytest.mark.parametrize(("alpha", "beta", "changed"), [(0.2, 8, 0.2), (1, 1, 0.3), (0.5, 8, 1.0)])
+@pytest.mark.parametrize("samples", [1, 32])
+def test_paired_intervals_of_30_problems_hold_the_truth(
+    alpha: float, beta: float, changed: float, samples: int
+) -> None:
+    """Two policies that differ on a share of the problems."""
+    torch.manual_seed(0)
+    own = torch.distributions.Beta(alpha, beta).sample((1000, 30))
+    other = torch.where(
+        torch.rand(1000, 30) < changed, torch.distributions.Beta(2.0, 2.0).sample((1000, 30)), own
+    )
+    truth = changed * (alpha / (alpha + beta) - 0.5)
+    shares = [torch.distributions.Binomial(samples, c).sample() / samples for c in (own, other)]
+    found = [paired_interval(d, samples) for d in shares[0] - shares[1]]
+    assert 0.88 <= sum(low <= truth <= high for low, high in found) / 1000 <= 0.995
+
+
+def test_a_paired_interval_over_no_problem() -> None:
+    with pytest.raises(UpgeError, match="wanted one of at least one problem"):
+        paired_interval(torch.zeros(0), 1)
 
 
 # -------------------------------------------------------------------------------- a made-up sampler
@@ -144,7 +192,7 @@ def judge(responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict
 
 def benchmark(count: int = 7, samples: int = 3, name: str = "made") -> Benchmark:
     problems = [Problem(f"{i} + {name}?", str(1 + i % 2), level=1 + i % 3) for i in range(count)]
-    return Benchmark(name, problems, samples, f"digest of {name}")
+    return Benchmark(name, problems, samples, f"digest of {name}", count)
 
 
 def evaluator(sampler: Any = None, rows: int = 6) -> Evaluator:
@@ -298,7 +346,7 @@ def test_neither_parts_nor_a_first_trial_change_a_response(
     whole: EvaluationFolder, tmp_path_factory: pytest.TempPathFactory, rows: int, first: int
 ) -> None:
     folder = open_folder(tmp_path_factory.mktemp("parts"), BOTH[0])
-    trial = Benchmark("made", BOTH[0].problems[:first], 3, BOTH[0].digest)
+    trial = Benchmark("made", BOTH[0].problems[:first], 3, BOTH[0].digest, 7)
     evaluator(rows=rows).run([trial], folder)
     assert folder.done("made") == set(range(first))
     evaluator(rows=rows).run([BOTH[0]], folder)
@@ -318,7 +366,7 @@ def test_every_problem_that_is_left_is_in_one_part(
 
 
 def test_another_setting_or_model_in_the_same_folder_is_refused(whole: EvaluationFolder) -> None:
-    changed = Benchmark("made", BOTH[0].problems, 3, "another file's")
+    changed = Benchmark("made", BOTH[0].problems, 3, "another file's", 7)
     for changes, own, sentence in (
         ({"template": "qwen"}, BOTH, "was sampled with template 'zero', not 'qwen'"),
         ({"seed": 6}, BOTH, "was sampled with seed 5, not 6"),
@@ -383,6 +431,7 @@ def test_results_by_hand(tmp_path: Path) -> None:
     low, high = interval(torch.tensor([0.75, 0, 0.5]), 4)
     wilson = (2 / 3 + 1.96**2 / 6) / (1 + 1.96**2 / 3)
     half = 1.96 * sqrt(2 / 27 + 1.96**2 / 36) / (1 + 1.96**2 / 3)
+    half_paired = 1.96 * sqrt(((0.75**2 + 1 + 0.5**2 + 2 / 4) / 5 - 0.15**2) / 5)
     assert row == {
         "suite": "made",
         "problems": 3,
@@ -399,8 +448,12 @@ def test_results_by_hand(tmp_path: Path) -> None:
         "unboxed": 2,
         "refused": 1,
         "over_limit": 2,
+        "minus_other": pytest.approx((0.75 - 1 - 0.5) / 3),
+        "minus_other low": pytest.approx(-0.15 - half_paired, rel=1e-4),
+        "minus_other high": pytest.approx(-0.15 + half_paired, rel=1e-4),
         "alone": 1,
         "other_alone": 2,
+        "other": str(tmp_path / "other"),
         "pass@1": pytest.approx(1.25 / 3),
         "pass@2": pytest.approx((1 + 0 + 5 / 6) / 3),
         "pass@4": pytest.approx(2 / 3),
@@ -427,7 +480,7 @@ def test_evaluations_that_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UpgeError, match=r"has 1 of the problems .* or compare with --limit 1"):
         result_rows(own, {"made": None}, against=other)
     assert result_rows(own, {"made": 1}, against=other)[0]["alone"] == 0
-    third = open_folder(tmp_path / "third", Benchmark("made", [], 1, "another"))
+    third = open_folder(tmp_path / "third", Benchmark("made", [], 1, "another", 0))
     with pytest.raises(UpgeError, match="its made has other problems"):
         result_rows(own, {"made": None}, against=third)
 
@@ -556,7 +609,7 @@ Run = Callable[..., Done]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The installed command, in this process, a problem a part."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setitem(benchmark_cli._AT_ONCE, "cpu", 4 * 24)
+    monkeypatch.setattr(benchmark_cli, "_rows", lambda *_: 4)
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["upge", "evaluate", *map(str, arguments)])
@@ -605,9 +658,15 @@ def test_a_benchmark_from_end_to_end(
         as_csv = list(csv.DictReader(io.StringIO(run(out, "--format", "csv").out)))
         assert as_csv == [{key: str(value) for key, value in row.items()}]
         table = run(out, "--format", "table", "--by", "level").out
-        assert f"{row['avg@k low']:.3f} to {row['avg@k high']:.3f}" in table
-        few = json.loads(run(*command, "--limit", 3).out)["rows"]
-        assert [own["problems"] for own in few] == [3]
+        low, high = 100 * row["avg@k low"], 100 * row["avg@k high"]
+        assert f" {100 * row['avg@k']:.1f} [{low:.1f}, {high:.1f}] " in table
+        few = json.loads(run(*command, "--limit", 3).out)
+        assert [own["problems"] for own in few["rows"]] == [3]
+        assert (few["limit"], few["of"]) == (3, {"aime24": 8})
+        assert json.loads((out / "results.json").read_text(encoding="utf-8")) == few
+        limited = run(*command, "--limit", 3, "--format", "table", "--by", "level")
+        assert "problems: 3 of the 8 of aime24" in limited.out
+    assert (shown["limit"], shown["of"]) == (None, {})
     assert contents(out) == before
 
     other = tmp_path / "other"
@@ -619,7 +678,12 @@ def test_a_benchmark_from_end_to_end(
         int((theirs & ~mine).sum()),
         int((mine & ~theirs).sum()),
     )
-    assert "+" in run(out, "--against", other, "--format", "table").out
+    difference = row["avg@k"] - json.loads(run(out).out)["rows"][0]["avg@k"]
+    assert row["minus_other"] == pytest.approx(difference) and row["other"] == str(out)
+    table = run(other, "--against", out, "--format", "table").out
+    low, high = 100 * row["minus_other low"], 100 * row["minus_other high"]
+    assert f" {100 * difference:.1f} [{low:.1f}, {high:.1f}] " in table
+    assert f"+{row['alone']} −{row['other_alone']}" in table and str(out) in table
     for change, sentence in (
         (("--seed", 1), "was sampled with seed 0, not 1"),
         (("--template", "plain"), "was sampled with template 'zero', not 'plain'"),
@@ -650,12 +714,85 @@ def test_interrupted_it_says_how_to_go_on(
     assert again.code == 0 and "3 of 8 problems have their responses, going on" in again.err
 
 
-def test_off_a_terminal_a_line_says_how_far_it_is(
+def test_off_a_terminal_lines_say_what_starts_and_how_far_it_is(
     run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark_cli, "_LINES", 0.0)
-    done = run(guesser, *SMALL, "--limit", 2, "--out", tmp_path / "out")
-    assert "aime24: 4 of 8 responses, 0 minutes left" in done.err
+    said = run(guesser, *SMALL, "--limit", 2, "--out", tmp_path / "out").err.splitlines()
+    out = tmp_path / "out"
+    assert said[0] == f"sampling 8 responses to 2 problems of aime24 into {out}"
+    assert said[1].startswith("4 of 8 responses (aime24), ") and said[1].endswith(" s left")
+    again = run(guesser, *SMALL, "--limit", 3, "--out", out).err.splitlines()
+    assert again[1] == f"sampling 4 responses to 1 problem of aime24 into {out}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (119.4, "119 s"), (120, "2 min"), (3700, "62 min")]
+)
+def test_how_long_it_still_takes(seconds: float, text: str) -> None:
+    assert benchmark_cli._time(seconds) == text
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64, 160, 512, 8192, 10**6])
+def test_on_a_cpu_a_kill_costs_little_and_a_batch_is_no_single_response(max_tokens: int) -> None:
+    rows = benchmark_cli._rows("transformers", "cpu", max_tokens)
+    assert 8 <= rows <= 48 and (rows in (8, 48) or 2**13 < rows * max_tokens <= 2**14)
+    assert benchmark_cli._rows("vllm", "cuda", max_tokens) >= rows // 8
+
+
+ROW = {
+    "suite": "olympiadbench",
+    "problems": 1319,
+    "samples": 32,
+    **{"avg@k": 0.431, "avg@k low": 0.252, "avg@k high": 0.63, "pass@k": 0.5},
+    **{"tokens": 8123.4, "truncated": 20000, "unboxed": 43, "refused": 0, "over_limit": 0},
+}
+COMPARED = {"minus_other": -0.125, "minus_other low": -0.2, "minus_other high": 0.04}
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("compared", [False, True])
+def test_numbers_are_whole_however_narrow_the_terminal(
+    width: int, compared: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = ROW | COMPARED | {"alone": 12, "other_alone": 3, "other": "b"} if compared else ROW
+    show([row], {}, Format.TABLE, benchmark_cli._short)
+    told = capsys.readouterr().out
+    assert all(len(line) <= width for line in told.splitlines())
+    wanted = ["olympiadbench", "1319", "43.1 [25.2, 63.0]"]
+    wanted += ["-12.5 [-20.0, 4.0]", "+12 −3"] if compared else ["50.0", "8123", "47 %", "0 %"]
+    assert all(text in told for text in wanted), told
+    assert (told.count("\n") == 3) == (width == 80)
+    assert "refused" not in told and "over limit" not in told
+
+
+def test_columns_of_the_table_that_say_nothing_are_left_out() -> None:
+    single, refused = ROW | {"samples": 1}, ROW | {"refused": 3}
+    assert "pass@k" not in benchmark_cli._short([single])[0]
+    both = benchmark_cli._short([single, refused])
+    assert all({"pass@k", "refused"} < set(row) and "over limit" not in row for row in both)
+
+
+def test_responses_that_are_mostly_no_answers_are_spoken_of() -> None:
+    level = {"suite": "s", "problems": 4, "samples": 4}
+    rows = [
+        level | {"truncated": 12, "unboxed": 16},
+        level | {"truncated": 4, "unboxed": 1},
+        {**level, "suite": "t", "truncated": 9, "unboxed": 8},
+        {**level, "suite": "u", "truncated": 8, "unboxed": 9},
+    ]
+    boxless = "have no \\boxed{} and count as wrong"
+    assert list(benchmark_cli._doubts(rows, 160)) == [
+        f"s: of the responses 17 of 32 {boxless}; take another --template",
+        "t: of the responses 9 of 16 reached --max-tokens 160; raise --max-tokens",
+        f"u: of the responses 9 of 16 {boxless}; take another --template",
+    ]
+    (both,) = benchmark_cli._doubts(rows[:1], 24)
+    assert both == (
+        f"s: of the responses 12 of 16 reached --max-tokens 24, 16 of 16 {boxless}; raise "
+        "--max-tokens or take another --template"
+    )
 
 
 def test_a_model_s_folder_of_its_own(
@@ -703,7 +840,7 @@ def test_mistakes_are_named_before_the_model_is_loaded(
 
 
 def command_line(*arguments: object) -> list[str]:
-    code = "from upge import benchmark_cli, cli; benchmark_cli._AT_ONCE['cpu'] = 96; cli.main()"
+    code = "from upge import benchmark_cli, cli; benchmark_cli._rows = lambda *_: 4; cli.main()"
     return [sys.executable, "-c", code, "evaluate", *map(str, arguments)]
 
 
@@ -781,7 +918,7 @@ def test_smollm2_on_real_problems(
     monkeypatch.delenv("UPGE_DATA")
     if not (data_folder() / "svamp.jsonl").exists():
         pytest.skip(f"{data_folder()} has no data sets; set UPGE_DATA to the folder that has them")
-    monkeypatch.setitem(benchmark_cli._AT_ONCE, "cpu", 2**11)
+    monkeypatch.setattr(benchmark_cli, "_rows", lambda *_: 10)
     names = "svamp,gsm8k_test"
     command = ("--model", "smollm2", "--benchmark", names, "--limit", 4, "--max-tokens", 200)
     done = run(*command, "--samples", 2, "--out", tmp_path / "out")

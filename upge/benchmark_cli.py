@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ _FOLDERS = Path("evaluations")
 _AT_ONCE = {"cpu": 2**14, "cuda": 2**18}
 #: vLLM looks after its memory itself, and is the faster the more it is asked.
 _AT_ONCE_VLLM = 2**22
+#: Responses sampled at a time on a CPU, at least and at most, since a kill costs what is under way.
+#: (SmolLM2 samples 118 tokens a second in batches of 102, 109 of 64, 101 of 32, 80 of 16 and 60 of
+#: 8; a step of 1 takes 0.08 s, of 8 0.13 s, of 102 0.87 s.)
+_CPU_ROWS = (8, 48)
 
 #: Seconds between the lines that say how far it is, where no terminal shows a bar.
 _LINES = 30.0
@@ -92,10 +97,11 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
     about = _settings(asked, name, model, template, tokenizer, settings)
     folder = EvaluationFolder(asked.out or _FOLDERS / _folder_name(asked.model, about))
     with folder.locked():
-        folder.open(asked.model, about, {own.name: {"digest": own.digest} for own in benchmarks})
+        held = {own.name: {"digest": own.digest, "problems": own.of} for own in benchmarks}
+        folder.open(asked.model, about, held)
         _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings))
         counts = {own.name: len(own.problems) for own in benchmarks}
-        folder.write_results(_report(folder, counts, asked.by, against, form))
+        folder.write_results(_report(folder, counts, asked.limit, asked.by, against, form))
 
 
 def show_evaluation(
@@ -129,7 +135,7 @@ def show_evaluation(
         if name not in held:
             raise UpgeError(f"{path}: has no {name}; it holds {', '.join(held)}")
     other = None if against is None else _existing(against)
-    _report(folder, dict.fromkeys(names, limit), by, other, form)
+    _report(folder, dict.fromkeys(names, limit), limit, by, other, form)
 
 
 # ------------------------------------------------------------------------------------ what is asked
@@ -242,15 +248,23 @@ def _evaluator(asked: Asked, name: str, settings: Sampling) -> Evaluator:
 
     device = _device()
     policy, tokenizer = load_pretrained(name, getattr(torch, _DTYPES[device]))
-    at_once = _AT_ONCE_VLLM if asked.backend == "vllm" else _AT_ONCE[device]
     return Evaluator(
         open_sampler(asked.backend, policy.to(device), tokenizer),
         tokenizer,
         BoxedAnswer().judge,
         settings,
         asked.seed,
-        rows=max(at_once // settings.max_tokens, 1),
+        rows=_rows(asked.backend, device, settings.max_tokens),
     )
+
+
+def _rows(backend: Backend, device: str, max_tokens: int) -> int:
+    """How many responses are sampled, and kept, at a time."""
+    if backend == "vllm":
+        return max(_AT_ONCE_VLLM // max_tokens, 1)
+    rows = max(_AT_ONCE[device] // max_tokens, 1)
+    least, most = _CPU_ROWS
+    return min(max(rows, least), most) if device == "cpu" else rows
 
 
 def _complete(
@@ -263,6 +277,11 @@ def _complete(
         return
     if any(done):
         _say(f"{folder.path}: {sum(done)} of {total} problems have their responses, going on")
+    left = [(own, len(own.problems) - count) for own, count in zip(benchmarks, done, strict=True)]
+    responses = sum(own.samples * count for own, count in left)
+    names = ", ".join(own.name for own, count in left if count)
+    problems = f"{total - sum(done)} problem{'s' if total - sum(done) > 1 else ''}"
+    _say(f"sampling {responses} responses to {problems} of {names} into {folder.path}")
     try:
         with _watching(benchmarks, done) as progress:
             load().run(benchmarks, folder, progress)
@@ -306,9 +325,13 @@ def _watching(
                 said = monotonic()
                 now = int(bar.tasks[task].completed)
                 left = (said - started) / (now - before) * (total - now)
-                _say(f"{name}: {now} of {total} responses, {left / 60:.0f} minutes left")
+                _say(f"{now} of {total} responses ({name}), {_time(left)} left")
 
         yield progress
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _say(text: str) -> None:
@@ -322,6 +345,7 @@ def _say(text: str) -> None:
 def _report(
     folder: EvaluationFolder,
     counts: Mapping[str, int | None],
+    limit: int | None,
     by: str,
     against: EvaluationFolder | None,
     form: Format,
@@ -332,24 +356,105 @@ def _report(
     rows = result_rows(folder, counts, by=by, against=against)
     record = folder.about
     about = {"model": record["model"], **record["settings"], "out": str(folder.path)}
+    about |= {"limit": limit, "of": _wholes(rows, record["benchmarks"])}
     if against is not None:
         about["against"] = str(against.path)
-    show(rows, about, form, _short)
+    show(rows, about, form, _short, _legend(rows, about))
+    for sentence in _doubts(rows, record["settings"]["max_tokens"]):
+        _say(sentence)
     files = ", ".join(f"{name}.parquet" for name in counts)
     _say(f"Results and responses are in {folder.path}: results.json, {files}")
     return about | {"rows": rows}
 
 
-def _short(row: Row) -> Row:
-    """A row of the table: a mean with its interval, pass@k at the largest k."""
-    left = {name: row[name] for name in ("suite", "family", "level") if name in row}
-    short = left | {"problems": row["problems"], "k": row["samples"]}
-    for name in ("avg@k", "pass@k"):
-        short[name] = f"{row[name]:.3f}"
-        short[f"95 % of {name}"] = f"{row[f'{name} low']:.3f} to {row[f'{name} high']:.3f}"
-    names = ("tokens", "truncated", "unboxed", "refused", "over_limit")
-    short |= {name.replace("_", " "): row[name] for name in names}
-    short["tokens"] = f"{row['tokens']:.0f}"
-    if "alone" in row:
-        short["alone"] = f"+{row['alone']} −{row['other_alone']}"
+def _by_suite(rows: Sequence[Row]) -> dict[str, Counter[str]]:
+    """What is counted of each suite, whatever its rows are."""
+    suites: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts = {name: row[name] for name in ("problems", "truncated", "unboxed")}
+        counts["responses"] = row["problems"] * row["samples"]
+        suites.setdefault(row["suite"], Counter()).update(counts)
+    return suites
+
+
+def _wholes(rows: Sequence[Row], benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many problems the benchmarks have of which only some count."""
+    wholes = {name: own.get("problems", 0) for name, own in benchmarks.items()}
+    return {
+        name: wholes[name]
+        for name, counts in _by_suite(rows).items()
+        if counts["problems"] < wholes[name]
+    }
+
+
+def _doubts(rows: Sequence[Row], max_tokens: int) -> Iterator[str]:
+    """A sentence on each suite whose responses are mostly cut off or without an answer."""
+    for suite, counts in _by_suite(rows).items():
+        total = counts["responses"]
+        reasons = {
+            "truncated": (f"reached --max-tokens {max_tokens}", "raise --max-tokens"),
+            "unboxed": ("have no \\boxed{} and count as wrong", "take another --template"),
+        }
+        found = {name: reason for name, reason in reasons.items() if 2 * counts[name] > total}
+        if found:
+            said = ", ".join(f"{counts[name]} of {total} {own}" for name, (own, _) in found.items())
+            yield f"{suite}: of the responses {said}; {' or '.join(do for _, do in found.values())}"
+
+
+def _short(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the table: what was reached or, against another evaluation, how much more."""
+    return [_compared(row) if "other" in row else _reached(row, rows) for row in rows]
+
+
+def _reached(row: Row, rows: Sequence[Row]) -> Row:
+    short = _left(row)
+    if any(own["samples"] > 1 for own in rows):
+        short["pass@k"] = _percent(row["pass@k"])
+    total = row["problems"] * row["samples"]
+    short |= {"tokens": f"{row['tokens']:.0f}"}
+    short |= {"cut off": _share(row["truncated"], total), "no box": _share(row["unboxed"], total)}
+    for name in ("refused", "over_limit"):
+        if any(own[name] for own in rows):
+            short[name.replace("_", " ")] = row[name]
     return short
+
+
+def _compared(row: Row) -> Row:
+    return _left(row) | {
+        "minus other": _mean(row, "minus_other"),
+        "alone": f"+{row['alone']} −{row['other_alone']}",
+    }
+
+
+def _left(row: Row) -> dict[str, Any]:
+    left = {name: row[name] for name in ("suite", "family", "level") if name in row}
+    return left | {"problems": row["problems"], "k": row["samples"], "avg@k": _mean(row, "avg@k")}
+
+
+def _mean(row: Row, name: str) -> str:
+    low, high = _percent(row[f"{name} low"]), _percent(row[f"{name} high"])
+    return f"{_percent(row[name])} [{low}, {high}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / total:.0f} %"
+
+
+def _legend(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """What the table's numbers are, and of which problems."""
+    lines = ["avg@k in % [its 95 % interval over problems]"]
+    if "against" in about:
+        lines = [
+            f"{lines[0]}; minus other: less that of {about['against']} on the same problems; "
+            "alone: problems that only one of both solves, in most of its responses"
+        ]
+    cut = [
+        f"{counts['problems']} of the {about['of'][name]} of {name}"
+        for name, counts in _by_suite(rows).items()
+        if name in about["of"]
+    ]
+    return "\n".join([*lines, *([f"problems: {', '.join(cut)}"] if cut else [])])

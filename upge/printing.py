@@ -8,8 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich import box
+from rich.cells import cell_len
+from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from upge.moments_cli import Format
@@ -21,15 +25,19 @@ def show(
     rows: Sequence[Row],
     about: Mapping[str, Any],
     form: Format,
-    short: Callable[[Row], Row] = lambda row: row,
+    short: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows,
+    legend: str = "",
 ) -> None:
     """Print rows as JSON (with what they are about), CSV or a table.
+
+    A table that is wider than the terminal is printed row by row instead.
 
     Args:
         rows: of values by name; CSV leaves empty what a row lacks.
         about: what JSON says besides.
         form: auto is a table in a terminal and JSON in a pipe.
-        short: what of a row the table shows, each of them the same names.
+        short: what of the rows the table shows, each with the same names.
+        legend: what the table says below.
     """
     console = Console()
     if form is Format.CSV:
@@ -40,20 +48,44 @@ def show(
     elif form is Format.JSON or (form is Format.AUTO and not console.is_terminal):
         print(json.dumps({**about, "rows": rows}, ensure_ascii=False))
     else:
-        console.print(_table([short(row) for row in rows]))
+        _show_table(console, short(rows))
+        console.print(legend, end="\n" if legend else "", highlight=False, markup=False)
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table()
+#: Longer cells are folded, and so are their columns where there is no room.
+_WHOLE = 24
+
+
+def _show_table(console: Console, rows: Sequence[Row]) -> None:
+    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    widths = {name: max(cell_len(row[name]) for row in [{name: name}, *cells]) for name in cells[0]}
+    if sum(min(width, _WHOLE) + 2 for width in widths.values()) - 2 > console.width:
+        _show_blocks(console, cells)
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
+    )
     for name, value in rows[0].items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name, overflow="fold", justify="right" if number else "left")
+        whole = widths[name] <= _WHOLE
+        table.add_column(
+            name, overflow="fold", no_wrap=whole, justify="right" if number else "left"
+        )
+    for row in cells:
+        table.add_row(*map(escape, row.values()))
+    console.print(table)
+
+
+def _show_blocks(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
+    """Each row as its first value, and the others with their names below, as many as fit a line."""
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    return table
+        (_, title), *others = row.items()
+        console.print(title, highlight=False, markup=False, soft_wrap=True)
+        items = Columns([escape(f"{name} {value}") for name, value in others], padding=(0, 2))
+        console.print(Padding(items, (0, 0, 0, 2)))
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

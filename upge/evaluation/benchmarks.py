@@ -29,12 +29,14 @@ class Benchmark:
         problems: as the model reads them; the first ones, if they are limited.
         samples: responses to each.
         digest: of all its questions and answers, limited or not.
+        of: how many problems these are.
     """
 
     name: str
     problems: Sequence[Problem]
     samples: int
     digest: str
+    of: int
 
 
 def split_names(given: Iterable[str]) -> list[str]:
@@ -83,6 +85,7 @@ def read_benchmarks(
             [replace(p, prompt=prompt(p.prompt, template, tokenizer)) for p in problems[:limit]],
             SAMPLES.get(Path(name).stem, 1) if samples is None else samples,
             _digest(problems),
+            len(problems),
         )
         for name in names
         for problems in [_answered(name)]

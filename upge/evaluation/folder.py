@@ -89,7 +89,8 @@ class EvaluationFolder:
         Args:
             model: as the user calls it.
             settings: what determines the responses, whatever the benchmark.
-            benchmarks: what determines those to each, by name; others may be there already.
+            benchmarks: of each, by name, the digest that determines them, and its number of
+                problems; others may be there already.
 
         Raises:
             UpgeError: the folder holds responses of another model or of other settings.
@@ -123,7 +124,7 @@ class EvaluationFolder:
             )
 
     def _check_benchmark(self, name: str, held: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        if held != own:
+        if held["digest"] != own["digest"]:
             raise UpgeError(
                 f"{self.path}: its {name} is not the one of now (problems or answers differ); "
                 "choose another --out"

@@ -16,6 +16,7 @@ from upge.evaluation.metrics import (
     doublings,
     exclusive_solves,
     interval,
+    paired_interval,
     pass_at_k,
 )
 from upge.tasks.grading import Verdict
@@ -63,7 +64,7 @@ class Outcome:
         return labels
 
     def rows(self, by: str = "suite", against: Outcome | None = None) -> list[Row]:
-        """A row for each label: avg@k, pass@k, their intervals, and counts.
+        """A row for each label: avg@k, pass@k, their intervals, counts, and how another model does.
 
         Args:
             by: ``suite``, ``family`` or ``level``.
@@ -72,16 +73,16 @@ class Outcome:
         Raises:
             UpgeError: the other one has other problems.
         """
-        alone = None if against is None else self._alone(against)
+        if against is not None:
+            self._check(against)
         labels = self.labels(by)
         rows = []
         for label in sorted(set(labels)):
             places = [place for place, own in enumerate(labels) if own == label]
             row = {"suite": self.columns["suite"][0], by: label}
             row |= self._measures(places) | self._counts(places)
-            if alone is not None:
-                own, other = (int(solved[places].sum()) for solved in alone)
-                row |= {"alone": own, "other_alone": other}
+            if against is not None:
+                row |= self._compared(against, places)
             rows.append(row | self._passes(places))
         return rows
 
@@ -110,14 +111,23 @@ class Outcome:
         truncated = sum(not self.columns["finished"][row] for row in own)
         return {"tokens": sum(tokens) / len(own), "truncated": truncated} | counts
 
-    def _alone(self, other: Outcome) -> tuple[Tensor, Tensor]:
+    def _check(self, other: Outcome) -> None:
         if self.problems != other.problems:
             raise UpgeError(
                 f"--against: has {len(other.problems)} of the problems of "
                 f"{self.columns['suite'][0]}, and {len(self.problems)} are compared; finish it, "
                 f"or compare with --limit {min(len(self.problems), len(other.problems))}"
             )
-        return exclusive_solves(self.rewards, other.rewards)
+
+    def _compared(self, other: Outcome, places: list[int]) -> Row:
+        """avg@k less the other's, on the same problems, and what only one of both solves."""
+        own, theirs = self.rewards[places], other.rewards[places]
+        differences = avg_at_k(own) - avg_at_k(theirs)
+        low, high = paired_interval(differences, min(self.samples, other.samples))
+        names = ("minus_other", "minus_other low", "minus_other high")
+        values = (differences.mean().item(), low, high)
+        first, second = (int(alone.sum()) for alone in exclusive_solves(own, theirs))
+        return dict(zip(names, values, strict=True)) | {"alone": first, "other_alone": second}
 
 
 def result_rows(
@@ -144,7 +154,8 @@ def result_rows(
         if against is not None:
             _check_same(name, folder, against)
             other = Outcome(against.table(name), count)
-        rows += Outcome(folder.table(name), count).rows(by, other)
+        found = Outcome(folder.table(name), count).rows(by, other)
+        rows += found if against is None else [row | {"other": str(against.path)} for row in found]
     return rows
 
 
@@ -152,7 +163,7 @@ def _check_same(name: str, folder: EvaluationFolder, other: EvaluationFolder) ->
     own, theirs = (each.about.get("benchmarks", {}).get(name) for each in (folder, other))
     if theirs is None:
         raise UpgeError(f"--against {other.path}: has no {name}; evaluate it there too")
-    if own != theirs:
+    if own["digest"] != theirs["digest"]:
         raise UpgeError(
             f"--against {other.path}: its {name} has other problems or answers; evaluate both with "
             "the same file"

@@ -31,8 +31,9 @@ class Evaluator:
         judge: grades responses.
         settings: how they are sampled.
         seed: of the sampling.
-        rows: responses to a part's problems, at most, but always whole problems. A part is what a
-            kill may cost. Responses hang on it by rounding alone.
+        rows: responses to a part's problems, at most, but always whole problems. A kill costs at
+            most the part that is sampled and the one that is graded meanwhile. Responses hang on
+            it by rounding alone.
     """
 
     sampler: Sampler
