@@ -249,11 +249,13 @@ class _Part(NamedTuple):
     settings: dict[str, Any]
 
 
-def _profile(folder: Path, name: str) -> list[_Part]:
+def _profile(folder: Path, name: str, above: tuple[str, ...] = ()) -> list[_Part]:
     """A profile's settings, after those of the profile that it is like."""
+    if name in above:
+        raise UpgeError(f"like: profiles in a circle, {' → '.join((*above, name))}; drop one")
     settings = read_yaml(_known(folder / "profiles", "profile", name))
     like = settings.pop(_LIKE, None)
-    return [*(_profile(folder, str(like)) if like else ()), _Part(name, settings)]
+    return [*(_profile(folder, str(like), (*above, name)) if like else ()), _Part(name, settings)]
 
 
 #: The file that all others differ from.

@@ -373,6 +373,14 @@ def test_a_comparison_that_makes_no_sense_is_named(folder, text, sentence) -> No
     assert sentence in str(caught.value)
 
 
+def test_profiles_in_a_circle_are_a_sentence(folder) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (folder / "profiles" / f"{name}.yaml").write_text(f"like: {other}\n")
+    (folder / "recipes" / "mine.yaml").write_text("{}\n")
+    with pytest.raises(UpgeError, match="profiles in a circle, a → b → a; drop one"):
+        load_comparisons(folder, "mine", "a")
+
+
 def test_a_profile_may_be_like_another(folder) -> None:
     """Its own settings come last, after what the comparison says of the other."""
     (folder / "profiles" / "larger.yaml").write_text("like: cpu\nseeds: 9\nsteps: 6\n")
