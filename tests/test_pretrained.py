@@ -20,6 +20,7 @@ from upge.policies.pretrained import (
     load_tokenizer,
     save_pretrained,
 )
+from upge.policies.tiny import build_tokenizer
 
 if not available("transformers"):
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -276,3 +277,18 @@ def test_a_gguf_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(parsed) == 2
     with _parsed_once({}):
         assert gguf.GGUFReader is reader
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_saved_in_another_dtype(tmp_path: Path, tied: bool) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=tied)
+    model = transformers.LlamaForCausalLM(config)
+    given = {name: weight.clone() for name, weight in model.state_dict().items()}
+    save_pretrained(model, build_tokenizer("01"), tmp_path, torch.bfloat16)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == given.keys() - ({"lm_head.weight"} if tied else set())
+    assert all(torch.equal(stored[name], given[name].bfloat16()) for name in stored)
+    assert all(torch.equal(model.state_dict()[name], given[name]) for name in given)

@@ -92,12 +92,31 @@ def _tokenizer_class(transformers: Any, location: str) -> Any:
     return transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
 
 
-def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model and its tokenizer in the Hugging Face format, from which it loads again."""
+def save_pretrained(
+    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a model and its tokenizer in the Hugging Face format, from which it loads again.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        folder: where to; made if it isn't there.
+        dtype: of the weights in the files; as they are if not given.
+    """
     folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write
+    weights = None if dtype in (None, model.dtype) else _converted(model.state_dict(), dtype)
     with _quiet(require("transformers", "lm")):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
+
+
+def _converted(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """In another dtype; tied weights stay one tensor, of which a file has one."""
+    made: dict[int, torch.Tensor] = {}
+    for weight in weights.values():
+        if weight.data_ptr() not in made:
+            made[weight.data_ptr()] = weight.to(dtype)
+    return {name: made[weight.data_ptr()] for name, weight in weights.items()}
 
 
 def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:

@@ -10,6 +10,9 @@ TRL's ``VLLMGeneration`` starts and feeds such engines too, but can't serve the 
 seed for all prompts, starts from the model's name where the weights may be others (a GGUF file, a
 resumed run), and loads new weights parameter by parameter, without restoring layers.
 
+With every reload each process writes the weights, in the engine's precision, into a folder of the
+temporary directory (``TMPDIR``); one in memory, as /dev/shm, spares large models the disk.
+
 Environment variables: ``UPGE_VLLM_MEMORY``, the share of a GPU's memory that the engine takes
 (0.3); ``VLLM_CPU_KVCACHE_SPACE``, GiB of key-value cache on a CPU (1); all of vLLM's own.
 """
@@ -88,7 +91,8 @@ class VLLMSampler:
     def __init__(
         self, model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.model, self.tokenizer = model, tokenizer
+        self.dtype, self.device = dtype, device
         self.eos = end_of_sequence(model, tokenizer.eos_token_id)
         self._folder = TemporaryDirectory(prefix="upge-vllm-")
         self._versions = count()
@@ -191,7 +195,7 @@ class VLLMSampler:
     def _weights(self) -> Iterator[Path]:
         """The policy in a new folder: the last one's files may still be mapped."""
         folder = Path(self._folder.name) / f"weights-{next(self._versions)}"
-        save_pretrained(self.model, self.tokenizer, folder)
+        save_pretrained(self.model, self.tokenizer, folder, self.dtype)
         yield folder
         for path in folder.glob("*.safetensors"):
             path.unlink()
