@@ -129,7 +129,7 @@ class Estimate:
             return float("nan")
         critical = np.quantile(np.abs(self.draws - self.mean), 1 - SIGNIFICANCE / tests)
         errors = self.seed_errors + self.problem_errors
-        random = np.random.default_rng([_REPEATED, *np.float64(self.freedom).tobytes()])
+        random = np.random.default_rng([_REPEATED, *_named(self.freedom)])
         anew = random.chisquare(self.freedom, size=len(errors)) / self.freedom
         of_seeds, of_problems = self.seed_errors.var(), self.problem_errors.var()
         total = of_seeds + of_problems
@@ -151,9 +151,14 @@ def student(errors: Array, freedom: float) -> Array:
     """Errors (B, …) of spread 1 that become Student's: by √(ν/χ²_ν), the same for all of a draw."""
     if not freedom:
         return errors
-    random = np.random.default_rng([_CHI_SQUARE, *np.float64(freedom).tobytes()])
+    random = np.random.default_rng([_CHI_SQUARE, *_named(freedom)])
     factor = np.sqrt(freedom / random.chisquare(freedom, size=len(errors)))
     return np.asarray(errors * factor.reshape(-1, *[1] * (errors.ndim - 1)))
+
+
+def _named(freedom: float) -> bytes:
+    """ν as a name of random numbers: six digits, as the others may differ by machine."""
+    return np.float64(f"{freedom:.6g}").tobytes()
 
 
 def seed_errors(values: ArrayLike, name: str, draws: int = DRAWS) -> Array:
@@ -328,7 +333,9 @@ def interquartile_mean(values: ArrayLike) -> Array:
     count = len(ordered)
     ranks = np.arange(count)
     inside = np.minimum(ranks + 1, 3 * count / 4) - np.maximum(ranks, count / 4)
-    return np.asarray(np.tensordot(np.clip(inside, 0, None) / (count / 2), ordered, axes=1))
+    weights = np.clip(inside, 0, None) / (count / 2)
+    # One after the other: a product of matrices rounds by machine, and equal columns differently.
+    return np.asarray(sum(weight * row for weight, row in zip(weights, ordered, strict=True)))
 
 
 def within(interval: tuple[float, float]) -> tuple[float, float]:

@@ -381,3 +381,21 @@ def test_intervals_cover_the_expected_middle_of_suites(seeds: int) -> None:
         low, high = found["a", MIDDLE, "in"].interval
         covered += low <= truth <= high
     assert covered / trials > 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
+
+
+# --------------------------------------------------------------------------- any machine's rounding
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=9), st.integers(2, 9))
+def test_equal_seeds_have_equal_interquartile_means(values, seeds):
+    """A product of matrices would round columns differently, and invent a spread over seeds."""
+    means = interquartile_mean(np.tile(np.array(values)[:, None], seeds))
+    assert (means == means[0]).all()
+
+
+def test_random_numbers_do_not_hang_on_the_last_digits_of_a_degree_of_freedom():
+    errors = np.ones((50, 1))
+    for freedom in (4.0, 5.3718):
+        near = np.nextafter(freedom, 9)
+        assert np.allclose(student(errors, freedom), student(errors, near), rtol=1e-12, atol=0)
+    assert not np.allclose(student(errors, 4.0), student(errors, 4.1))
