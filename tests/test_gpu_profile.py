@@ -298,7 +298,7 @@ def test_a_gguf_file_ends_sequences_as_its_model() -> None:
     tokenizer = SimpleNamespace(convert_ids_to_tokens=["a", "<begin>", "<end>"].__getitem__)
     for config, end in ((2, "<end>"), (None, "kept"), ([1, 2], "kept")):
         tokenizer.eos_token = "kept"
-        pretrained._set_end(tokenizer, SimpleNamespace(eos_token_id=config))
+        pretrained._mend(tokenizer, SimpleNamespace(eos_token_id=config))
         assert tokenizer.eos_token == end
 
 

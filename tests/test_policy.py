@@ -256,3 +256,25 @@ def test_every_text_of_the_alphabet_comes_back(text: str) -> None:
 def test_an_unknown_character_is_padding(tokenizer: Any, unknown: str) -> None:
     ids = tokenizer.encode(f"1{unknown}2", add_special_tokens=False)
     assert ids == [ALPHABET.index("1") + 2, 0, ALPHABET.index("2") + 2]
+
+
+@pytest.mark.parametrize("make", [qwen2, phi, gpt2])
+def test_recomputed_activations_give_the_same_gradient(make: Any) -> None:
+    """As launchers recompute them: each layer wrapped, so that its forward pass runs twice."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    tokens, mask = pad([[2, 3, 4, 5], [3, 4]], [(1, 4), (1, 2)], 0, 0)
+
+    def gradient(wrapped: bool) -> list[Tensor]:
+        model = make(0)
+        if wrapped:
+            decoder = model.get_decoder()
+            layers = decoder.h if hasattr(decoder, "h") else decoder.layers
+            for place, layer in enumerate(layers):
+                layers[place] = checkpoint_wrapper(layer)
+        policy = Policy(model)
+        policy(tokens, mask)[0].sum().backward()
+        return [p.grad for p in policy.parameters() if p.grad is not None]
+
+    for one, other in zip(gradient(True), gradient(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -369,7 +369,7 @@ def test_problems_that_do_not_go_with_the_run(run: Run, tmp_path: Path, reader: 
             ("-a", "sft", "--model", speechless, "--data", worked),
             "tokenizer can't encode 'It is 0.",
         ),
-        (("-a", "sft", "--model", speechless, "--data", plain), "tokenizer can't encode 'What is"),
+        (("-a", "grpo", "--model", speechless, "--data", plain), "tokenizer can't encode 'What is"),
         (("-a", "sft", "--model", reader, "--data", worked, "--max-tokens", 9), "raise max_tokens"),
         (("-a", "sft", "--model", tmp_path, "--data", worked), "no model can be loaded from"),
     ):

@@ -150,6 +150,10 @@ class Term:
         return frozenset({"logp"} | entropy).union(*(part.needs for part in parts))
 
 
+#: A stabilizer so near to 1 changes nothing: soft gates are 1 only up to rounding where ratios are.
+_UNCHANGED = 1e-6
+
+
 @dataclass(frozen=True)
 class TermEstimate:
     """One term's part: w, and the ratio π_θ/π_ref and stabilizer it was made of, all (N, T).
@@ -165,7 +169,7 @@ class TermEstimate:
     def sums(self) -> Tensor:
         """What :func:`term_metrics` reads, (5,) float64; adds up over micro-batches, processes."""
         rho = torch.where(self.live, self.ratio, 0.0).double()
-        changed = self.live & (self.stabilizer != 1)
+        changed = self.live & ((self.stabilizer - 1).abs() > _UNCHANGED)
         parts = (self.weights.double().abs(), self.live, changed, rho, rho**2)
         return torch.stack([part.sum().double() for part in parts])
 

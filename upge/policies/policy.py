@@ -57,7 +57,9 @@ class Policy(nn.Module):
             tokens: (N, T) ids, padded on the right, so that the causal mask hides the padding.
             mask: (N, T) bool, true at the tokens to score; never at position 0.
         """
-        hidden = self.model.get_decoder()(input_ids=tokens[:, :-1]).last_hidden_state
+        # Without a cache, to which activation checkpointing would add each layer's keys twice.
+        decoder = self.model.get_decoder()
+        hidden = decoder(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
         scored = mask[:, 1:]
         head = self.model.get_output_embeddings()
         flat = token_likelihood(
