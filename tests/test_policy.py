@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -264,9 +265,10 @@ def test_recomputed_activations_give_the_same_gradient(make: Any) -> None:
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
     tokens, mask = pad([[2, 3, 4, 5], [3, 4]], [(1, 4), (1, 2)], 0, 0)
+    given = make(0)
 
     def gradient(wrapped: bool) -> list[Tensor]:
-        model = make(0)
+        model = copy.deepcopy(given)
         if wrapped:
             decoder = model.get_decoder()
             layers = decoder.h if hasattr(decoder, "h") else decoder.layers
