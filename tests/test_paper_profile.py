@@ -40,24 +40,150 @@ def test_every_recipe_makes_a_run_that_can_be_planned(run):
     assert not [check for check in plan.checks if check.state == "wrong"]
 
 
-def test_settings_are_the_papers():
-    """Section 4.1 and the official scripts, typed here once more."""
-    for model, gamma, coefficient, skip in (
-        ("qwen2.5-math-7b", 0.0, 1.0, 80.0),
-        ("qwen2.5-math-1.5b", 0.0, 0.3, 80.0),
-        ("llama-3.1-8b", 0.25, 1.0, None),
-    ):
-        published = recipes.run_config(model, "published", "hpt").stages[0]
-        coded = recipes.run_config(model, "coded", "hpt_official").stages[0]
-        assert published.options == {"gamma": gamma}
-        assert coded.options == {"gamma": gamma, "sft_coefficient": coefficient}
-        assert (published.skip_norm, coded.skip_norm) == (None, skip)
-        assert (published.updates, coded.updates) == (1, 2)
-        assert (published.entropy_bonus, coded.entropy_bonus) == (0.0, 0.001)
-        for stage in (published, coded):
-            assert (stage.lr, stage.steps, stage.questions, stage.rollouts) == (5e-6, 500, 128, 8)
-    luffy = recipes.run_config("qwen2.5-math-7b", "coded", "luffy")
-    assert (luffy.stages[0].lr, luffy.stages[0].rollouts, luffy.max_tokens) == (1e-6, 7, 8192)
+#: Section 4.1 and the official scripts, typed here once more: what all runs share …
+RUN = {
+    "seed": 0,
+    "max_tokens": 8192,
+    "long_demonstrations": "drop",
+    "token_budget": 1024 + 8192,
+    "checkpoint_every": 50,
+    "norms_every": None,
+    "trackers": (),
+    "backend": "vllm",
+    "precision": "bfloat16",
+    "data": {
+        "kind": "benchmarks",
+        "train_set": "openr1",
+        "validation_set": None,
+        "test_sets": (),
+        "held_out": 500,
+        "max_prompt": 1024,
+        "overlap": "keep",
+        "wrong_demonstrations": "keep",
+        "answer_seconds": 1.0,
+    },
+    "evaluation": {
+        "every": 10,
+        "validation_samples": 1,
+        "test_samples": None,
+        "temperature": 0.6,
+        "top_p": 0.95,
+    },
+}
+
+#: … all stages …
+STAGE = {
+    "options": {},
+    "steps": 500,
+    "questions": 128,
+    "rollouts": 8,
+    "epochs": 1,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.01,
+    "warmup": 0,
+    "max_grad_norm": 1.0,
+    "skip_norm": None,
+    "temperature": 1.0,
+    "on_bad_step": "skip",
+    "micro_batch": None,
+    "faults": (),
+}
+
+#: … all stages as published (one update a batch) and as coded (two mini-batches of 64) …
+UPDATES = {
+    "published": {"updates": 1, "entropy_bonus": 0.0},
+    "coded": {"updates": 2, "entropy_bonus": 0.001},
+}
+
+SFT, GRPO = {"algorithm": "sft", "lr": 5e-6}, {"algorithm": "grpo", "lr": 1e-6}
+#: No script has SFT: as coded it is as published.
+PLAIN_SFT = SFT | UPDATES["published"]
+
+#: … what differs for a method …
+METHODS = {
+    "published": {
+        "sft": [SFT],
+        "grpo": [GRPO],
+        "sft_grpo": [SFT, GRPO],
+        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "rollouts": 7}],
+        "srft": [{"algorithm": "srft", "lr": 1e-6}],
+        "hpt": [{"algorithm": "hpt", "lr": 5e-6}],
+        "hpt_global_token": [{"algorithm": "hpt_global_token", "lr": 5e-6}],
+    },
+    "coded": {
+        "sft": [PLAIN_SFT],
+        "grpo": [GRPO],
+        "sft_grpo": [PLAIN_SFT, GRPO],
+        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "rollouts": 7}],
+        "srft_official": [{"algorithm": "srft_official", "lr": 1e-6}],
+        "hpt_official": [{"algorithm": "hpt_official", "lr": 5e-6}],
+        "off_on": [{"algorithm": "off_on", "lr": 5e-6}],
+        "mix_on": [{"algorithm": "mix_on", "lr": 5e-6}],
+    },
+}
+
+GATED = ("hpt", "hpt_global_token", "hpt_official", "off_on", "mix_on")
+AS_CODED = ("hpt_official", "off_on", "mix_on")
+
+#: … and for a model: its name, template, gate γ, SFT coefficient, and the norm that skips a step.
+MODELS = {
+    "qwen2.5-math-7b": ("models/Qwen2.5-Math-7B-16k", "qwen", 0.0, 1.0, 80.0),
+    "qwen2.5-math-1.5b": ("models/Qwen2.5-Math-1.5B-16k", "qwen", 0.0, 0.3, 80.0),
+    "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "zero", 2 / 8, 1.0, None),
+}
+
+#: The copies that Qwen2.5-Math's recipes name.
+COPIES = {
+    "qwen2.5-math-7b": {
+        "of": "Qwen/Qwen2.5-Math-7B",
+        "rope_theta": 40_000,
+        "max_position_embeddings": 16_384,
+    },
+    "qwen2.5-math-1.5b": {
+        "of": "Qwen/Qwen2.5-Math-1.5B",
+        "rope_theta": 40_000,
+        "max_position_embeddings": 16_384,
+    },
+    "llama-3.1-8b": None,
+}
+
+
+def typed(model, settings, method):
+    """The whole run, from what is typed above alone."""
+    name, template, gamma, coefficient, skip = MODELS[model]
+    stages = []
+    for given in METHODS[settings][method]:
+        stage = STAGE | UPDATES[settings] | given
+        if stage["algorithm"] in GATED:
+            stage["options"] = {"gamma": gamma}
+        if stage["algorithm"] == "hpt_official":
+            stage["options"] = {"gamma": gamma, "sft_coefficient": coefficient}
+        if stage["algorithm"] in AS_CODED:
+            stage["skip_norm"] = skip
+        stages.append(stage)
+    run = RUN | {"name": f"{model}-{settings}-{method}", "model": name, "stages": tuple(stages)}
+    return run | {"data": RUN["data"] | {"template": template}}
+
+
+def test_the_models_and_methods_are_those_typed():
+    typed_runs = [(m, s, name) for m in MODELS for s, names in METHODS.items() for name in names]
+    assert sorted(RUNS) == sorted(typed_runs)
+
+
+@pytest.mark.parametrize("run", RUNS, ids="-".join)
+def test_settings_are_the_papers(run):
+    assert recipes.run_config(*run).model_dump() == typed(*run)
+
+
+@pytest.mark.parametrize("model", COPIES)
+def test_copies_have_the_papers_positions(model):
+    assert recipes.model_file(model).get("copy") == COPIES[model]
+
+
+def test_the_machine_is_the_papers():
+    cluster = load_cluster(FOLDER / "cluster.yaml")
+    assert (cluster.gpu, cluster.gpus, cluster.type.memory) == ("a800", 8, 80)
+    assert (cluster.sharding, cluster.mixed, cluster.checkpointing) == ("full", True, True)
 
 
 def test_every_value_has_its_origin():
@@ -122,7 +248,8 @@ def test_the_script_plans_asks_the_doctor_and_then_trains(tmp_path):
     log, memory = tmp_path / "log", tmp_path / "memory"
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/bash\necho "$@" >> {log}\necho $UPGE_VLLM_MEMORY > {memory}\n[[ "$*" != *"$REFUSE"* ]]\n'
+        f'#!/bin/bash\necho "$@" >> {log}\necho $UPGE_VLLM_MEMORY > {memory}\n'
+        '[[ "$*" != *"$REFUSE"* ]]\n'
     )
     python.chmod(0o755)
 
