@@ -312,6 +312,15 @@ def test_a_whole_number_stays_one(x):
         ("", "got NoneType, wanted a mapping"),
         ("a: [1", "is no YAML"),
         ("a: !!python/object:os.system 1", "is no YAML"),
+        ("seed: 2020-13-45", r"is no YAML \('2020-13-45' can't be read as timestamp .* line 1"),
+        (f"a: 1\nseed: {'1' * 5000}", r"is no YAML \('1+ can't be read as int .* line 2"),
+        ("a: !!int abc", "'abc' can't be read as int"),
+        ("a: !!int ''", "'' can't be read as int"),
+        ("a: !!float x", "'x' can't be read as float"),
+        ("a: !!bool x", "'x' can't be read as bool"),
+        ("a: !!timestamp x", "'x' can't be read as timestamp"),
+        (f"a: {':'.join('1' * 400)}.5", "can't be read as float"),
+        ("a: " + "[" * 5000, "is no YAML .too many values inside each other"),
     ],
 )
 def test_a_file_that_is_no_configuration(tmp_path, text, sentence):
@@ -341,11 +350,31 @@ def test_settings_reach_any_place():
         ("stages.1.lr=3", "there is no item '1'; items are numbered from 0"),
         ("stages.first.lr=3", "there is no item 'first'"),
         ("name.first=3", "'name' holds a value, not a mapping"),
+        ("stages.².lr=1", "there is no item '²'"),
+        ("stages.٠.lr=1", "there is no item '٠'"),
+        (f"stages.{'9' * 5000}.lr=1", "there is no item '9"),
+        ("stages.²=1", "there is no item '²'"),
     ],
 )
 def test_a_setting_that_leads_nowhere(setting, sentence):
-    with pytest.raises(UpgeError, match=sentence):
+    with pytest.raises(UpgeError, match=sentence) as error:
         override(copy.deepcopy(BASE), setting)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "text", ["[x", '"abc', "@x", "%x", "{problem}?", "a\x07", "\udcff", "2020-13-45", "[" * 5000]
+)
+def test_a_setting_whose_value_is_no_yaml(text):
+    config = copy.deepcopy(BASE)
+    sentence = r"^--set data\.prompt: .* is no YAML value; quote it, as 'data\.prompt=\"…\"'$"
+    with pytest.raises(UpgeError, match=sentence) as error:
+        override(config, f"data.prompt={text}")
+    assert repr(text)[:50] in str(error.value)
+    assert config == BASE
+    if text.isprintable():
+        override(config, f"data.prompt='{text}'")
+        assert config["data"]["prompt"] == text
 
 
 def test_merging_changes_neither():
@@ -359,7 +388,16 @@ def test_a_value_that_no_configuration_can_hold():
     class Own(Config):
         a: int
 
-    with pytest.raises(UpgeError, match="a value is none that a configuration can hold"):
-        build({"a": object()}, Own)
+    within = {}
+    within["a"] = within
+    for value in (object(), within, 16**5000):
+        with pytest.raises(UpgeError, match="a value is none that a configuration can hold"):
+            build({"a": value}, Own)
+    for depth in (250, 5000):
+        deep = 1
+        for _ in range(depth):
+            deep = [deep]
+        with pytest.raises(UpgeError, match="inside each other|a configuration can hold"):
+            build({"a": deep}, Own)
     with pytest.raises(UpgeError, match=r"unknown key 'b'; did you mean|unknown key 'b'; known: a"):
         build({"a": 1, "b": 2}, Own)

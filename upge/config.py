@@ -27,8 +27,21 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+#: What PyYAML lets through where a text is none of its type: month 13, ``!!int abc``, ``!!bool ""``.
+_NOT_OF_ITS_TYPE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML 1.1, but with 1e-3 as a number, and no key twice in a mapping."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except _NOT_OF_ITS_TYPE as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value!r:.40} can't be read as {kind}", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -60,7 +73,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UpgeError: a file that can't be read or holds no mapping.
     """
     try:
-        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        given = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UpgeError(f"{path}: can't be read ({error})") from error
     except yaml.YAMLError as error:
@@ -71,8 +84,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it: a number, a word, a list."""
-    return yaml.load(text, _Loader)
+    """A value as YAML reads it: a number, a word, a list.
+
+    Raises:
+        UpgeError: the text is no YAML.
+    """
+    try:
+        return _parse(text)
+    except yaml.YAMLError as error:
+        raise UpgeError(f"{text!r:.60} is no YAML value") from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("too many values inside each other") from error
 
 
 def build(given: Mapping[str, Any], kind: type[C]) -> C:
@@ -120,7 +147,7 @@ def build_dataclass(given: Mapping[str, Any], kind: type[D]) -> D:
 def _json(given: Mapping[str, Any]) -> str:
     try:
         return json.dumps(given)
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UpgeError(f"a value is none that a configuration can hold ({error})") from error
 
 
@@ -146,7 +173,7 @@ def override(given: dict[str, Any], setting: str) -> None:
     """Apply ``path.to.key=value`` to a mapping, in place; list items by their number, from 0.
 
     Raises:
-        UpgeError: a setting that is not of this form, or leads nowhere.
+        UpgeError: a setting that is not of this form, leads nowhere or has no YAML for its value.
     """
     key, equals, text = setting.partition("=")
     if not equals or not key:
@@ -155,17 +182,23 @@ def override(given: dict[str, Any], setting: str) -> None:
     place: Any = given
     for part in path:
         place = _descend(place, part, key)
+    try:
+        value = parse_value(text)
+    except UpgeError as error:
+        raise UpgeError(f"--set {key}: {error}; quote it, as '{key}=\"…\"'") from error
     if isinstance(place, list):
         _descend(place, last, key)
-        place[int(last)] = parse_value(text)
+        place[int(last)] = value
     else:
-        place[last] = parse_value(text)
+        place[last] = value
 
 
 def _descend(place: Any, part: str, key: str) -> Any:
     if isinstance(place, list):
-        if not part.isdigit() or int(part) >= len(place):
-            raise UpgeError(f"--set {key}: there is no item {part!r}; items are numbered from 0")
+        if part not in map(str, range(len(place))):
+            raise UpgeError(
+                f"--set {key:.60}: there is no item {part!r:.20}; items are numbered from 0"
+            )
         return place[int(part)]
     inside = place.setdefault(part, {})
     if not isinstance(inside, dict | list):
@@ -200,6 +233,8 @@ def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
     if fault["type"] == "missing":
         return UpgeError(f"{place}: is missing")
     if fault["type"] == "json_invalid":
+        if "recursion" in fault["msg"]:
+            return UpgeError("a value holds too many others inside each other; wanted fewer")
         return UpgeError("a value holds text that is no Unicode; write it in UTF-8")
     if fault["type"] == "union_tag_not_found":
         return UpgeError(f"{place}.{_tag(fault)}: is missing")
