@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -30,7 +29,7 @@ def doctor(
     for module in ("pydantic", "accelerate"):
         require(module, "train")
     from upge.training.doctor import examine
-    from upge.training.vigil import MAIN_FIRST
+    from upge.training.vigil import main_first
 
     report = examine(architecture)
     if report.main:
@@ -41,7 +40,5 @@ def doctor(
             mark = "[red]✗[/]" if case.fault else "[green]✓[/]"
             console.print(f"{mark} {name}: {verdict}", highlight=False)
     if not report.sound:
-        if report.main:
+        with main_first(report.main):
             raise UpgeError("don't train under this launcher: its steps are not those of the batch")
-        time.sleep(MAIN_FIRST)  # a launcher ends all once the first one has ended
-        raise typer.Exit(2)

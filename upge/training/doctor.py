@@ -13,8 +13,8 @@ and a user's own data.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -34,7 +34,7 @@ from upge.training.gradient import GradientAccumulator, sum_over_processes
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
 from upge.training.strategy import open_accelerator, open_strategy, unchanged
-from upge.training.vigil import MAIN_FIRST
+from upge.training.vigil import is_broken, main_first
 
 #: Architectures whose small random models launcher configurations can be tried on, and whether
 #: input and output embeddings are one matrix there, as in most of their models.
@@ -94,22 +94,18 @@ def examine(
 
     Raises:
         UpgeError: an unknown architecture, or a launcher configuration under which the training
-            loop can't even be prepared.
+            loop can't even be prepared, or take a step.
     """
     if architecture not in ARCHITECTURES:
         raise unknown("architecture", architecture, ARCHITECTURES)
     if accelerator is None:
         accelerator = open_accelerator()
     plain = _small_model(architecture, ARCHITECTURES[architecture] if tied is None else tied)
-    try:
-        with TemporaryDirectory() as folder, unchanged(accelerator):
-            patient = _Patient(plain, accelerator, make_gradient, Path(folder))
-            cases = {name: patient.step(*case) for name, case in CASES.items()}
-    except UpgeError:
-        if not accelerator.is_main_process:  # once the main process has said it, all are ended
-            time.sleep(MAIN_FIRST)
-        raise
-    return Report(_launcher(accelerator), cases, bool(accelerator.is_main_process))
+    is_main = bool(accelerator.is_main_process)
+    with main_first(is_main), TemporaryDirectory() as folder, unchanged(accelerator):
+        patient = _Patient(plain, accelerator, make_gradient, Path(folder))
+        cases = {name: patient.step(*case) for name, case in CASES.items()}
+    return Report(_launcher(accelerator), cases, is_main)
 
 
 def check_launcher(accelerator: Any, model: Any) -> None:
@@ -159,12 +155,8 @@ class _Patient:
         self.plain = plain
         self.trainer = Trainer(_config(), RunFolder(folder))
         self.trainer.accelerator = accelerator
-        try:
+        with _in_words("can't be prepared", accelerator):
             self.trainer.strategy = open_strategy(accelerator, copy.deepcopy(self.plain))
-        except UpgeError:
-            raise
-        except Exception as error:
-            raise UpgeError(_unprepared(accelerator, error)) from error
         self.tokens = _random_rows(accelerator.num_processes)
 
     def step(self, micro_batch: int | None, clip: float | None) -> Diagnosis:
@@ -173,7 +165,8 @@ class _Patient:
         rows = self._rows(micro_batch)
         gradients, k, norm = self._shared(lambda: self._plain_gradients(before, rows))
         limit = None if clip is None else clip * norm
-        self._take_step(micro_batch, k, limit)
+        with _in_words("can't take a step", self.accelerator):
+            self._take_step(micro_batch, k, limit)
         after = self._parameters()
         scale = k * (1.0 if clip is None else clip)
         tolerance = _TOLERANCE.get(self.accelerator.mixed_precision, max(_TOLERANCE.values()))
@@ -260,13 +253,22 @@ class _Patient:
         return found[0]
 
 
-def _unprepared(accelerator: Any, error: Exception) -> str:
-    kind = accelerator.distributed_type.value
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
-    return (
-        f"the training loop can't be prepared under {kind} ({reason}); mend the launcher's "
-        "configuration, or take one of experiments/launch"
-    )
+@contextmanager
+def _in_words(what: str, accelerator: Any) -> Iterator[None]:
+    """Turn what the launcher's libraries raise into a sentence, but for the loss of a process."""
+    try:
+        yield
+    except UpgeError:
+        raise
+    except Exception as error:
+        if is_broken(error):
+            raise
+        kind = accelerator.distributed_type.value
+        reason = (str(error).split("\n")[0] or type(error).__name__).rstrip(".: ")
+        raise UpgeError(
+            f"the training loop {what} under {kind} ({reason}); mend the launcher's "
+            "configuration, or take one of experiments/launch"
+        ) from error
 
 
 def _stage(lr: float, max_grad_norm: float | None) -> Stage:

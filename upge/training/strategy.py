@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,7 +21,7 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.training.config import Stage
-from upge.training.vigil import MAIN_FIRST
+from upge.training.vigil import main_first
 
 OptimizerState = Mapping[str, Any]
 
@@ -64,9 +63,8 @@ def _check_launch(accelerator: Any) -> None:
             "accumulates by itself, and each gradient would be divided once more"
         )
     if fault:
-        if os.environ.get("RANK", "0") != "0":  # once the main process has said it, all are ended
-            time.sleep(MAIN_FIRST)
-        raise UpgeError(fault)
+        with main_first(os.environ.get("RANK", "0") == "0"):
+            raise UpgeError(fault)
 
 
 def _asked(kind: str) -> bool:

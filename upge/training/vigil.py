@@ -20,7 +20,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import IO, Any
 
@@ -36,7 +37,7 @@ _BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "Bro
 _PATIENCE = 1.0
 
 #: Seconds that another process leaves the main one to say what both of them found.
-MAIN_FIRST = 10
+MAIN_FIRST = 10.0
 
 #: Seconds between two signs of life, and how many may be missed.
 PULSE, MISSED = 10.0, 60
@@ -49,6 +50,23 @@ _ENDED = "ended"
 
 class LostProcess(UpgeError):
     """Another process of the run is gone."""
+
+
+@contextmanager
+def main_first(is_main: bool) -> Iterator[None]:
+    """Hold back a sentence that the main process may say too: a launcher then ends the others.
+
+    Args:
+        is_main: whether this is the main process, which waits for nobody.
+    """
+    try:
+        yield
+    except LostProcess:  # of which one process alone speaks
+        raise
+    except UpgeError:
+        if not is_main:
+            time.sleep(MAIN_FIRST)
+        raise
 
 
 class Vigil:
