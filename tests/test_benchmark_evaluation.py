@@ -611,8 +611,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(benchmark_cli, "_rows", lambda *_: 4)
 
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["upge", "evaluate", *map(str, arguments)])
+    def call(*arguments: object, command: str = "evaluate") -> Done:
+        monkeypatch.setattr(sys, "argv", ["upge", command, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -834,6 +834,36 @@ def test_mistakes_are_named_before_the_model_is_loaded(
     ):
         done = run(*options)
         assert done.code == 2 and done.out == "" and sentence in done.err, (options, done.err)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --benchmark", "sample", "train"])
+def test_the_tokenizer_of_another_model_is_named_before_its_model_is_loaded(
+    run: Run, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from upge.policies import pretrained
+
+    mixed, problems = tmp_path / "mixed", data / "aime24.jsonl"
+    model = build_model(9, 16, 1, 2, seed=0)
+    model.config.max_position_embeddings = 512
+    save_pretrained(model, build_tokenizer(string.printable), mixed)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the model is loaded")
+
+    if command != "train":  # which asks the model itself for what it knows
+        monkeypatch.setattr(pretrained, "load_pretrained", never)
+    options = {
+        "evaluate": (mixed, "--data", problems),
+        "evaluate --benchmark": (mixed, *SMALL),
+        "sample": (mixed, "1 + 1?"),
+        "train": ("-a", "grpo", "--model", mixed, "--data", problems, "--out", tmp_path / "runs"),
+    }
+    done = run(*options[command], command=command.split()[0])
+    assert done.code == 2 and done.out == "", done.err
+    assert (
+        "model: its tokenizer gives ids up to" in done.err and "but it knows 9 tokens" in done.err
+    )
+    assert "Traceback" not in done.err
 
 
 # ------------------------------------------------------------------------------------------- kills

@@ -287,7 +287,8 @@ def _evaluate_suites(
     settings = Sampling(_max_tokens(max_tokens, config, data), temperature, top_p)
     if out is not None:
         _prepare(out)
-    loaded = _load(model, config, backend)
+    prompts = [problem.prompt for own in chosen.values() for problem in own]
+    loaded = _load(model, config, prompts, backend)
     console = Console(stderr=True)
     hidden = not console.is_terminal
     with Progress(*_COLUMNS, console=console, transient=True, disable=hidden) as bar:
@@ -409,13 +410,12 @@ def sample(
     before --top-p. A prompt is taken as it is, without the template that a run may have.
     """
     from upge.rollouts import Sampling, question_seed
-    from upge.training.experience import encode
 
     config = _run_config(model)
     settings = Sampling(_max_tokens(max_tokens, config, None), temperature, top_p)
-    loaded = _load(model, config)
+    loaded = _load(model, config, prompts)
     rollouts = loaded.sampler(
-        [encode(loaded.tokenizer, prompt) for prompt in prompts],
+        loaded.prompts,
         samples,
         settings,
         [question_seed(seed, "sample", place) for place in range(len(prompts))],
@@ -438,6 +438,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Loaded:
+    prompts: list[list[int]]
     tokenizer: Any
     sampler: Any
 
@@ -474,14 +475,24 @@ def _max_tokens(given: int | None, config: RunConfig | None, data: Path | None) 
     return SYNTHETIC_TOKENS if data is None else TEXT_TOKENS
 
 
-def _load(model: str, config: RunConfig | None, backend: Backend = "transformers") -> _Loaded:
+def _load(
+    model: str,
+    config: RunConfig | None,
+    prompts: Sequence[str],
+    backend: Backend = "transformers",
+) -> _Loaded:
+    """The model, once it is seen to know what it will be asked."""
     import torch
 
-    from upge.policies.pretrained import load_pretrained
+    from upge.policies.pretrained import load_config, load_pretrained, load_tokenizer
     from upge.rollouts.backends import open_sampler
+    from upge.training.experience import check_vocabulary, encode
     from upge.training.records import RunFolder
 
     name = model if config is None else str(RunFolder(Path(model)).policy)
+    tokenizer = load_tokenizer(name)
+    ids = [encode(tokenizer, prompt) for prompt in prompts]
+    check_vocabulary(ids, load_config(name))
     policy, tokenizer = load_pretrained(name)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Loaded(tokenizer, open_sampler(backend, policy, tokenizer))
+    return _Loaded(ids, tokenizer, open_sampler(backend, policy, tokenizer))

@@ -14,7 +14,7 @@ from upge.rollouts.sampler import room
 from upge.tasks.benchmarks import SAMPLES, load, local_file
 from upge.tasks.problem import Problem
 from upge.tasks.templates import CHAT, prompt
-from upge.training.experience import encode
+from upge.training.experience import check_vocabulary, encode
 
 #: The longest response, in tokens, that the paper allows (section 4.1).
 MAX_TOKENS = 8192
@@ -123,7 +123,7 @@ def default_template(tokenizer: Any) -> str:
 def check_positions(
     benchmarks: Sequence[Benchmark], tokenizer: Any, config: Any, max_tokens: int
 ) -> None:
-    """Refuse prompts and responses that the model has no positions for.
+    """Refuse prompts that the model has no tokens for, or with responses no positions.
 
     Args:
         benchmarks: what will be asked.
@@ -132,11 +132,12 @@ def check_positions(
         max_tokens: the longest response.
 
     Raises:
-        UpgeError: the longest prompt and response are longer; a prompt can't be encoded.
+        UpgeError: a prompt can't be encoded; the tokenizer is another model's; the longest prompt
+            and response are longer.
     """
-    lengths = {
-        own.name: max(len(encode(tokenizer, p.prompt)) for p in own.problems) for own in benchmarks
-    }
+    prompts = {own.name: [encode(tokenizer, p.prompt) for p in own.problems] for own in benchmarks}
+    check_vocabulary([ids for own in prompts.values() for ids in own], config)
+    lengths = {name: max(map(len, own)) for name, own in prompts.items()}
     name = max(lengths, key=lengths.__getitem__)
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and lengths[name] + max_tokens > positions:

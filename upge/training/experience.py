@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -98,13 +98,7 @@ def check_lengths(
     Raises:
         UpgeError: the longest prompt and response are longer; the tokenizer is another model's.
     """
-    largest = max(max(ids) for ids in (*trained, *tested))
-    vocabulary = getattr(model, "vocab_size", None)
-    if vocabulary is not None and largest >= vocabulary:
-        raise UpgeError(
-            f"model: its tokenizer gives ids up to {largest}, but it knows {vocabulary} tokens; "
-            "put the tokenizer that belongs to it into its folder"
-        )
+    check_vocabulary([*trained, *tested], model)
     prompt = max(map(len, trained))
     if prompt + config.max_tokens > config.token_budget:
         raise UpgeError(
@@ -118,6 +112,25 @@ def check_lengths(
         raise UpgeError(
             f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
             f"is more than the model's {positions} positions; wanted {room(positions - prompt)}"
+        )
+
+
+def check_vocabulary(prompts: Iterable[Sequence[int]], model: Any) -> None:
+    """Refuse the tokenizer of another model, which may give ids that are no row of an embedding.
+
+    Args:
+        prompts: ids, none empty.
+        model: the model's configuration.
+
+    Raises:
+        UpgeError: an id is none of the model's tokens.
+    """
+    largest = max(map(max, prompts), default=-1)
+    vocabulary = getattr(model, "vocab_size", None)
+    if vocabulary is not None and largest >= vocabulary:
+        raise UpgeError(
+            f"model: its tokenizer gives ids up to {largest}, but it knows {vocabulary} tokens; "
+            "put the tokenizer that belongs to it into its folder"
         )
 
 
