@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
 from upge.config import Config
+from upge.errors import UpgeError
 from upge.estimator import Estimator, Term
 from upge.files import file_digest
 from upge.policies.bases import base_folder
@@ -33,8 +34,9 @@ _YOUNGER: dict[tuple[str, ...], Any] = {
 
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
-#: How the names of files with a model's weights end.
+#: How the names of files with a model's weights end, and of those with its settings and tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
+_SETTINGS = (".json", ".jinja", ".model", ".txt")
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -147,6 +149,9 @@ class Benchmarks(Config):
     def _known(self) -> Self:
         for name in self.sets:
             local_file(name)  # says which there are
+        called = [Path(name).stem for name in self.test_sets]
+        if twice := {name for name in called if called.count(name) > 1}:
+            raise UpgeError(f"test_sets: two are called {min(twice)!r}; rename one of the files")
         return self
 
 
@@ -340,10 +345,12 @@ class RunConfig(Config):
     @property
     def _files(self) -> list[Path]:
         """Files whose contents determine the result: one's own problems and model."""
-        model = base_folder(self.model) or Path(self.model)
+        base = base_folder(self.model)
+        model = base or Path(self.model)
         files = sorted(model.iterdir()) if model.is_dir() else [model]
-        weights = [path for path in files if path.suffix in _WEIGHTS and path.is_file()]
-        return _files_of(self.data) + weights
+        # The package's bases change in no other way than their weights do.
+        read = _WEIGHTS if base else _WEIGHTS + _SETTINGS
+        return _files_of(self.data) + [p for p in files if p.suffix in read and p.is_file()]
 
     @property
     def key(self) -> str:

@@ -51,7 +51,7 @@ from upge.training.gradient import (
 from upge.training.precision import MIXED, PreciseSampler, products
 from upge.training.records import RunFolder, file_error
 from upge.training.strategy import open_accelerator, open_strategy
-from upge.training.vigil import MAIN_FIRST, LostProcess, Vigil
+from upge.training.vigil import Vigil, main_first
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.
 _PATIENCE = 10
@@ -102,23 +102,26 @@ class Trainer:
                 gradient is not finite.
         """
         self.folder.check(self.config)
-        if (result := self.folder.result) is not None:
-            return result
         self.accelerator = _accelerator(self.config, self.folder)
         self._saved_at = time.monotonic()
         try:
-            lock = self.folder.locked() if self._is_main else nullcontext()
-            with lock, self._vigil(), naming_memory():
-                return self._run()
+            with main_first(self._is_main):
+                result = self.folder.result
+                self._check_alike(
+                    (self.config.key, result is not None),
+                    "were started with different configurations or data, or see different run "
+                    "folders; give all the same, and an --out on a disk that they share",
+                )
+                return self._run_alone() if result is None else result
         except (OSError, SafetensorError) as error:
             step = checkpoint.step if (checkpoint := self._checkpoint) else 0
             raise file_error(error, self.folder.path, step) from error
-        except LostProcess:
-            raise
-        except UpgeError:
-            if not self._is_main:  # if the main process says the same, the launcher ends this one
-                time.sleep(MAIN_FIRST)
-            raise
+
+    def _run_alone(self) -> Mapping[str, Any]:
+        """While no other run has the folder."""
+        lock = self.folder.locked() if self._is_main else nullcontext()
+        with lock, self._vigil(), naming_memory():
+            return self._run()
 
     def _vigil(self) -> Vigil:
         return Vigil(self.folder, self._is_main, self.accelerator.num_processes)
@@ -180,9 +183,11 @@ class Trainer:
     def _check_demonstrations(self, demonstrations: Iterable[object]) -> None:
         readers = [stage.algorithm for stage in self.config.stages if stage.reads_demonstrations]
         if readers and not any(demonstrations):
+            left_out = f" ({self.dataset.omissions})" if self.dataset.omissions else ""
             raise UpgeError(
-                f"{readers[0]} learns from demonstrations, but no training problem has one; "
-                "add solutions, or take an algorithm without"
+                f"{readers[0]} learns from demonstrations, but no training problem has one that is "
+                f"at most max_tokens {self.config.max_tokens} long{left_out}; add solutions, raise "
+                "max_tokens, or take an algorithm without"
             )
 
     def _check_processes(self) -> None:
@@ -227,8 +232,20 @@ class Trainer:
         self.strategy.synchronize()
         self.sampler.synchronize()
 
+    def _check_alike(self, own: object, otherwise: str) -> None:
+        """Refuse processes of which this isn't the same; all have come this far afterwards."""
+        if self.accelerator.num_processes == 1:
+            return
+        found = require("accelerate.utils", "train").gather_object([own])
+        if any(other != own for other in found):
+            raise UpgeError(f"the processes of this run {otherwise}")
+
     def _rewind(self) -> None:
-        self.accelerator.wait_for_everyone()  # all have read what the main process now rewrites
+        """Drop what was recorded after the checkpoint, once all have read what is rewritten."""
+        self._check_alike(
+            self.progress.step,
+            "found different checkpoints; --out has to be on a disk that they share",
+        )
         if self._is_main:
             self.folder.rewind(self.progress.step)
 
