@@ -397,7 +397,7 @@ def test_a_value_that_no_configuration_can_hold():
         deep = 1
         for _ in range(depth):
             deep = [deep]
-        with pytest.raises(UpgeError, match="inside each other|a configuration can hold"):
+        with pytest.raises(UpgeError, match=r"inside each other|a configuration can hold"):
             build({"a": deep}, Own)
     with pytest.raises(UpgeError, match=r"unknown key 'b'; did you mean|unknown key 'b'; known: a"):
         build({"a": 1, "b": 2}, Own)

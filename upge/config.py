@@ -27,7 +27,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-#: What PyYAML lets through where a text is none of its type: month 13, ``!!int abc``, ``!!bool ""``.
+#: What PyYAML lets through where a text is not of its type, as month 13 or ``!!int abc``.
 _NOT_OF_ITS_TYPE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 

@@ -48,11 +48,7 @@ class ModelShape:
     positions: int
 
     def __post_init__(self) -> None:
-        if self.architecture not in _BIASED:
-            raise UpgeError(
-                f"a model of type {self.architecture!r} can't be planned; known: "
-                f"{', '.join(_BIASED)}"
-            )
+        _check_architecture(self.architecture)
 
     @property
     def query_width(self) -> int:
@@ -91,6 +87,12 @@ class ModelShape:
         return 2 * self.layers * self.kv_width * size
 
 
+def _check_architecture(name: object) -> None:
+    if name not in tuple(_BIASED):  # which may be something without a hash
+        known = ", ".join(_BIASED)
+        raise UpgeError(f"a model of type {name!r:.40} can't be planned; known: {known}")
+
+
 def known_shapes() -> dict[str, ModelShape]:
     """The shapes in ``models.yaml``, by the last part of the model's name."""
     return {name: build_dataclass(given, ModelShape) for name, given in read_yaml(_KNOWN).items()}
@@ -115,24 +117,58 @@ def shape_of(model: str) -> ModelShape:
     )
 
 
+#: What config.json calls the numbers of a shape.
+_NUMBERS = {
+    "vocabulary": "vocab_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "positions": "max_position_embeddings",
+}
+
+#: No number of a shape is larger.
+_LARGEST = 2**31
+
+
 def _from_config(path: Path) -> ModelShape:
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        heads = config["num_attention_heads"]
+        config = _read(path)
+        _check_architecture(config.get("model_type"))
+        numbers = {ours: _number(config, theirs) for ours, theirs in _NUMBERS.items()}
+        heads = numbers["heads"]
         return ModelShape(
             source=str(path),
             architecture=config["model_type"],
-            vocabulary=config["vocab_size"],
-            hidden=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads", heads),
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            intermediate=config["intermediate_size"],
-            tied=config.get("tie_word_embeddings", False),
-            positions=config["max_position_embeddings"],
+            kv_heads=_number(config, "num_key_value_heads", heads),
+            head_dim=_number(config, "head_dim", numbers["hidden"] // heads),
+            tied=_truth(config, "tie_word_embeddings"),
+            **numbers,
         )
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UpgeError):
-            raise
-        raise UpgeError(f"{path}: is no model's configuration ({error!r})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UpgeError(
+            f"{path}: is no model's configuration that can be planned ({error})"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise UpgeError(f"got {config!r:.40}, wanted an object")
+    return config
+
+
+def _number(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """A number of the model's; null is as good as none."""
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise UpgeError(f"{key}: got {value!r:.40}, wanted a whole number above 0")
+    return value
+
+
+def _truth(config: dict[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if not isinstance(value, bool | None):
+        raise UpgeError(f"{key}: got {value!r:.40}, wanted true or false")
+    return bool(value)
