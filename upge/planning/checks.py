@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from upge.errors import UpgeError
 from upge.extras import require
@@ -15,10 +15,11 @@ from upge.policies.bases import base_folder
 from upge.policies.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
-from upge.tasks.problem import Problem
 from upge.training.config import Benchmarks, JsonLines, RunConfig
 from upge.training.data import load_dataset
 from upge.training.experience import check_lengths, encode
+
+T = TypeVar("T")
 
 #: Problems whose lengths are measured, at most; spread evenly.
 _MEASURED = 1000
@@ -165,27 +166,36 @@ def _measure(
     prompts = [encode(tokenizer, problem.prompt) for problem in train]
     tested = [encode(tokenizer, p.prompt) for suite in suites for p in _spread(suite)]
     check_lengths(prompts, tested, config, SimpleNamespace(max_position_embeddings=shape.positions))
-    texts = [problem.demonstration for problem in train if problem.demonstration]
-    demonstrations = [len(encode(tokenizer, text)) + 1 for text in texts]
     note = f"prompts of up to {max(map(len, prompts + tested))} tokens"
-    if demonstrations:
-        long = sum(length > config.max_tokens for length in demonstrations)
-        note += f", demonstrations of up to {max(demonstrations)}"
-        if long:
-            fate = {"refuse": "which stops the run", "drop": "which are dropped"}
-            note += (
-                f"; {long} of {len(demonstrations)} are longer than max_tokens {config.max_tokens},"
-                f" {fate[config.long_demonstrations]}"
-            )
-    refused = bool(demonstrations) and config.long_demonstrations == "refuse"
-    wrong = refused and max(demonstrations) > config.max_tokens
+    shown = [problem.demonstration for problem in dataset.train if problem.demonstration]
+    if not shown or not any(stage.reads_demonstrations for stage in config.stages):
+        checks.append(Check("lengths", "ok", note))
+        return Measured(_mean(list(map(len, prompts))))
+    lengths = [len(encode(tokenizer, text)) + 1 for text in _spread(shown)]
+    fault = _too_long(lengths, config)
+    kept = [length for length in lengths if length <= config.max_tokens]
+    # Where none of those that were measured is kept, one of the others may be.
+    left = bool(kept) or any(len(encode(tokenizer, text)) < config.max_tokens for text in shown)
+    wrong = not left or (bool(fault) and config.long_demonstrations == "refuse")
+    note += f", demonstrations of up to {max(lengths)}{fault}{'' if left else ': none is left'}"
     checks.append(Check("lengths", "wrong" if wrong else "ok", note))
-    kept = [length for length in demonstrations if length <= config.max_tokens]
     return Measured(_mean(list(map(len, prompts))), _mean(kept))
 
 
-def _spread(problems: Sequence[Problem]) -> Sequence[Problem]:
-    return problems[:: max(len(problems) // _MEASURED, 1)]
+def _too_long(lengths: list[int], config: RunConfig) -> str:
+    """How many demonstrations are, and what becomes of them; nothing where none is."""
+    long = sum(length > config.max_tokens for length in lengths)
+    fate = {"refuse": "which stops the run", "drop": "which are dropped"}
+    if not long:
+        return ""
+    return (
+        f"; {long} of {len(lengths)} are longer than max_tokens {config.max_tokens}, "
+        f"{fate[config.long_demonstrations]}"
+    )
+
+
+def _spread(all_of_them: Sequence[T]) -> Sequence[T]:
+    return all_of_them[:: max(len(all_of_them) // _MEASURED, 1)]
 
 
 def _mean(lengths: list[int]) -> int | None:
