@@ -223,7 +223,7 @@ def test_rows_in_flight_are_bounded(
 ) -> None:
     whole = ask(PROBLEMS, Echo(), samples=6)
     monkeypatch.setattr(responses_module, "_IN_FLIGHT", bound)
-    monkeypatch.setattr(responses_module, "_BLOCK", block)
+    monkeypatch.setattr(responses_module, "BLOCK", block)
     echo, seen = Echo(), list[int]()
     if block % 2 == 0:
         found = ask(PROBLEMS, echo, samples=6, progress=seen.append)

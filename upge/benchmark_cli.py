@@ -79,6 +79,7 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
     """
     from upge.evaluation.benchmarks import check_positions, read_benchmarks, split_names
     from upge.evaluation.folder import EvaluationFolder
+    from upge.evaluation.responses import BLOCK
     from upge.policies.pretrained import load_config, load_tokenizer
     from upge.rollouts.sampler import Sampling
 
@@ -93,13 +94,14 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
         names, template=template, tokenizer=tokenizer, samples=asked.samples, limit=asked.limit
     )
     model = load_config(name)
-    check_positions(benchmarks, tokenizer, model, settings.max_tokens)
+    length = check_positions(benchmarks, tokenizer, model, settings.max_tokens)
+    group = min(max(own.samples for own in benchmarks), BLOCK)
     about = _settings(asked, name, model, template, tokenizer, settings)
     folder = EvaluationFolder(asked.out or _FOLDERS / _folder_name(asked.model, about))
     with folder.locked():
         held = {own.name: {"digest": own.digest, "problems": own.of} for own in benchmarks}
         folder.open(asked.model, about, held)
-        _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings))
+        _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings, group, length))
         counts = {own.name: len(own.problems) for own in benchmarks}
         folder.write_results(_report(folder, counts, asked.limit, asked.by, against, form))
 
@@ -237,24 +239,29 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _evaluator(asked: Asked, name: str, settings: Sampling) -> Evaluator:
+def _evaluator(asked: Asked, name: str, settings: Sampling, group: int, length: int) -> Evaluator:
     """The model, loaded, and what grades it."""
     import torch
 
+    from upge.evaluation.memory import check_gpu_memory
     from upge.evaluation.run import Evaluator
     from upge.policies.pretrained import load_pretrained
     from upge.rollouts.backends import open_sampler
     from upge.tasks.math_verifier import BoxedAnswer
 
     device = _device()
-    policy, tokenizer = load_pretrained(name, getattr(torch, _DTYPES[device]))
+    dtype = getattr(torch, _DTYPES[device])
+    rows = _rows(asked.backend, device, settings.max_tokens)
+    if asked.backend == "transformers":  # an engine looks after its memory itself
+        check_gpu_memory(name, size=dtype.itemsize, rows=rows, group=group, length=length)
+    policy, tokenizer = load_pretrained(name, dtype)
     return Evaluator(
         open_sampler(asked.backend, policy.to(device), tokenizer),
         tokenizer,
         BoxedAnswer().judge,
         settings,
         asked.seed,
-        rows=_rows(asked.backend, device, settings.max_tokens),
+        rows=rows,
     )
 
 

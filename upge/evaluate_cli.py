@@ -277,7 +277,7 @@ def _evaluate_suites(
     out: Path | None,
     form: Format,
 ) -> None:
-    from upge.evaluation.responses import respond_suites
+    from upge.evaluation.responses import BLOCK, respond_suites
     from upge.rollouts import Sampling
 
     config = _run_config(model)
@@ -288,7 +288,8 @@ def _evaluate_suites(
     if out is not None:
         _prepare(out)
     prompts = [problem.prompt for own in chosen.values() for problem in own]
-    loaded = _load(model, config, prompts, backend)
+    asked = _Asked(prompts, samples, min(samples, BLOCK), settings.max_tokens)
+    loaded = _load(model, config, asked, backend)
     console = Console(stderr=True)
     hidden = not console.is_terminal
     with Progress(*_COLUMNS, console=console, transient=True, disable=hidden) as bar:
@@ -413,7 +414,7 @@ def sample(
 
     config = _run_config(model)
     settings = Sampling(_max_tokens(max_tokens, config, None), temperature, top_p)
-    loaded = _load(model, config, prompts)
+    loaded = _load(model, config, _Asked(prompts, samples, samples, settings.max_tokens))
     rollouts = loaded.sampler(
         loaded.prompts,
         samples,
@@ -434,6 +435,16 @@ def sample(
 
 
 # ---------------------------------------------------------------------------------------- in common
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a model will be asked: responses to each prompt, so many of them together."""
+
+    prompts: Sequence[str]
+    samples: int
+    group: int
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -476,14 +487,12 @@ def _max_tokens(given: int | None, config: RunConfig | None, data: Path | None) 
 
 
 def _load(
-    model: str,
-    config: RunConfig | None,
-    prompts: Sequence[str],
-    backend: Backend = "transformers",
+    model: str, config: RunConfig | None, asked: _Asked, backend: Backend = "transformers"
 ) -> _Loaded:
-    """The model, once it is seen to know what it will be asked."""
+    """The model, once it is seen to know what it will be asked, and to have room."""
     import torch
 
+    from upge.evaluation.memory import check_gpu_memory
     from upge.policies.pretrained import load_config, load_pretrained, load_tokenizer
     from upge.rollouts.backends import open_sampler
     from upge.training.experience import check_vocabulary, encode
@@ -491,8 +500,16 @@ def _load(
 
     name = model if config is None else str(RunFolder(Path(model)).policy)
     tokenizer = load_tokenizer(name)
-    ids = [encode(tokenizer, prompt) for prompt in prompts]
+    ids = [encode(tokenizer, prompt) for prompt in asked.prompts]
     check_vocabulary(ids, load_config(name))
+    if backend == "transformers":  # an engine looks after its memory itself
+        check_gpu_memory(
+            name,
+            size=torch.float32.itemsize,
+            rows=len(ids) * asked.samples,
+            group=asked.group,
+            length=max(map(len, ids), default=0) + asked.max_tokens,
+        )
     policy, tokenizer = load_pretrained(name)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
     return _Loaded(ids, tokenizer, open_sampler(backend, policy, tokenizer))

@@ -122,8 +122,8 @@ def default_template(tokenizer: Any) -> str:
 
 def check_positions(
     benchmarks: Sequence[Benchmark], tokenizer: Any, config: Any, max_tokens: int
-) -> None:
-    """Refuse prompts that the model has no tokens for, or with responses no positions.
+) -> int:
+    """Tokens of the longest prompt and response, where the model has tokens and positions for all.
 
     Args:
         benchmarks: what will be asked.
@@ -147,3 +147,4 @@ def check_positions(
             f"in {name}) are more than the model's {positions} positions; wanted "
             f"{room(positions - lengths[name])}"
         )
+    return lengths[name] + max_tokens

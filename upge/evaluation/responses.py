@@ -19,7 +19,7 @@ from upge.tasks.verifier import Verifier
 from upge.training.experience import encode
 
 #: Responses of a problem that share a seed and are sampled together.
-_BLOCK = 64
+BLOCK = 64
 
 #: Responses sampled before they are decoded and graded, at most: their tensors are held till then.
 _IN_FLIGHT = 4096
@@ -229,8 +229,8 @@ def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> d
 def _batches(lengths: list[int], samples: int) -> Iterator[tuple[int, int, list[int]]]:
     """Number of the first response, responses a problem, and problems of like prompt lengths."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for first in range(0, samples, _BLOCK):
-        count = min(_BLOCK, samples - first)
+    for first in range(0, samples, BLOCK):
+        count = min(BLOCK, samples - first)
         size = _IN_FLIGHT // count
         for start in range(0, len(order), size):
             yield first, count, order[start : start + size]
