@@ -123,9 +123,40 @@ def test_options_of_gpqa_are_shuffled_by_the_question(monkeypatch: pytest.Monkey
 
 def test_a_record_without_an_answer_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     record, _ = RECORDS["math500"]
-    hub(monkeypatch, {**record, "answer": None})
-    with pytest.raises(UpgeError, match="a record without an answer"):
+    for answer in (None, float("nan")):
+        hub(monkeypatch, {**record, "answer": answer})
+        with pytest.raises(UpgeError, match="a record without an answer"):
+            load("math500")
+
+
+def test_nothing_in_a_column_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = RECORDS["math500"]
+    hub(monkeypatch, {**record, "solution": " ", "subject": None, "level": None})
+    assert load("math500") == [Problem("1?", "1", None, "", 0)]
+    record, _ = RECORDS["openr1"]
+    hub(monkeypatch, {**record, "target": [{"role": "assistant", "content": "\n"}]})
+    assert load("openr1")[0].demonstration is None
+
+
+@pytest.mark.parametrize("folder", ["math500", "math500.jsonl", "math500.parquet"])
+def test_a_folder_is_no_data_set(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = hub(monkeypatch, RECORDS["math500"][0])
+    (tmp_path / folder).mkdir()
+    with pytest.raises(UpgeError, match=rf"{folder}: is a folder, wanted a file math500\.jsonl or"):
         load("math500")
+    assert asked == []
+
+
+def test_a_folder_that_is_not_there_is_not_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = hub(monkeypatch, RECORDS["math500"][0])
+    monkeypatch.setenv("UPGE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UpgeError, match=r"^UPGE_DATA: got .*nowhere', which is no folder"):
+        load("math500")
+    assert asked == []
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

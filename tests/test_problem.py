@@ -26,6 +26,8 @@ def test_records_are_read(tmp_path: Path) -> None:
         {"problem": "2 + 2?", "answer": 4, "source": "elsewhere"},
         {"problem": "3?", "answer": 0.5, "solution": None, "family": "halves", "level": 3},
         {"problem": "4?", "answer": "4", "subject": "Algebra"},
+        {"problem": "5?", "answer": "5", "solution": " \n", "family": None, "level": None},
+        {"problem": "6?", "answer": "6", "family": None, "subject": "Algebra"},
     ]
     text = "\n\n".join(map(json.dumps, records)) + "\r\n"
     assert load_problems(write(tmp_path, text)) == [
@@ -33,6 +35,8 @@ def test_records_are_read(tmp_path: Path) -> None:
         Problem("2 + 2?", "4", None),
         Problem("3?", "0.5", None, "halves", 3),
         Problem("4?", "4", None, "Algebra"),
+        Problem("5?", "5", None, "", 0),
+        Problem("6?", "6", None, "Algebra"),
     ]
 
 
@@ -41,8 +45,8 @@ def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "problems.parquet"
     records = [
-        {"problem": "1 + 1?", "answer": "2", "solution": None, "level": 3},
-        {"problem": "2 + 2?", "answer": "4", "solution": "It is 4.", "level": 1},
+        {"problem": "1 + 1?", "answer": "2", "solution": None, "level": 3, "family": "sums"},
+        {"problem": "2 + 2?", "answer": "4", "solution": "It is 4."},
     ]
     parquet.write_table(pa.Table.from_pylist(records), path)
     assert load_problems(path) == load_problems(
@@ -76,6 +80,11 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
         ('{"problem": "1 + 1?", "answer": true}', "TypeError(\"'answer' is true"),
         ('{"problem": "1 + 1?", "answer": [2]}', "TypeError(\"'answer' is [2]"),
         ('{"problem": "1 + 1?", "answer": " "}', "ValueError(\"'answer' is empty"),
+        (
+            '{"problem": "1 + 1?", "answer": NaN}',
+            "ValueError(\"'answer' is nan, which is no number",
+        ),
+        ('{"problem": "1 + 1?", "answer": 1e999}', "ValueError(\"'answer' is inf, which is no"),
         ('{"problem": "", "answer": "2"}', "ValueError(\"'problem' is empty"),
         ('{"problem": 7, "answer": "2"}', "TypeError(\"'problem' is 7"),
         ('{"problem": "a", "answer": "2", "solution": 2}', "TypeError(\"'solution' is 2"),
@@ -128,11 +137,22 @@ def test_the_folder_of_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert data_folder() == DEFAULT_DATA == Path("../shared/data")
 
 
+@pytest.mark.parametrize("kind", ["file", "absent"])
+def test_a_folder_of_data_that_is_none(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = write(tmp_path, "{}") if kind == "file" else tmp_path / "nowhere"
+    monkeypatch.setenv("UPGE_DATA", str(place))
+    with pytest.raises(UpgeError, match=rf"^UPGE_DATA: got '{place}', which is no folder; set it"):
+        data_folder()
+
+
 def test_a_record_of_the_hub() -> None:
     worked = "She sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=1072>>1072."
     assert gsm8k_problem("How many?", f"{worked}\n#### 1,072") == Problem(
         "How many?", "1072", "She sold 48/2 = 24 clips in May.\nIn all 48+24 = 1072."
     )
+    assert gsm8k_problem("How many?", "<<1=1>>\n#### 1").demonstration is None
     with pytest.raises(UpgeError, match="lacks its '####': 'no mark'"):
         gsm8k_problem("How many?", "no mark")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from upge.errors import unknown
+from upge.errors import UpgeError, unknown
 from upge.tasks.hub import (
     Source,
     arc_record,
@@ -72,7 +72,7 @@ def local_file(name: str) -> Path | None:
     None if it has to come from the hub.
 
     Raises:
-        UpgeError: no data set has this name.
+        UpgeError: no data set has this name, UPGE_DATA is no folder, or has a folder of this name.
     """
     if Path(name).suffix in _SUFFIXES:
         return Path(name)
@@ -80,8 +80,15 @@ def local_file(name: str) -> Path | None:
         return local_file(PARTS[name].of)
     if name not in SOURCES:
         raise unknown("data set", name, [*SOURCES, *PARTS])
-    files = (data_folder() / f"{name}{suffix}" for suffix in _SUFFIXES)
-    return next((path for path in files if path.exists()), None)
+    for path in (data_folder() / f"{name}{suffix}" for suffix in (*_SUFFIXES, "")):
+        if path.is_dir():
+            raise UpgeError(
+                f"{path}: is a folder, wanted a file {name}.jsonl or {name}.parquet in UPGE_DATA; "
+                "put one there, or take the folder away to ask the hub"
+            )
+        if path.suffix and path.exists():
+            return path
+    return None
 
 
 def load(name: str) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.hub import hub
 from upge.tasks.answers import boxed
-from upge.tasks.problem import Problem, Record, data_folder
+from upge.tasks.problem import Problem, Record, data_folder, worked
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def gsm8k_problem(question: str, answer: str) -> Problem:
     solution, marker, final = answer.rpartition("####")
     if not marker:
         raise UpgeError(f"a GSM8K answer lacks its '####': {answer[-40:]!r}")
-    worked = re.sub(r"<<[^>]*>>", "", solution).strip()
-    return Problem(question, final.strip().replace(",", ""), worked)
+    unmarked = re.sub(r"<<[^>]*>>", "", solution).strip()
+    return Problem(question, final.strip().replace(",", ""), worked(unmarked))
 
 
 def columns(
@@ -103,8 +104,8 @@ def columns(
         return Problem(
             record[problem],
             _text(record[answer]),
-            record.get(solution) or None,
-            record.get("subject", ""),
+            worked(record.get(solution)),
+            record.get("subject") or "",
             _level(record.get("level", 0)),
         )
 
@@ -118,7 +119,7 @@ def math_record(record: Record) -> Problem:
     if answer is None:
         raise KeyError(f"no box in {solution[-40:]!r}")
     level = _level(record.get("level", 0))
-    return Problem(record["problem"], answer, solution, record.get("type", ""), level)
+    return Problem(record["problem"], answer, solution, record.get("type") or "", level)
 
 
 def openr1_record(record: Record) -> Problem:
@@ -130,7 +131,8 @@ def openr1_record(record: Record) -> Problem:
     target = record["target"]
     demonstration = target[0]["content"] if target else None
     answer = record["reward_model"]["ground_truth"]
-    return Problem(question["content"], answer, demonstration, record.get("data_source") or "")
+    family = record.get("data_source") or ""
+    return Problem(question["content"], answer, worked(demonstration), family)
 
 
 def svamp_record(record: Record) -> Problem:
@@ -161,7 +163,7 @@ def _choice(question: str, options: list[str], answer: str) -> Problem:
 
 def _text(answer: Any) -> str:
     """An answer, or several, as one text; a whole number without its decimals."""
-    if answer is None:
+    if answer is None or (isinstance(answer, float) and not math.isfinite(answer)):
         raise KeyError("a record without an answer")
     if isinstance(answer, list):
         return ", ".join(map(_text, answer))

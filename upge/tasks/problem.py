@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,8 +42,23 @@ class Problem:
 
 
 def data_folder() -> Path:
-    """The folder of local data sets: UPGE_DATA, or ``../shared/data``."""
-    return Path(os.environ.get("UPGE_DATA", DEFAULT_DATA))
+    """The folder of local data sets: UPGE_DATA, or ``../shared/data``, which may be missing.
+
+    Raises:
+        UpgeError: UPGE_DATA is set, to no folder.
+    """
+    asked_for = os.environ.get("UPGE_DATA")
+    if asked_for is not None and not Path(asked_for).is_dir():
+        raise UpgeError(
+            f"UPGE_DATA: got {asked_for!r}, which is no folder; set it to the folder of the data "
+            f"sets, or unset it for {DEFAULT_DATA} and the hub"
+        )
+    return DEFAULT_DATA if asked_for is None else Path(asked_for)
+
+
+def worked(solution: str | None) -> str | None:
+    """A solution as a demonstration: None if it is blank."""
+    return solution if solution and solution.strip() else None
 
 
 def read_problem(record: Record) -> Problem:
@@ -56,9 +72,9 @@ def read_problem(record: Record) -> Problem:
     return Problem(
         record["problem"],
         str(record["answer"]),
-        record.get("solution"),
-        record.get("family", record.get("subject", "")),
-        record.get("level", 0),
+        worked(record.get("solution")),
+        record.get("family") or record.get("subject") or "",
+        record.get("level") or 0,
     )
 
 
@@ -66,7 +82,8 @@ def load_problems(path: Path, read: Callable[[Any], Problem] = read_problem) -> 
     """Read a JSON Lines or Parquet file with ``problem``, ``answer`` and maybe ``solution``.
 
     ``family`` or ``subject`` (a text) and ``level`` (a whole number) are read too, where they are
-    given.
+    given. Null, which Parquet writes into rows that lack a field, is as good as no such field, and
+    so is a blank solution.
 
     Args:
         path: the file; a name that ends in ``.parquet`` is Parquet.
@@ -112,9 +129,9 @@ _FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
     "problem": ((str,), False),
     "answer": ((str, int, float), False),
     "solution": ((str, NoneType), True),
-    "family": ((str,), True),
-    "subject": ((str,), True),
-    "level": ((int,), True),
+    "family": ((str, NoneType), True),
+    "subject": ((str, NoneType), True),
+    "level": ((int, NoneType), True),
 }
 
 
@@ -133,6 +150,8 @@ def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool
     value = record[name]
     if not isinstance(value, types) or isinstance(value, bool):
         raise TypeError(f"{name!r} is {json.dumps(value)[:40]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} is {value}, which is no number")
     if not optional and not str(value).strip():
         raise ValueError(f"{name!r} is empty")
     if optional and isinstance(value, int) and abs(value) >= 2**31:
