@@ -29,6 +29,7 @@ datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
 
 from upge.integrations.trl import UpgeTrainer  # noqa: E402
+from upge.integrations.trl import _text as read_demonstration  # noqa: E402
 
 ALPHABET = "0123456789+=#"
 LONGEST = 9
@@ -376,9 +377,59 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         },
         "× gradient_accumulation_steps is 2",
     ),
+    "none": ([], {}, "algorithm: got [], wanted a name of the registry or an estimator"),
+    "number": (
+        "hpt",
+        {"data": table(demonstrations=False).add_column("demonstration", [3] * 4)},
+        "demonstration: got 3, wanted a text or messages with a text as content",
+    ),
+    "no-content": (
+        "hpt",
+        {"data": table().map(lambda _: {"demonstration": [{"role": "assistant"}]})},
+        "demonstration: got [{'role': 'assistant'}], wanted a text or messages",
+    ),
     "images": ("grpo", {"data": table().add_column("image", [None] * 4)}, "has images"),
     "unknown": ("htp", {}, "unknown algorithm 'htp'"),
 }
+
+
+@pytest.mark.parametrize(
+    ("demonstration", "text"),
+    [
+        (None, ""),
+        ("", ""),
+        (" \n", ""),
+        ([], ""),
+        (conversation("  ", "assistant"), ""),
+        (" 5", " 5"),
+        ([*conversation("1 + 1?", "user"), *conversation("2", "assistant")], "2"),
+    ],
+)
+def test_a_demonstration_is_a_text_or_messages(demonstration: Any, text: str) -> None:
+    assert read_demonstration(demonstration) == text
+
+
+@pytest.mark.parametrize(
+    "demonstration",
+    [0, {}, {"content": "5"}, ["text"], [None], [{"role": "assistant"}], [{"content": None}]],
+)
+def test_another_demonstration_is_refused(demonstration: Any) -> None:
+    """Of no content ``None``, the word, was made."""
+    with pytest.raises(upge.UpgeError, match=r"^demonstration: got .*, wanted a text or"):
+        read_demonstration(demonstration)
+
+
+@pytest.mark.parametrize("example", ["trl_example", "verl_example"])
+@pytest.mark.parametrize(
+    ("algorithm", "sentence"), [("htp", "unknown algorithm 'htp'"), ("ppo", "ppo needs a critic's")]
+)
+def test_examples_refuse_without_a_traceback(example: str, algorithm: str, sentence: str) -> None:
+    if example == "verl_example":
+        pytest.importorskip("verl")
+    command = [sys.executable, "-m", f"experiments.integrations.{example}", "--algorithm"]
+    told = subprocess.run([*command, algorithm], capture_output=True, text=True, check=False)
+    assert told.returncode == 2 and "Traceback" not in told.stderr
+    assert told.stderr.splitlines()[-1].startswith(f"error: {sentence}")
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -211,14 +211,14 @@ def test_rollout_weights_multiply() -> None:
     assert_equal(taken, 2 * library("grpo", kept))
 
 
-def mixed(name: str, multiple: int = 1) -> Any:
+def mixed(name: str, multiple: int = 1, without: str = "", ungraded: str = "") -> Any:
     kept = [row for row in rows() if not row[3]]
     return verl_engine.mixed_batch(
-        data(kept),
+        {field: values for field, values in data(kept).items() if field != without},
         upge.get(name),
         [q for q, *_ in kept],
         {q: [1] * n for q, (n, _) in SHOWN.items()},
-        {q: r for q, (_, r) in SHOWN.items()},
+        {q: r for q, (_, r) in SHOWN.items() if q != ungraded},
         max_length=LONGEST,
         multiple=multiple,
     )
@@ -277,6 +277,11 @@ def test_prompts_and_demonstrations_are_put_together() -> None:
         (lambda: verl.register("mine", upge.get("sft")), "sft is more than one term over rollouts"),
         (lambda: verl_engine.engine_loss(upge.get("ppo")), "ppo needs a critic's values"),
         (lambda: verl_engine.engine_loss(upge.get("srft")), "srft weighs by the whole batch's"),
+        (lambda: verl_engine.engine_loss(None), "^estimator: got None, wanted an estimator"),
+        (lambda: mixed("hpt", multiple=0), "^multiple: got 0, wanted a whole number from 1"),
+        (lambda: mixed("hpt", multiple=-3), "^multiple: got -3, wanted a whole number from 1"),
+        (lambda: mixed("hpt", without="response_mask"), "^data: has no response_mask; wanted"),
+        (lambda: mixed("hpt", ungraded="a"), "^rewards: has none for the demonstration of 'a'"),
     ],
 )
 def test_refused_in_one_sentence(refused: Any, message: str) -> None:

@@ -6,6 +6,7 @@ python -m experiments.integrations.trl_example --algorithm hpt --steps 3
 from __future__ import annotations
 
 import argparse
+import sys
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,6 +14,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
+from upge.errors import UpgeError
 from upge.integrations.trl import UpgeTrainer
 from upge.policies.pretrained import load_pretrained
 from upge.tasks import dataset
@@ -88,4 +90,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UpgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -9,6 +9,7 @@ everything else here is verl's own: the layout, the split into micro-batches, th
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from verl.utils.py_functional import append_to_dict
 from verl.workers.utils.padding import left_right_2_no_padding
 
 import upge
+from upge.errors import UpgeError
 from upge.integrations.verl_engine import engine_loss, mixed_batch
 from upge.policies.pretrained import load_pretrained
 from upge.rollouts.cached import CachedSampler
@@ -134,4 +136,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UpgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

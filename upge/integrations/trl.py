@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer with any algorithm of the registry, and demonstrations beside the rollouts.
 
 The data set may have a column ``demonstration``: a worked solution as the model would write it, a
-text or a list of messages of which the last one counts; None or empty where a question has none.
+text or a list of messages of which the last one counts; None or blank where a question has none.
 The reward functions grade it like a completion.
 
     from upge.integrations.trl import UpgeTrainer
@@ -22,6 +22,7 @@ place of TRL's importance sampling correction; otherwise that of the policy as i
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
@@ -70,8 +71,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
 
     Raises:
         UpgeError: an algorithm that needs a critic, or demonstrations that the data set lacks; a
-            demonstration longer than ``max_completion_length``; a batch that splits questions; a
-            setting of TRL's loss, which would have no effect.
+            demonstration that is no text, or longer than ``max_completion_length``; a batch that
+            splits questions; a setting of TRL's loss, which would have no effect.
     """
 
     def __init__(self, *args: Any, algorithm: str | Estimator = "hpt", **kwargs: Any) -> None:
@@ -256,12 +257,23 @@ def _reads_demonstrations(estimator: Estimator) -> bool:
 
 def _text(demonstration: Any) -> str:
     """The demonstration as text; empty if there is none."""
-    if not demonstration or isinstance(demonstration, str):
-        return demonstration or ""
-    return str(demonstration[-1]["content"])
+    text = "" if demonstration is None or demonstration == [] else demonstration
+    if isinstance(text, list):
+        text = text[-1].get("content") if isinstance(text[-1], Mapping) else None
+    if not isinstance(text, str):
+        raise UpgeError(
+            f"demonstration: got {reprlib.repr(demonstration)}, wanted a text or messages with a "
+            "text as content"
+        )
+    return text if text.strip() else ""
 
 
-def _check_estimator(estimator: Estimator) -> None:
+def _check_estimator(estimator: object) -> None:
+    if not isinstance(estimator, Estimator):
+        raise UpgeError(
+            f"algorithm: got {estimator!r}, wanted a name of the registry or an estimator, as "
+            "'hpt' or upge.get('hpt', gamma=0.25)"
+        )
     if "values" in estimator.needs:
         raise UpgeError(
             f"{estimator.name} needs a critic's values, and TRL's GRPOTrainer trains no critic; "

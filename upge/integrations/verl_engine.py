@@ -54,6 +54,16 @@ require("verl", "parity")
 #: Fields of a row: scale · Â of a term by its number, and whether it is a demonstration.
 _TERM, _OFFLINE = "upge_term{}", "upge_offline"
 
+#: What is read of verl's batch.
+_READ = (
+    "prompts",
+    "responses",
+    "attention_mask",
+    "response_mask",
+    "old_log_probs",
+    "token_level_rewards",
+)
+
 
 def mixed_batch(
     data: Mapping[str, Tensor],
@@ -80,10 +90,11 @@ def mixed_batch(
             micro-batches needs it; what fills them has no response.
 
     Raises:
-        UpgeError: an estimator that reads values or the whole batch's entropy; a demonstration
-            longer than ``responses`` are wide.
+        UpgeError: an estimator that reads values or the whole batch's entropy; a field that
+            ``data`` lacks; a demonstration without a reward, or longer than ``responses`` are wide.
     """
     _check(estimator)
+    _check_rows(data, index, demonstrations, rewards, multiple)
     first: dict[Any, int] = {}
     for row, uid in enumerate(index):
         first.setdefault(uid, row)
@@ -108,7 +119,30 @@ def mixed_batch(
     return _tensordict(rows | _plan_fields(estimator, batch))
 
 
-def _check(estimator: Estimator) -> None:
+def _check_rows(
+    data: Mapping[str, Tensor],
+    index: Sequence[Any],
+    demonstrations: Mapping[Any, Sequence[int]],
+    rewards: Mapping[Any, float],
+    multiple: int,
+) -> None:
+    if missing := [name for name in _READ if name not in data.keys()]:  # noqa: SIM118, a TensorDict
+        raise UpgeError(f"data: has no {', '.join(missing)}; wanted {', '.join(_READ)}")
+    if multiple < 1:
+        raise UpgeError(f"multiple: got {multiple}, wanted a whole number from 1")
+    for uid in index:
+        if demonstrations.get(uid) and uid not in rewards:
+            raise UpgeError(
+                f"rewards: has none for the demonstration of {uid!r}; grade it like a rollout, or "
+                "leave the demonstration out"
+            )
+
+
+def _check(estimator: object) -> None:
+    if not isinstance(estimator, Estimator):
+        raise UpgeError(
+            f"estimator: got {estimator!r}, wanted an estimator, as upge.get('hpt', gamma=0.25)"
+        )
     if "values" in estimator.needs:
         raise UpgeError(
             f"{estimator.name} needs a critic's values, which the mixed loss doesn't carry; take "
