@@ -15,9 +15,10 @@ from upge import UpgeError
 from upge.config import build
 from upge.extras import available
 from upge.policies.tiny import build_model, build_tokenizer
-from upge.rollouts import CachedSampler, backends, open_sampler
+from upge.rollouts import CachedSampler, backends, check_backend, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.rollouts.vllm import _environment
+from upge.training import loop
 from upge.training.config import RunConfig
 
 logs = st.lists(st.floats(-3, 0), min_size=1, max_size=6)
@@ -40,6 +41,9 @@ def test_backends_by_name(open_as):
 def test_a_missing_backend_says_how_to_install_it(open_as):
     with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install '\.\[vllm\]'"):
         open_as("vllm")
+    with pytest.raises(UpgeError, match=r"vllm is not installed; .* take backend: transformers"):
+        check_backend("vllm")
+    check_backend("transformers")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,7 @@ def train(tiny, tmp_path, monkeypatch):
     def run(stale, **options):
         own = partial(Copy, stale=stale)
         monkeypatch.setattr(backends, "_OPEN", {**backends._OPEN, "vllm": own})
+        monkeypatch.setattr(loop, "check_backend", lambda name: None)
         config = tiny.config("reinforce", backend="vllm", steps=8, lr=1e-2, options=options)
         folder = tiny_runs.run(config, tmp_path / f"{stale}-{options}")
         return folder.metrics(), tiny_runs.weights(folder)

@@ -1,6 +1,6 @@
 """Rollouts: responses sampled from the policy, behind one protocol."""
 
-from upge.rollouts.backends import BACKENDS, COPIES, Backend, open_sampler
+from upge.rollouts.backends import BACKENDS, COPIES, Backend, check_backend, open_sampler
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling, question_seed
 
@@ -12,6 +12,7 @@ __all__ = [
     "Rollouts",
     "Sampler",
     "Sampling",
+    "check_backend",
     "open_sampler",
     "question_seed",
 ]

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from upge.errors import unknown
+from upge.errors import UpgeError, unknown
+from upge.extras import available, hint
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler
 
@@ -24,6 +25,19 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 #: Those that sample from a copy with arithmetic of its own, which may differ from the original.
 COPIES: frozenset[Backend] = frozenset({"vllm"})
+
+
+def check_backend(backend: Backend) -> None:
+    """Refuse a backend whose package isn't there, without importing it.
+
+    Raises:
+        UpgeError: names the extra to install.
+    """
+    if backend in COPIES and not available(backend):
+        raise UpgeError(
+            f"{backend} is not installed; install it with {hint(backend, backend)}, or take "
+            "backend: transformers"
+        )
 
 
 def open_sampler(

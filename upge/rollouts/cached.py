@@ -34,6 +34,9 @@ LOGIT_BYTES = 3 * 4 + 2 * (4 + 8)
 #: GiB held at a time: a quarter of a laptop's memory, a fifth of the GPU's that is planned for.
 _CPU_MEMORY, _GPU_MEMORY = 4.0, 16.0
 
+#: GiB that no machine has more of.
+_LARGEST_MEMORY = 2**20
+
 
 class CachedSampler:
     """A :class:`~upge.rollouts.sampler.Sampler` on a transformers causal language model.
@@ -178,7 +181,7 @@ def memory_held(device: str) -> float:
     """GiB of keys, values and logits that are held at a time, on a type of device.
 
     Raises:
-        UpgeError: ``UPGE_SAMPLER_MEMORY`` is no positive number.
+        UpgeError: ``UPGE_SAMPLER_MEMORY`` is no positive number, or more than any machine has.
     """
     given = os.environ.get("UPGE_SAMPLER_MEMORY")
     if given is None:
@@ -187,8 +190,11 @@ def memory_held(device: str) -> float:
         memory = float(given)
     except ValueError:
         memory = 0.0
-    if not 0 < memory < float("inf"):
-        raise UpgeError(f"UPGE_SAMPLER_MEMORY: got {given!r}, wanted a number of GiB above 0")
+    if not 0 < memory <= _LARGEST_MEMORY:
+        raise UpgeError(
+            f"UPGE_SAMPLER_MEMORY: got {given!r}, wanted a number of GiB above 0 and at most "
+            f"{_LARGEST_MEMORY}"
+        )
     return memory
 
 

@@ -108,20 +108,20 @@ def examine(
     return Report(_launcher(accelerator), cases, is_main)
 
 
-def check_launcher(accelerator: Any, model: Any) -> None:
+def check_launcher(accelerator: Any, config: Any) -> None:
     """Refuse to train a model under a launcher whose steps are not those of the batch.
 
     Args:
         accelerator: Accelerate's object; of a single plain process nothing is asked.
-        model: the model to be trained.
+        config: of the model to be trained.
 
     Raises:
         UpgeError: names the fault; see also :func:`examine`.
     """
     if accelerator.distributed_type == "NO":
         return
-    kind = model.config.model_type
-    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    kind = config.model_type
+    tied = bool(getattr(config, "tie_word_embeddings", False))
     report = examine(kind if kind in ARCHITECTURES else "qwen2", accelerator, tied=tied)
     if not report.sound:
         name, case = next((name, case) for name, case in report.cases.items() if case.fault)

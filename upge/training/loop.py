@@ -25,8 +25,13 @@ from upge.estimator import Plan
 from upge.evaluation.responses import Responses, respond_suites
 from upge.extras import require
 from upge.policies.policy import Policy
-from upge.policies.pretrained import load_pretrained, save_pretrained
-from upge.rollouts import COPIES, Sampling, open_sampler, question_seed
+from upge.policies.pretrained import (
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    save_pretrained,
+)
+from upge.rollouts import COPIES, Sampling, check_backend, open_sampler, question_seed
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.tasks.dataset import Dataset
 from upge.tasks.problem import Problem
@@ -147,18 +152,27 @@ class Trainer:
     # -------------------------------------------------------------------------------- preparation
 
     def _prepare(self) -> None:
+        """Whatever can be wrong is looked for before the model is loaded."""
         self._check_processes()
+        check_backend(self.config.backend)
         self.dataset: Dataset = load_dataset(self.config)
         if self._is_main and self.dataset.omissions:
             self.note(self.dataset.omissions)
-        # Before the model is loaded, and again after demonstrations that are too long were dropped.
         self._check_demonstrations(problem.demonstration for problem in self.dataset.train)
-        # In evaluation mode: dropout would be randomness that no seed names.
-        self.model, self.tokenizer = load_pretrained(self.config.model)
+        model = load_config(self.config.model)
+        self._encode(model)
         if self.doctor:
-            self._examine()
+            self._examine(model)
+        # In evaluation mode: dropout would be randomness that no seed names.
+        self.model, _ = load_pretrained(self.config.model)
         self._restore()
         self._spread()
+        if self._is_main:
+            self.folder.open(self.config)
+
+    def _encode(self, model: Any) -> None:
+        """The problems as ids, of lengths that the model of that configuration takes."""
+        self.tokenizer = load_tokenizer(self.config.model)
         self.questions = encode_questions(
             self.dataset.train,
             self.tokenizer,
@@ -170,15 +184,13 @@ class Trainer:
         suites = (self.dataset.validation, *self.dataset.tests.values())
         tested = [encode(self.tokenizer, problem.prompt) for suite in suites for problem in suite]
         trained = [question.prompt for question in self.questions]
-        check_lengths(trained, tested, self.config, self.model.config)
+        check_lengths(trained, tested, self.config, model)
         self._check_demonstrations(question.demonstration for question in self.questions)
-        if self._is_main:
-            self.folder.open(self.config)
 
-    def _examine(self) -> None:
+    def _examine(self, model: Any) -> None:
         from upge.training.doctor import check_launcher  # which takes its steps by a Trainer
 
-        check_launcher(self.accelerator, self.model)
+        check_launcher(self.accelerator, model)
 
     def _check_demonstrations(self, demonstrations: Iterable[object]) -> None:
         readers = [stage.algorithm for stage in self.config.stages if stage.reads_demonstrations]
