@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from upge import UpgeError
 from upge.evaluation import responses as responses_module
+from upge.evaluation.folder import COLUMNS, schema
 from upge.evaluation.metrics import (
     Rule,
     avg_at_k,
@@ -289,6 +290,22 @@ def test_responses_are_kept(tmp_path: Path) -> None:
     assert torch.equal(loaded.rewards, found.rewards) and loaded.rewards.dtype == torch.float64
     assert torch.equal(loaded.lengths, found.lengths)
     assert [p.name for p in path.parent.iterdir()] == ["echo.parquet"]
+
+
+def test_a_file_is_as_an_evaluation_s_and_one_of_before_is_read_too(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found, path = ask(PROBLEMS, Echo()), tmp_path / "letters.parquet"
+    found.save(path)
+    kept = parquet.read_table(path)
+    lacking = {"finished", "verdict"}
+    assert kept.column_names == [name for name in COLUMNS if name not in lacking]
+    assert kept.schema == schema(kept.column_names)
+    rows = kept.to_pydict()
+    assert set(rows["suite"]) == {"letters"} and set(rows["family"]) == {"echo"}
+    before = {name: own for name, own in rows.items() if name != "family"}
+    parquet.write_table(pyarrow.table(before | {"suite": rows["family"]}), path)
+    assert Responses.load(path).problems == found.problems
 
 
 def test_files_that_hold_no_responses(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class EvaluationFolder:
     def table(self, name: str) -> Any:
         """All responses to a benchmark, as a pyarrow table in the order of its problems."""
         pyarrow = require("pyarrow", "train")
-        kept = _schema().empty_table()
+        kept = schema().empty_table()
         for path in [self._whole(name), *sorted(self._parts(name).glob("*.parquet"))]:
             if (own := _read(path)) is not None:
                 kept = pyarrow.concat_tables([kept, _without(own, kept["problem"])])
@@ -151,7 +151,7 @@ class EvaluationFolder:
         Raises:
             UpgeError: they can't be written.
         """
-        table = require("pyarrow", "train").table(dict(columns), schema=_schema())
+        table = require("pyarrow", "train").table(dict(columns), schema=schema())
         folder = self._parts(name)
         make_folder(folder)
         self._write(folder / f"{columns['problem'][0]:08d}.parquet", table)
@@ -197,16 +197,17 @@ def is_evaluation(path: Path) -> bool:
     return (path / _RECORD).is_file()
 
 
-def _schema() -> Any:
+def schema(names: Iterable[str] = COLUMNS) -> Any:
+    """Names and types of these columns, as pyarrow has them."""
     pyarrow = require("pyarrow", "train")
-    return pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
+    return pyarrow.schema([(name, getattr(pyarrow, COLUMNS[name])()) for name in names])
 
 
 def _read(path: Path) -> Any:
     """A file's table; None if it is not there, or is damaged."""
     pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     try:
-        return parquet.read_table(path).select(list(COLUMNS)).cast(_schema())
+        return parquet.read_table(path).select(list(COLUMNS)).cast(schema())
     except (OSError, KeyError, pyarrow.ArrowException):
         return None
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from upge.errors import UpgeError
+from upge.evaluation.folder import schema
 from upge.extras import require
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler, Sampling, question_seed
@@ -42,14 +43,18 @@ class Responses:
     lengths: Tensor
 
     def save(self, path: Path) -> None:
-        """Write one row a response, as Parquet."""
+        """Write one row a response, as Parquet, in the layout of :mod:`upge.evaluation.folder`.
+
+        Without its columns ``finished`` and ``verdict``; the suite is called as the file.
+        """
         pyarrow = require("pyarrow", "train")
         parquet = require("pyarrow.parquet", "train")
         count, k = self.rewards.shape
         own = [problem for problem in self.problems for _ in range(k)]
         columns = {
             "problem": [p for p in range(count) for _ in range(k)],
-            "suite": [problem.family for problem in own],
+            "suite": [path.stem] * len(own),
+            "family": [problem.family for problem in own],
             "level": [problem.level for problem in own],
             "prompt": [problem.prompt for problem in own],
             "answer": [problem.answer for problem in own],
@@ -60,12 +65,12 @@ class Responses:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        parquet.write_table(pyarrow.table(columns), partial)
+        parquet.write_table(pyarrow.table(columns, schema=schema(columns)), partial)
         partial.replace(path)
 
     @staticmethod
     def load(path: Path) -> Responses:
-        """Read what :meth:`save` wrote; demonstrations and splits of the problems are not in it.
+        """Read what :meth:`save` or an evaluation wrote; demonstrations and splits are not in it.
 
         Raises:
             UpgeError: a file that can't be read, or holds something else.
@@ -79,10 +84,7 @@ class Responses:
             texts = [row["response"] for row in rows]
             k = len(rows) // len(firsts)
             return Responses(
-                [
-                    Problem(row["prompt"], row["answer"], family=row["suite"], level=row["level"])
-                    for row in firsts
-                ],
+                [_problem(row) for row in firsts],
                 [texts[start : start + k] for start in range(0, len(texts), k)],
                 torch.tensor([row["reward"] for row in rows], dtype=torch.float64).view(shape),
                 torch.tensor([row["tokens"] for row in rows]).view(shape),
@@ -97,6 +99,11 @@ class Responses:
             raise UpgeError(
                 f"{path}: can't be read as responses ({type(error).__name__}); evaluate again"
             ) from error
+
+
+def _problem(row: Mapping[str, Any]) -> Problem:
+    family = row.get("family", row["suite"])  # once they were one column
+    return Problem(row["prompt"], row["answer"], family=family, level=row["level"])
 
 
 def respond(
