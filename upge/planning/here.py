@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from upge.errors import UpgeError
 from upge.planning.cluster import Cluster
 from upge.planning.plan import Assumptions, run_memory
 from upge.training.config import RunConfig
+from upge.training.strategy import launched_processes
 
 #: Of the cluster, memory alone is asked for: its type of GPU says nothing here.
 _ONE = Cluster(gpus=1, sharding="none", checkpointing=False, mixed=False)
@@ -30,7 +29,7 @@ def check_gpu_memory(config: RunConfig, free: int | None = None) -> None:
     Raises:
         UpgeError: it needs more, by the formulas of ``upge plan``.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and config.backend == "transformers"
+    alone = launched_processes() == 1 and config.backend == "transformers"
     if free is None and alone and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
     needed = memory_needed(config) if free is not None and alone and config.stages else None

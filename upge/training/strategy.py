@@ -11,6 +11,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,10 @@ from upge.training.config import Stage
 from upge.training.vigil import main_first
 
 OptimizerState = Mapping[str, Any]
+
+
+#: What the loop has been made for; see :mod:`upge.training.precision`.
+_PRECISIONS = ("no", "bf16", "fp16")
 
 
 def open_accelerator(**options: Any) -> Any:
@@ -42,16 +47,36 @@ def open_accelerator(**options: Any) -> Any:
         if not torch.cuda.is_available():
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
     patient = accelerate.InitProcessGroupKwargs(**group)
-    accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
+    launched_processes()
+    try:
+        accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
+    except (ValueError, ImportError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UpgeError(
+            f"processes can't be opened as the launcher says ({said}); see its configuration, and "
+            "WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT and ACCELERATE_* in the environment"
+        ) from error
     _check_launch(accelerator)
     _load_whole(accelerator)
     return accelerator
 
 
+def launched_processes() -> int:
+    """How many processes a launcher has started, 1 without one.
+
+    Raises:
+        UpgeError: ``WORLD_SIZE`` in the environment is no number of processes.
+    """
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise UpgeError(f"WORLD_SIZE: got {given!r}, wanted a number of processes; unset it")
+    return int(given)
+
+
 def _check_launch(accelerator: Any) -> None:
     """Refuse what would train something else, in one voice."""
-    started, steps = int(os.environ.get("WORLD_SIZE", "1")), accelerator.gradient_accumulation_steps
-    fault = ""
+    started, steps = launched_processes(), accelerator.gradient_accumulation_steps
+    precision, fault = accelerator.mixed_precision, ""
     if accelerator.num_processes < started:
         fault = (
             f"{started} processes were launched, but Accelerate found no GPU and would have each "
@@ -61,6 +86,11 @@ def _check_launch(accelerator: Any) -> None:
         fault = (
             f"gradient_accumulation_steps: got {steps} from the launcher, wanted 1: the loop "
             "accumulates by itself, and each gradient would be divided once more"
+        )
+    elif precision not in _PRECISIONS:
+        fault = (
+            f"mixed_precision: got {precision!r} from the launcher, wanted "
+            f"{', '.join(_PRECISIONS[:-1])} or {_PRECISIONS[-1]}"
         )
     if fault:
         with main_first(os.environ.get("RANK", "0") == "0"):
@@ -248,12 +278,21 @@ class FullyShard(Strategy):
             raise UpgeError("fsdp_version: got 1, which the loop isn't made for; set it to 2")
 
     def _to_train(self) -> Policy:
+        self._keep_float32()
         policy: Any = Policy(copy.deepcopy(self.model))
         # The layers that become units of their own, where the launcher doesn't name them.
         present = {type(module).__name__ for module in policy.modules()}
         policy._no_split_modules = present & set(self.model._no_split_modules or ())
         trained: Policy = policy
         return trained
+
+    def _keep_float32(self) -> None:
+        """Round products alone to bfloat16: Accelerate has log π and sums of gradients so too."""
+        plugin = self.accelerator.state.fsdp_plugin
+        if mixed := plugin.mixed_precision_policy:
+            plugin.mixed_precision_policy = replace(
+                mixed, reduce_dtype=torch.float32, output_dtype=None
+            )
 
     def synchronize(self) -> None:
         with torch.no_grad():
