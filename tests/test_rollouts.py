@@ -417,7 +417,7 @@ def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counted.rows[0] == 1
 
 
-@pytest.mark.parametrize("given", ["", "much", "0", "-1", "inf", "nan"])
+@pytest.mark.parametrize("given", ["", "much", "0", "-1", "inf", "nan", "1e308"])
 def test_an_amount_of_memory_that_is_none(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("UPGE_SAMPLER_MEMORY", given)
     with pytest.raises(UpgeError, match=r"UPGE_SAMPLER_MEMORY: got .*, wanted a number of GiB"):
