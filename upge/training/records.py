@@ -58,6 +58,9 @@ from upge.errors import UpgeError
 from upge.provenance import provenance
 from upge.training.config import RunConfig
 
+#: What a result has beside the accuracies of the suites.
+_AVERAGES = ("in_distribution", "out_of_distribution")
+
 
 class RunFolder:
     """A run's folder; made when it is first used.
@@ -76,8 +79,28 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The final numbers, if the run is finished."""
-        return _read_json(self.path / "result.json")
+        """The final numbers, if the run is finished.
+
+        Raises:
+            UpgeError: they were changed into something else.
+        """
+        path = self.path / "result.json"
+        found = _read_json(path)
+        if found is not None and not self._is_whole(found):
+            raise UpgeError(
+                f"{path}: doesn't hold the run's accuracies any more; restore it, or delete it: "
+                "the same upge train then goes on from the last checkpoint, if there is one"
+            )
+        return found
+
+    def _is_whole(self, result: Mapping[str, Any]) -> bool:
+        """Whether a result is of the right types, and has the suites that were tested."""
+        suites = result.get("suites", {})
+        if suites == {} and any(self.evaluation.glob("*.parquet")):  # what a test leaves first
+            return False
+        averages = [result.get(name) for name in _AVERAGES]
+        known = [average for average in averages if average is not None]
+        return isinstance(suites, dict) and all(map(_is_accuracy, [*suites.values(), *known]))
 
     def check(self, config: RunConfig) -> None:
         """Refuse a folder that holds another run.
@@ -93,7 +116,15 @@ class RunFolder:
             )
 
     def open(self, config: RunConfig) -> None:
-        """Write the configuration and note the start."""
+        """Write the configuration and note the start.
+
+        Raises:
+            OSError: something here can't be written, which the last step alone would find out.
+        """
+        for folder in (self.policy, self.evaluation):
+            _try_folder(folder)
+        if (place := self.path / "result.json").is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
         given = {"key": config.key} | config.model_dump(mode="json")
         write_json(self.path / "config.json", given)
         starts = (_read_json(self.path / "provenance.json") or {}).get("starts")
@@ -123,7 +154,7 @@ class RunFolder:
         sync(self.metrics_path)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics, up to a line that was cut short or is not the next step's."""
+        """The steps' metrics, up to a line that is damaged or not the next step's."""
         try:
             lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         except (FileNotFoundError, NotADirectoryError):
@@ -131,6 +162,8 @@ class RunFolder:
         found: list[dict[str, Any]] = []
         for line in map(_parse_object, lines):
             if line is None or line.get("step") != len(found) + 1:
+                break
+            if not _is_accuracy(line.get("validation", 0)):
                 break
             found.append(line)
         return found
@@ -218,6 +251,19 @@ def file_error(error: Exception, folder: Path, step: int) -> UpgeError:
     )
 
 
+def _try_folder(path: Path) -> None:
+    """Make a folder and see that it can be written to; an empty one is not left."""
+    path.mkdir(exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    with suppress(OSError):  # it isn't empty
+        path.rmdir()
+
+
+def _is_accuracy(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return _parse_object(path.read_text(encoding="utf-8"))
@@ -229,6 +275,6 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is; None if it is none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
