@@ -300,6 +300,158 @@ def test_progress(
     assert shown or "reward" not in done.err
 
 
+# -------------------------------------------------------------------------------- records and logs
+
+
+@pytest.fixture
+def tested(run: Run, tmp_path: Path, reader: Path) -> tuple[Any, ...]:
+    """A finished run with a test suite: the command, and what it said last."""
+    data = sums(tmp_path / "sums.jsonl")
+    settings = ("--set", f"data.test={data}", "--set", "evaluation.every=1")
+    command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL, *settings)
+    command = (*command, "--out", tmp_path / "runs")
+    done = run(*command)
+    assert done.code == 0 and "; validation 0.000; test sums 0.000; " in done.out, done.err
+    return command, done.out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"suites": {}}',
+        '{"suites": [1]}',
+        '{"suites": null}',
+        '{"suites": "x"}',
+        '{"suites": {"sums": "x"}}',
+        '{"suites": {"sums": null}}',
+        '{"suites": {"sums": 1e999}}',
+        '{"suites": {"sums": NaN}}',
+        '{"suites": {"sums": 1' + "0" * 400 + "}}",
+        '{"suites": {"sums": 0.5}, "in_distribution": "x"}',
+    ],
+)
+def test_a_result_that_was_changed(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], text: str
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    path = folder / "result.json"
+    path.write_text(text, encoding="utf-8")
+    done = run(*command)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert f"{path}: doesn't hold the run's accuracies any more; restore it" in done.err
+    assert path.read_text(encoding="utf-8") == text
+    policy = (folder / "policy" / "model.safetensors").read_bytes()
+    metrics = metrics_of(folder)
+    path.unlink()
+    assert run(*command).out == line
+    assert (folder / "policy" / "model.safetensors").read_bytes() == policy
+    assert metrics_of(folder) == metrics
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "[]", "{"])
+def test_a_result_that_is_no_json_is_made_anew(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], text: str
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "result.json").write_text(text, encoding="utf-8")
+    assert run(*command).out == line
+
+
+@pytest.mark.parametrize("value", ["x", None, [0.5], {}, float("nan"), 10**400])
+def test_metrics_that_were_changed(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], value: Any
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole = metrics_of(folder)
+    changed = [*whole[:2], whole[2] | {"validation": value}]
+    write(folder / "metrics.jsonl", changed)
+    again = run(*command)  # the validation before it is the last one known
+    assert again.code == 0 and again.out == line.replace("3 steps", "finished before"), again.err
+    (folder / "result.json").unlink()
+    assert run(*command).out == line
+    assert metrics_of(folder) == whole
+
+
+@pytest.mark.parametrize("name", ["policy", "evaluation", "result.json"])
+def test_what_the_last_step_writes_is_tried_before_the_first(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], name: str
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    blocked = folder / name
+    _ = blocked.mkdir() if name == "result.json" else blocked.touch()
+    done = run(*command)
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert f"upge: {blocked}: can't be used (" in done.err and "mend that, or choose" in done.err
+    assert not (folder / "metrics.jsonl").exists()
+    _ = blocked.rmdir() if name == "result.json" else blocked.unlink()
+    assert run(*command).out == line
+
+
+def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, reader: Path) -> None:
+    data = sums(tmp_path / "sums.jsonl")
+    command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL)
+    options = ("--set", "evaluation.every=1", "--out", tmp_path / "runs")
+    code = "import sys, upge.cli; sys.argv[0] = 'upge'; upge.cli.main()"
+    for again in (False, True):
+        read, written = os.pipe()
+        os.close(read)
+        child = subprocess.run(
+            [sys.executable, "-c", code, *map(str, (*command, *options))],
+            stdout=written,
+            stderr=written,
+            check=False,
+        )
+        os.close(written)
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert child.returncode == 0, again
+        assert [m["step"] for m in metrics_of(folder)] == [1, 2, 3]
+        assert (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_of_several_processes_one_speaks(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], speaks: bool
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert train_cli._speaks() == speaks
+
+
+def test_a_rank_alone_silences_nobody(
+    run: Run, tested: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, line = tested
+    monkeypatch.setenv("RANK", "1")
+    assert run(*command).out == line.replace("3 steps", "finished before")
+
+
+def test_a_dry_run_that_does_not_fit_says_so_by_its_code(run: Run) -> None:
+    command = ("train", "-a", "sft", "--model", "Qwen/Qwen2.5-Math-7B", "--dry-run")
+    tight = run(*command, "--gpu", "rtx4090")
+    assert "DOES NOT FIT" in tight.out and tight.code == 1
+    roomy = run(*command, "--gpu", "h200")
+    assert "DOES NOT FIT" not in roomy.out and roomy.code == 0, roomy.out
+    assert run(*command).code == 0
+
+
 # ------------------------------------------------------------------------------------ user mistakes
 
 

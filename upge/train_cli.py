@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -104,7 +105,10 @@ def train(
     ] = True,
     gpu: Annotated[
         str | None,
-        typer.Option(help="With --dry-run: what the run takes on 8 GPUs of this type; see plan."),
+        typer.Option(
+            help="With --dry-run: what the run takes on 8 GPUs of this type; see plan, whose exit "
+            "code it is."
+        ),
     ] = None,
 ) -> None:
     """Train a model, and measure it.
@@ -149,7 +153,8 @@ def train(
         if gpu is not None:
             from upge.plan_cli import print_plan
 
-            print_plan(run, None, gpu=gpu, prefix="# ")
+            sound = print_plan(run, None, gpu=gpu, prefix="# ")
+            raise typer.Exit(0 if sound else 1)
     else:
         _train(run, folder, quiet, doctor)
 
@@ -244,17 +249,17 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None
     again = folder.result is not None
     if not again:
         check_gpu_memory(run)
-    notes = Console(stderr=True, quiet=quiet)
+    log = _Log(stderr=True, quiet=quiet)
     trainer = Trainer(run, folder, doctor=doctor)
-    trainer.note = lambda text: notes.print(text, highlight=False, markup=False, soft_wrap=True)
+    trainer.note = lambda text: log.print(text, highlight=False, markup=False, soft_wrap=True)
     try:
-        with _watching(run, quiet) as observe:
+        with _watching(run, log) as observe:
             trainer.observe = observe
             result = trainer.run()
     except KeyboardInterrupt:
         kept = any(folder.checkpoints.glob("step-*"))
         where = "goes on from the last checkpoint" if kept else "starts anew, without a checkpoint,"
-        Console(stderr=True).print(
+        _Log(stderr=True).print(
             f"Interrupted at step {trainer.progress.step} of {run.steps}; the same command {where} "
             f"in {folder.path}",
             highlight=False,
@@ -262,8 +267,36 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(_closing_line(run, folder, result, again))
+    if _speaks():
+        _print_to_reader(_closing_line(run, folder, result, again))
+
+
+def _speaks() -> bool:
+    """Whether this is the one of several processes that does; a lone one always is."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return not several or os.environ.get("RANK", "0") == "0"
+
+
+class _Log(Console):
+    """A log whose reader may go away, as ``head`` does: nothing ends with it."""
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on; whoever else writes there finds an open file."""
+        self.quiet = True
+        _silence(sys.stderr)
+
+
+def _print_to_reader(text: str) -> None:
+    """Print to standard output, if somebody reads it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    with suppress(OSError), open(os.devnull, "w") as nothing:  # in tests it may have no number
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], again: bool) -> str:
@@ -279,9 +312,8 @@ def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], 
 
 
 @contextmanager
-def _watching(run: RunConfig, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def _watching(run: RunConfig, console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """What shows the steps: a bar in a terminal, elsewhere a line a validation."""
-    console = Console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
@@ -289,7 +321,7 @@ def _watching(run: RunConfig, quiet: bool) -> Iterator[Callable[[Mapping[str, An
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[numbers]}", markup=False),
     )
-    hidden = quiet or not console.is_terminal
+    hidden = console.quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("loading", total=run.steps, numbers="")
         latest: dict[str, Any] = {}
