@@ -26,6 +26,7 @@ from upge import UpgeError
 from upge.cli import app
 from upge.config import build, merge
 from upge.extras import available
+from upge.feedback import Switch
 from upge.planning import here
 from upge.policies import pretrained
 from upge.policies.pretrained import SMOLLM2, load_pretrained, save_pretrained
@@ -331,7 +332,10 @@ def test_sequences_end_as_the_model_was_taught(smollm2: Path) -> None:
 
 
 def shrunk(method: str, model: Path, folder: Path) -> dict[str, Any]:
-    """The profile's own run with two questions, two rollouts, 32 tokens, and short problems."""
+    """The profile's own run with two questions, two rollouts, 16 tokens, and short problems.
+
+    Solutions are answers alone, so that every problem has a demonstration of so few tokens.
+    """
     recipe = table2()
     small = recipe.model_copy(
         update={
@@ -344,18 +348,17 @@ def shrunk(method: str, model: Path, folder: Path) -> dict[str, Any]:
     )
     rates = dict.fromkeys(recipe.methods, 5e-6)
     config = small.config(method, 0, rates, steps=1).model_dump(mode="json")
-    by_length = sorted(load("gsm8k_train"), key=lambda p: len(str(p.demonstration)))
+    by_length = sorted(load("gsm8k_train"), key=lambda p: len(p.prompt))
     problems = folder / "short.jsonl"
     lines = [
-        {"problem": p.prompt, "answer": p.answer, "solution": p.demonstration}
-        for p in by_length[:12]
+        {"problem": p.prompt, "answer": p.answer, "solution": p.answer} for p in by_length[:12]
     ]
     problems.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     small_data = {"train_set": str(problems), "test_sets": [], "held_out": 2}
     evaluation = {"every": 1, "validation_samples": 1, "test_samples": None}
     changes = {
         "model": str(model),
-        "max_tokens": 32,
+        "max_tokens": 16,
         "token_budget": 1024,
         "data": small_data,
         "evaluation": evaluation,
@@ -364,17 +367,31 @@ def shrunk(method: str, model: Path, folder: Path) -> dict[str, Any]:
 
 
 class Coin:
-    """Grades every other rollout as right, so that each group has something to learn from."""
+    """Grades a question's rollouts as all wrong, and every other one of the others as right.
+
+    So a switch sends the one to its demonstration, and the others have something to compare.
+    """
 
     def __init__(self, *settings: Any) -> None:
-        self.calls = 0
+        pass
 
     def __call__(self, responses: Any, problems: Any) -> list[float]:
         shown = [demonstration(str(p.demonstration), p.answer) for p in problems]
         return [
-            1.0 if response in (own, str(p.demonstration)) else float(i % 2)
+            float(response in (own, p.demonstration) or (i % 2 and p.prompt != problems[0].prompt))
             for i, (response, own, p) in enumerate(zip(responses, shown, problems, strict=True))
         ]
+
+
+def switches(config: RunConfig) -> bool:
+    """Whether some term is open for a part of the questions alone."""
+    gates = [term.gate for stage in config.stages for term in stage.estimator.terms]
+    return any(gate is not None and isinstance(gate.feedback, Switch) for gate in gates)
+
+
+def test_some_methods_switch() -> None:
+    switching = {method for method in METHODS if switches(run_config(method))}
+    assert {"hpt", "hpt_global_token"} <= switching < set(METHODS)
 
 
 @pytest.mark.slow
@@ -394,6 +411,10 @@ def test_a_step_of_every_method(
     assert len(lines) == config.steps
     for line in lines:
         assert isfinite(line["loss"]) and line["grad_norm"] > 0 and line["skipped"] == 0
+        if any(term.gate for stage in config.stages for term in stage.estimator.terms):
+            assert 0 < line["offline_ratio"] < 1
+        if switches(config):  # one of two questions: a demonstration beside the other's rollouts
+            assert line["offline_ratio"] == 1 / (1 + 2)
         assert 0 <= line["validation"] <= 1
     trained, _ = load_pretrained(str(folder / "policy"))
     assert {parameter.dtype for parameter in trained.parameters()} == {torch.float32}
