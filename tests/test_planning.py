@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_runs
@@ -23,10 +24,11 @@ from upge.errors import UpgeError
 from upge.extras import available
 from upge.likelihood import _chunk_likelihood
 from upge.planning import checks, memory
-from upge.planning.cluster import Cluster, gpu_types, load_cluster
+from upge.planning.cluster import Cluster, gpu_types, launched, load_cluster
 from upge.planning.flops import causal_pairs, training_flops
 from upge.planning.hours import Setting, sampling_cost, step_cost
-from upge.planning.plan import Assumptions, make_plan
+from upge.planning.plan import Assumptions, make_plan, run_memory
+from upge.planning.report import plan_lines
 from upge.planning.shapes import ModelShape, known_shapes, shape_of
 from upge.planning.workload import Batch, Lengths, step_work
 from upge.policies import pretrained
@@ -246,9 +248,9 @@ def test_state_is_as_large_as_planned():
 
 @given(st.sampled_from(["none", "optimizer", "gradients", "full"]), st.integers(1, 16))
 def test_sharding_never_costs_memory_that_it_spreads(sharding, gpus):
-    alone = memory.state_bytes(TINY, 1, "none", mixed=True)
+    alone = memory.state_bytes(TINY, 1, sharding, mixed=True)
     spread = memory.state_bytes(TINY, gpus, sharding, mixed=True)
-    names = {"optimizer": 1, "gradients": 2, "full": 3, "none": 0}[sharding]
+    names = {"optimizer": 1, "gradients": 3, "full": 3, "none": 0}[sharding]
     parts = ("optimizer", "gradients", "weights")
     for place, part in enumerate(parts):
         share = gpus if place < names else 1
@@ -385,6 +387,114 @@ def test_an_impossible_machine_is_a_sentence(tmp_path, given, message):
         load_cluster(path)
 
 
+LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
+
+
+@pytest.mark.parametrize(
+    ("file", "sharding", "mixed", "checkpointing"),
+    [
+        ("ddp", "none", False, False),
+        ("fsdp2", "full", True, True),
+        ("deepspeed_zero2", "gradients", True, False),
+        ("deepspeed_zero3", "full", True, False),
+    ],
+)
+def test_a_launch_is_planned_as_it_is_run(file, sharding, mixed, checkpointing):
+    given = Cluster(gpu="h100", gpus=3, sharding="optimizer", offload=True, sampler_memory=0.4)
+    made = launched(given, LAUNCH / f"{file}.yaml")
+    assert made == Cluster("h100", 8, sharding, mixed, checkpointing, sampler_memory=0.4)
+    assert load_cluster(None, gpus=16, launch=LAUNCH / f"{file}.yaml").gpus == 16
+
+
+def test_every_launch_file_is_planned():
+    assert {path.stem for path in LAUNCH.glob("*.yaml")} == {
+        "ddp",
+        "fsdp2",
+        "deepspeed_zero2",
+        "deepspeed_zero3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("launch", "wanted"),
+    [
+        ("num_processes: 2", Cluster("a800", 2, "none", False, False)),
+        ("mixed_precision: no", Cluster("a800", 1, "none", False, False)),
+        ("mixed_precision: fp16", Cluster("a800", 1, "none", True, False)),
+        (
+            "{distributed_type: DEEPSPEED, deepspeed_config: {offload_optimizer_device: cpu}}",
+            Cluster("a800", 1, "gradients", False, False, offload=True),
+        ),
+        (
+            "{distributed_type: FSDP, fsdp_config: {fsdp_offload_params: true}}",
+            Cluster("a800", 1, "full", False, False, offload=True),
+        ),
+    ],
+)
+def test_what_a_launch_leaves_out_has_accelerate_s_default(tmp_path, launch, wanted):
+    path = tmp_path / "launch.yaml"
+    path.write_text(launch)
+    assert launched(Cluster(), path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        ("distributed_type: TPU", "distributed_type: got 'TPU', wanted NO or MULTI_GPU or FSDP or"),
+        ("mixed_precision: fp8", "mixed_precision: got 'fp8', wanted no or bf16 or fp16"),
+        ("num_processes: two", "num_processes: got 'two', wanted a whole number"),
+        ("num_processes: 0", "gpus: got 0, wanted at least 1"),
+        ("fsdp_config: 2", "fsdp_config: got 2, wanted a mapping"),
+        (
+            "{distributed_type: DEEPSPEED, deepspeed_config: {zero_stage: 4}}",
+            "zero_stage: got 4, wanted 0 or 1 or 2 or 3",
+        ),
+        ("distributed_type: [FSDP]", "distributed_type: got \\['FSDP'\\], wanted"),
+    ],
+)
+def test_an_impossible_launch_is_a_sentence(tmp_path, launch, message):
+    path = tmp_path / "launch.yaml"
+    path.write_text(launch)
+    with pytest.raises(UpgeError, match=message):
+        launched(Cluster(), path)
+
+
+@pytest.mark.parametrize(
+    ("file", "a_parameter"),
+    [
+        ("ddp", 16),
+        ("fsdp2", 4 + 16 / 8),
+        ("deepspeed_zero2", 2 + 4 + (4 + 8 + 2) / 8),
+        ("deepspeed_zero3", 4 + 16 / 8),
+    ],
+)
+def test_bytes_a_parameter_are_those_of_the_launch_files(file, a_parameter):
+    """As experiments/launch/README.md has them; but for blocks that are gathered for their time."""
+    run = {"name": "r", "model": "Qwen/Qwen2.5-Math-7B", "max_tokens": 64, "token_budget": 64}
+    stages = [{"algorithm": "grpo", "steps": 10, "lr": 1e-6}]
+    cluster = launched(Cluster(), LAUNCH / f"{file}.yaml")
+    parts = run_memory(build(run | {"stages": stages}, RunConfig), cluster, ASSUMED).parts
+    held = sum(parts[name] for name in ("weights", "gradients", "optimizer", "whole copy"))
+    if cluster.sharding != "full":
+        held += parts["gathered"]
+    assert held / 7_615_616_512 == pytest.approx(a_parameter)
+
+
+def test_the_command_plans_a_launch(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "name: r\nmodel: Qwen/Qwen2.5-Math-1.5B\nmax_tokens: 1024\n"
+        "stages: [{algorithm: grpo, steps: 10, lr: 1e-6}]\n"
+    )
+    command = ["plan", str(config), "--launch", str(LAUNCH / "ddp.yaml")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    wanted = "8 × a800 of 80 GB, sharding none, float32 products, without activation checkpointing"
+    assert wanted in result.output
+    two_nodes = CliRunner().invoke(app, [*command, "--gpus", "16"]).output
+    assert "machine   16 × a800" in two_nodes
+
+
 # ---------------------------------------------------------------------------------------- the plan
 
 
@@ -492,6 +602,33 @@ def test_one_gpu_evaluates():
         make_plan(build(config, RunConfig), Cluster(gpus=n), assumed).evaluation for n in (1, 8)
     )
     assert one == eight and one.sampled_tokens == 2 * 64 * 500
+
+
+def test_benchmarks_are_measured_by_one_gpu_after_the_run(tmp_path):
+    """Its own sampler has more of that GPU, and none of it is the run's."""
+    config = build(
+        {
+            "name": "r",
+            "model": "Qwen/Qwen2.5-Math-7B",
+            "max_tokens": 1024,
+            "token_budget": 2048,
+            "backend": "vllm",
+            "stages": [{"algorithm": "sft", "steps": 10, "lr": 1e-6}],
+        },
+        RunConfig,
+    )
+    assumed = replace(ASSUMED, benchmark_responses=6016)
+    cluster = Cluster(sampler_memory=0.3, evaluator_memory=0.9)
+    plan, without = (make_plan(config, cluster, own) for own in (assumed, ASSUMED))
+    assert plan.benchmarks.sampled_tokens == 6016 * 500
+    assert plan.expected == without.expected and not without.benchmarks.seconds
+    one = Setting(plan.setting.shape, replace(cluster, sampler_memory=0.9), "vllm", mixed=True)
+    assert plan.benchmarks == sampling_cost(one, Batch(6016, 150, 500), 1)
+    slow = make_plan(config, replace(cluster, evaluator_memory=0.2), assumed).benchmarks
+    assert slow.seconds > plan.benchmarks.seconds
+    (line,) = [line for line in plan_lines(plan) if "upge evaluate" in line]
+    assert line.startswith("after it  6,016 responses by upge evaluate: 3e+06 tokens, ")
+    assert not [line for line in plan_lines(without) if "upge evaluate" in line]
 
 
 def test_a_limit_is_called_one(tmp_path):

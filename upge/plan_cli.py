@@ -22,6 +22,13 @@ def plan(
         Path | None,
         typer.Option(help="A YAML file of the machine's properties. Default: 8 × A800, FSDP2."),
     ] = None,
+    launch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Accelerate's configuration, as accelerate launch takes it: it says how many GPUs "
+            "there are, what is sharded over them, and what is computed anew."
+        ),
+    ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Another type of GPU: a100, a800, h100, h200, rtx4090.")
     ] = None,
@@ -42,7 +49,7 @@ def plan(
     not fit, or something here is wrong (what is only absent here doesn't count).
     """
     run = resolve(config, {}, settings)
-    sound = print_plan(run, cluster, gpu=gpu, gpus=gpus, assume=assume)
+    sound = print_plan(run, cluster, gpu=gpu, gpus=gpus, assume=assume, launch=launch)
     raise typer.Exit(0 if sound else 1)
 
 
@@ -53,6 +60,7 @@ def print_plan(
     gpu: str | None,
     gpus: int | None = None,
     assume: Path | None = None,
+    launch: Path | None = None,
     prefix: str = "",
 ) -> bool:
     """Print the plan; whether the run can work."""
@@ -64,7 +72,7 @@ def print_plan(
     if not run.stages:
         raise UpgeError("stages: there are none, so there is nothing to plan; add one")
     assumptions = Assumptions() if assume is None else load(assume, Assumptions)
-    made = make_plan(run, load_cluster(cluster, gpu, gpus), assumptions)
+    made = make_plan(run, load_cluster(cluster, gpu, gpus, launch), assumptions)
     for line in plan_lines(made):
         print(prefix + line)
     return made.memory.fits and all(check.state != "wrong" for check in made.checks)

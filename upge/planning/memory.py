@@ -25,7 +25,7 @@ class StateBytes:
 
     Attributes:
         weights: float32 parameters.
-        gradients: of these.
+        gradients: of these; of the gathered ones under ZeRO 2.
         optimizer: AdamW's two moments.
         gathered: copies in the precision of the matrix products, at their largest.
     """
@@ -55,15 +55,18 @@ def state_bytes(
     """
     whole = FLOAT32 * shape.parameters
     share = -(-whole // gpus)
-    full = sharding == "full"
+    full, partly = sharding == "full", sharding == "gradients"
     # Fully sharded: the outer parameters, a block, and the next one that is being fetched.
     together = shape.outer_parameters + 2 * shape.layer_parameters if full else shape.parameters
-    held = 0 if gpus == 1 or not full else FLOAT32
+    held = FLOAT32 if partly or (full and gpus > 1) else 0
+    size = BFLOAT16 if mixed else held
+    # ZeRO 2 (DeepSpeed) shards the float32 weights too, beside whole ones of the products' size.
+    gradients = size * shape.parameters if partly else whole
     return StateBytes(
-        weights=share if full else whole,
-        gradients=share if sharding in ("full", "gradients") else whole,
+        weights=share if full or partly else whole,
+        gradients=-(-gradients // gpus) if full or partly else gradients,
         optimizer=0 if offload else 2 * (whole if sharding == "none" else share),
-        gathered=(BFLOAT16 if mixed else held) * together,
+        gathered=size * together,
     )
 
 

@@ -36,6 +36,7 @@ class Assumptions:
         gated: share of questions whose demonstration is learned from, under HPT's switch.
         validation_responses: responses a validation.
         test_responses: responses of the test after the last step.
+        benchmark_responses: responses of ``upge evaluate`` after the run.
     """
 
     prompt: int = 150
@@ -44,6 +45,7 @@ class Assumptions:
     gated: float = 0.5
     validation_responses: int = 0
     test_responses: int = 0
+    benchmark_responses: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class RunPlan:
         memory: of one GPU.
         stages: each.
         evaluation: validations and the last test.
+        benchmarks: ``upge evaluate`` after the run, on one GPU; no part of the run.
     """
 
     model: str
@@ -117,6 +120,7 @@ class RunPlan:
     memory: Memory
     stages: list[StagePlan]
     evaluation: Cost
+    benchmarks: Cost
 
     @property
     def expected(self) -> Cost:
@@ -142,6 +146,7 @@ def make_plan(config: RunConfig, cluster: Cluster, assumptions: Assumptions) -> 
         memory=run_memory(config, cluster, assumed),
         stages=[_stage(stage, config, setting, assumed) for stage in config.stages],
         evaluation=_evaluation(config, setting, assumed),
+        benchmarks=_benchmarks(config, setting, assumed),
     )
 
 
@@ -192,11 +197,21 @@ def _evaluation(config: RunConfig, setting: Setting, assumed: Assumptions) -> Co
     validations = 0 if every is None else -(-config.steps // every)
 
     def cost(responses: int) -> Cost:
-        batch = Batch(responses, assumed.prompt, assumed.response or config.max_tokens)
-        return sampling_cost(setting, batch, 1)
+        return sampling_cost(setting, _responses(responses, config, assumed), 1)
 
     tests = cost(assumed.test_responses) if config.evaluation.test_samples else NOTHING
     return cost(assumed.validation_responses) * validations + tests
+
+
+def _benchmarks(config: RunConfig, setting: Setting, assumed: Assumptions) -> Cost:
+    """Of ``upge evaluate``, beside whose sampler the GPU holds nothing else."""
+    cluster = replace(setting.cluster, sampler_memory=setting.cluster.evaluator_memory)
+    batch = _responses(assumed.benchmark_responses, config, assumed)
+    return sampling_cost(replace(setting, cluster=cluster), batch, 1)
+
+
+def _responses(count: int, config: RunConfig, assumed: Assumptions) -> Batch:
+    return Batch(count, assumed.prompt, assumed.response or config.max_tokens)
 
 
 _ALWAYS = ("weights", "optimizer", "whole copy", "overhead (assumed)")
@@ -240,7 +255,7 @@ def _copy(setting: Setting) -> int:
 
     Under an engine they lie in the host's memory.
     """
-    sharded = setting.cluster.sharding == "full" and setting.cluster.gpus > 1
+    sharded = setting.cluster.sharding in ("gradients", "full") and setting.cluster.gpus > 1
     return FLOAT32 * setting.shape.parameters if sharded and not setting.has_engine else 0
 
 

@@ -67,6 +67,12 @@ def _costs(plan: RunPlan) -> Iterator[str]:
         f"{cluster.use_of_bandwidth:.0%} of the memory's bandwidth; without communication, "
         "start-up and grading"
     )
+    if plan.benchmarks.sampled_tokens:
+        cost = plan.benchmarks
+        yield (
+            f"after it  {assumed.benchmark_responses:,} responses by upge evaluate: "
+            f"{cost.sampled_tokens:.2g} tokens, {_duration(cost.seconds)} on one GPU"
+        )
 
 
 def _cost(cost: Cost, plan: RunPlan) -> str:
