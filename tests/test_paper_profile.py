@@ -6,19 +6,25 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from test_planning import TINY, model_of
 from transformers import AutoModelForCausalLM
 
 from experiments.profiles.paper import recipes
 from experiments.profiles.paper.positions import copy_model
 from experiments.profiles.paper.table import plan_table
-from upge.config import load
+from upge.config import build, load, read_yaml
 from upge.errors import UpgeError
 from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, make_plan
+from upge.tasks.benchmarks import BENCHMARKS, SAMPLES, local_file
+from upge.tasks.benchmarks import load as load_problems
+from upge.training.config import RunConfig
+from upge.training.records import run_folder
 
 FOLDER = recipes.FOLDER
 LAUNCH = FOLDER / ".." / ".." / "launch"
@@ -238,36 +244,196 @@ def test_a_copy_has_more_positions_and_the_same_weights(tmp_path):
         copy_model(str(source), target, {})
 
 
-@pytest.mark.parametrize("script", ["train.sh", "slurm.sh"])
-def test_scripts_are_bash(script):
+SCRIPTS = ("train.sh", "slurm.sh", "evaluate.sh")
+
+ROOT = FOLDER.parents[2]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_bash_that_may_be_run(script):
     subprocess.run(["bash", "-n", str(FOLDER / script)], check=True)
+    assert os.access(FOLDER / script, os.X_OK)
 
 
-def test_the_script_plans_asks_the_doctor_and_then_trains(tmp_path):
-    """With an interpreter that only writes down what it is asked, and where one step refuses."""
-    log, memory = tmp_path / "log", tmp_path / "memory"
-    python = tmp_path / "python"
-    python.write_text(
-        f'#!/bin/bash\necho "$@" >> {log}\necho $UPGE_VLLM_MEMORY > {memory}\n'
-        '[[ "$*" != *"$REFUSE"* ]]\n'
+@pytest.mark.parametrize("script", ["train.sh", "evaluate.sh"])
+def test_a_script_without_a_method_says_how_it_goes(script):
+    done = subprocess.run(
+        ["bash", str(FOLDER / script), "llama-3.1-8b"], capture_output=True, text=True, check=False
     )
-    python.chmod(0o755)
+    assert done.returncode == 2
+    assert f"{script} MODEL METHOD [published|coded]" in done.stderr
 
-    def run(refuse):
+
+#: The run that the scripts are tried with, and their arguments for it.
+RUN_OF = ("llama-3.1-8b", "coded", "hpt_official")
+ARGUMENTS = ("llama-3.1-8b", "hpt_official", "coded")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine whose interpreter only writes down what it is asked, and may refuse it.
+
+    It prints the configuration of ``RUN_OF``; a run's folder is asked of the real one.
+    """
+
+    folder: Path
+
+    def __post_init__(self):
+        printed = yaml.safe_dump(recipes.run_config(*RUN_OF).model_dump(mode="json"))
+        (self.folder / "run.yaml").write_text(printed)
+        self._command(
+            "python",
+            'echo "$UPGE_VLLM_MEMORY $@" >> "$LOG"\n'
+            f'[[ " $* " == *" config "* ]] && exec cat {self.folder}/run.yaml\n'
+            f'[[ " $* " == *" --dry-run "* ]] && exec {sys.executable} "$@"\n'
+            '[[ "$*" != *"$REFUSE"* ]]\n',
+        )
+
+    def _command(self, name, text):
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\n{text}")
+        path.chmod(0o755)
+
+    @property
+    def out(self):
+        return self.folder / "runs"
+
+    def run(self, script, *arguments, refuse="nothing", **settings):
+        """The exit code, what was said, and each command's words with vLLM's share before them."""
+        log = self.folder / "log"
         log.unlink(missing_ok=True)
-        command = ["bash", str(FOLDER / "train.sh"), "llama-3.1-8b", "hpt_official", "coded"]
-        settings = {"PYTHON": str(python), "OUT": str(tmp_path / "runs"), "REFUSE": refuse}
-        code = subprocess.run(command, env=os.environ | settings, check=False).returncode
-        return code, [line.split()[:4] for line in log.read_text().splitlines()]
+        log.touch()
+        own = {"PYTHON": "python", "OUT": str(self.out), "REFUSE": refuse, "LOG": str(log)}
+        own["PATH"] = f"{self.folder}:{os.environ['PATH']}"
+        command = ["bash", str(FOLDER.relative_to(ROOT) / script), *arguments]
+        done = subprocess.run(
+            command,
+            env=os.environ | own | settings,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, [line.split(" ") for line in log.read_text().splitlines()]
 
-    code, lines = run("nothing")
-    assert code == 0
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "fsdp2.yaml")]
-    assert [line[2] for line in lines[:2]] == ["config", "plan"]
-    assert lines[2:] == [launch, launch]
-    assert float(memory.read_text()) == load_cluster(FOLDER / "cluster.yaml").sampler_memory
-    assert run("upge.cli doctor") == (1, lines[:3])
-    assert run("upge.cli plan") == (1, lines[:2])
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def test_the_script_plans_asks_the_doctor_and_then_trains(machine):
+    """And stops where one step refuses."""
+    done, lines = machine.run("train.sh", *ARGUMENTS)
+    assert done.returncode == 0, done.stderr
+    config, plan, doctor, train = lines
+    command = "config llama-3.1-8b hpt_official --settings coded"
+    assert config[2:] == ["experiments.profiles.paper", *command.split()]
+    run = machine.out / "llama-3.1-8b-coded-hpt_official.yaml"
+    assert build(read_yaml(run), RunConfig) == recipes.run_config(*RUN_OF)
+    assert plan[2:5] == ["upge.cli", "plan", str(run)]
+    launch = doctor[doctor.index("--config_file") + 1]
+    assert (ROOT / launch).resolve() == (LAUNCH / "fsdp2.yaml").resolve()
+    for line in (doctor, train):
+        assert line[1:5] == ["-m", "accelerate.commands.launch", "--config_file", launch]
+    assert doctor[5:] == ["-m", "upge.cli", "doctor"]
+    assert train[5:] == ["-m", "upge.cli", "train", str(run), "--out", str(machine.out)]
+    share = load_cluster(FOLDER / "cluster.yaml").sampler_memory
+    assert {float(line[0]) for line in lines[1:]} == {share}
+    for refuse, done_before in (("upge.cli doctor", 3), ("upge.cli plan", 2)):
+        done, some = machine.run("train.sh", *ARGUMENTS, refuse=refuse)
+        assert (done.returncode, some) == (1, lines[:done_before])
+
+
+def option(line, name):
+    return line[line.index(name) + 1] if name in line else None
+
+
+@pytest.mark.parametrize("launch", ["ddp.yaml", "fsdp2.yaml", "deepspeed_zero2.yaml"])
+def test_what_is_planned_is_what_is_launched(machine, launch):
+    for options, gpus in (("", None), ("--num_machines 2 --num_processes 16", "16")):
+        done, lines = machine.run("train.sh", *ARGUMENTS, LAUNCH=launch, LAUNCH_OPTIONS=options)
+        assert done.returncode == 0, done.stderr
+        _, plan, _, train = lines
+        assert Path(option(plan, "--launch")).name == launch
+        assert option(plan, "--launch") == option(train, "--config_file")
+        assert option(plan, "--gpus") == gpus == option(train, "--num_processes")
+
+
+def test_the_plan_of_the_paper_s_machine_is_that_of_its_launch():
+    cluster = FOLDER / "cluster.yaml"
+    assert load_cluster(cluster, launch=LAUNCH / "fsdp2.yaml") == load_cluster(cluster)
+
+
+def test_nodes_share_one_plan(machine):
+    """The batch script writes and plans; each of two nodes asks the doctor and trains."""
+    machine._command("scontrol", "printf 'first\\nsecond\\n'\n")
+    machine._command(
+        "srun", 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "${@:2}" || exit 1; done\n'
+    )
+    job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "7"}
+    job["SLURM_JOB_NODELIST"] = "n[1-2]"
+    done, lines = machine.run("slurm.sh", *ARGUMENTS, **job)
+    assert done.returncode == 0, done.stderr
+    (_, plan), nodes = lines[:2], lines[2:]
+    assert option(plan, "--gpus") == "8"
+    assert [line[line.index("upge.cli") + 1] for line in nodes] == ["doctor", "train"] * 2
+    assert [option(line, "--machine_rank") for line in nodes] == ["0", "0", "1", "1"]
+    for line in nodes:
+        assert (option(line, "--num_machines"), option(line, "--num_processes")) == ("2", "8")
+        assert (option(line, "--main_process_ip"), option(line, "--main_process_port")) == (
+            "first",
+            "20007",
+        )
+    done, refused = machine.run("slurm.sh", *ARGUMENTS, refuse="upge.cli plan", **job)
+    assert (done.returncode, refused) == (1, lines[:2])
+
+
+def test_benchmarks_are_measured_on_the_run_s_folder(machine):
+    done, lines = machine.run("evaluate.sh", *ARGUMENTS)
+    assert (done.returncode, lines) == (2, [])
+    assert "hpt_official.yaml: is not there; train.sh writes it, run that first" in done.stderr
+    machine.run("train.sh", *ARGUMENTS)
+    for settings in ({}, {"BENCHMARKS": "aime24"}):
+        done, lines = machine.run("evaluate.sh", *ARGUMENTS, **settings)
+        assert done.returncode == 0, done.stderr
+        evaluate = lines[-1]
+        trained = run_folder(machine.out, recipes.run_config(*RUN_OF))
+        assert evaluate[2:5] == ["upge.cli", "evaluate", str(trained.path)]
+        named = option(evaluate, "--benchmark")
+        assert named == settings.get("BENCHMARKS", ",".join(BENCHMARKS))
+        assert option(evaluate, "--backend") == "vllm"
+        # Samples, temperature, top-p and length are the paper's by default.
+        assert not {"--samples", "--temperature", "--top-p", "--max-tokens"} & set(evaluate)
+        assert option(evaluate, "--out") == str(machine.out / "evaluations" / trained.path.name)
+        assert float(evaluate[0]) == load_cluster(FOLDER / "cluster.yaml").evaluator_memory
+
+
+#: Problems of each benchmark; those of GPQA-Diamond, which may not be shared, as its page has it.
+PROBLEMS = {
+    "aime24": 30,
+    "aime25": 30,
+    "amc23": 40,
+    "math500": 500,
+    "minerva": 272,
+    "olympiadbench": 674,
+    "arc_challenge": 1172,
+    "gpqa_diamond": 198,
+}
+
+
+def test_the_plan_counts_the_responses_of_the_benchmarks():
+    """32 to a problem of AIME and AMC, one to the others; where the problems are here, these."""
+    assert set(PROBLEMS) == set(BENCHMARKS)
+    for name, count in PROBLEMS.items():
+        if local_file(name) is not None:
+            assert len(load_problems(name)) == count
+    samples = {name: 32 if name in ("aime24", "aime25", "amc23") else 1 for name in BENCHMARKS}
+    assumed = load(FOLDER / "assumptions.yaml", Assumptions)
+    total = sum(samples[name] * count for name, count in PROBLEMS.items())
+    assert assumed.benchmark_responses == total
+    assert assumed.test_responses == 0  # training ends without a test
+    assert {name: SAMPLES.get(name, 1) for name in BENCHMARKS} == samples
 
 
 def test_the_document_names_what_is_here():

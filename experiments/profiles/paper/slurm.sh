@@ -23,9 +23,13 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 
 trap 'scontrol requeue "$SLURM_JOB_ID"' TERM
 
+# Once, before the nodes start: they share the disk, and all read the file that this writes.
+processes="--num_machines $nodes --num_processes $((nodes * gpus))"
+STEPS=plan LAUNCH_OPTIONS=$processes bash "$train" "$@"
+
 # The rank is known on each node alone.
 srun --kill-on-bad-exit=1 bash -c "
-    export LAUNCH_OPTIONS=\"--num_machines $nodes --num_processes $((nodes * gpus)) \
-        --machine_rank \$SLURM_NODEID --main_process_ip $address --main_process_port $port\"
+    export STEPS='doctor train' LAUNCH_OPTIONS=\"$processes --machine_rank \$SLURM_NODEID \
+        --main_process_ip $address --main_process_port $port\"
     exec bash $train $(printf '%q ' "$@")" &
 wait $!

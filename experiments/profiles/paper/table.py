@@ -11,7 +11,7 @@ from upge.planning.plan import Assumptions, make_plan
 
 _HEAD = (
     "| model | settings | method | GB a GPU | fits | tokens sampled | tokens trained on | FLOPs "
-    "| hours | of them sampling |"
+    "| hours | of them sampling | benchmarks, hours of one GPU |"
 )
 
 
@@ -45,7 +45,8 @@ def _preface(cluster: Cluster, assumed: Assumptions) -> Iterator[str]:
         f"{assumed.demonstration} a demonstration, {assumed.gated:.0%} of HPT's questions gated, "
         f"{cluster.use_of_flops:.0%} of the peak FLOP/s and {cluster.use_of_bandwidth:.0%} of the "
         "memory's bandwidth. Hours are proportional to these; they leave out communication, "
-        "start-up and grading."
+        "start-up and grading. The last column is what `evaluate.sh` takes after the run: "
+        f"{assumed.benchmark_responses:,} responses, by one GPU."
     )
     yield ""
 
@@ -65,5 +66,6 @@ def _row(model: str, settings: str, method: str, cluster: Cluster, assumed: Assu
         f"{cost.flops:.1e}",
         f"{cost.seconds / 3600:.1f}",
         f"{cost.sampling_seconds / 3600:.1f}",
+        f"{plan.benchmarks.seconds / 3600:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
