@@ -24,6 +24,7 @@ from upge.printing import Row, show
 from upge.train_cli import INTERRUPTED
 
 if TYPE_CHECKING:
+    from upge.evaluate_cli import By
     from upge.evaluation.benchmarks import Benchmark
     from upge.evaluation.folder import EvaluationFolder
     from upge.evaluation.run import Evaluator
@@ -49,30 +50,35 @@ _LINES = 30.0
 
 @dataclass(frozen=True)
 class Asked:
-    """An evaluation as the command line asks for it; None where the default is to be found."""
+    """What ``upge evaluate`` is given, by its options; None where the default is to be found."""
 
     model: str
+    suites: Sequence[str]
+    data: Path | None
+    prompt: str | None
+    marker: str | None
+    per_level: int | None
     benchmarks: Sequence[str]
+    limit: int | None
+    template: str | None
+    against: Path | None
     samples: int | None
     temperature: float
     top_p: float
     max_tokens: int | None
-    template: str | None
-    limit: int | None
     seed: int
     backend: Backend
-    by: str
+    by: By
     out: Path | None
-    against: Path | None
+    form: Format
 
 
-def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) -> None:
+def evaluate_benchmarks(asked: Asked, config: RunConfig | None) -> None:
     """Sample what is missing, keep it, print the results.
 
     Args:
         asked: by options.
         config: of the finished run that the model is; None if it is a model.
-        form: how results are printed.
 
     Raises:
         UpgeError: whatever can't be evaluated, before the model is loaded.
@@ -86,7 +92,7 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
     names = split_names(asked.benchmarks)
     settings = Sampling(_max_tokens(asked, config), asked.temperature, asked.top_p)
     _check_extras(asked.backend)
-    against = None if asked.against is None else _existing(asked.against)
+    _other(asked)
     name = _model(asked, config)
     tokenizer = load_tokenizer(name)
     template = _template(asked, config, tokenizer)
@@ -103,41 +109,28 @@ def evaluate_benchmarks(asked: Asked, config: RunConfig | None, form: Format) ->
         folder.open(asked.model, about, held)
         _complete(benchmarks, folder, lambda: _evaluator(asked, name, settings, group, length))
         counts = {own.name: len(own.problems) for own in benchmarks}
-        folder.write_results(_report(folder, counts, asked.limit, asked.by, against, form))
+        folder.write_results(_report(folder, counts, asked))
 
 
-def show_evaluation(
-    path: Path,
-    benchmarks: Sequence[str],
-    *,
-    limit: int | None,
-    by: str,
-    against: Path | None,
-    form: Format,
-) -> None:
+def show_evaluation(asked: Asked) -> None:
     """Print the results of an evaluation's folder, as far as it got.
 
     Args:
-        path: the folder.
-        benchmarks: names in comma lists; none for all.
-        limit: the first so many problems of each; None for all.
-        by: ``suite``, ``family`` or ``level``.
-        against: another evaluation's folder.
-        form: how they are printed.
+        asked: by options; the model is the folder, and no benchmark stands for all that it holds.
 
     Raises:
         UpgeError: a folder holds no evaluation, or not of these benchmarks.
     """
     from upge.evaluation.benchmarks import split_names
 
-    folder = _existing(path)
+    folder = _existing(Path(asked.model))
     held = folder.about["benchmarks"]
-    names = [Path(name).stem for name in split_names(benchmarks)] if benchmarks else list(held)
+    given = asked.benchmarks
+    names = [Path(name).stem for name in split_names(given)] if given else list(held)
     for name in names:
         if name not in held:
-            raise UpgeError(f"{path}: has no {name}; it holds {', '.join(held)}")
-    other = None if against is None else _existing(against)
-    _report(folder, dict.fromkeys(names, limit), limit, by, other, form)
+            raise UpgeError(f"{folder.path}: has no {name}; it holds {', '.join(held)}")
+    _report(folder, dict.fromkeys(names, asked.limit), asked)
 
 
 # ------------------------------------------------------------------------------------ what is asked
@@ -161,6 +154,10 @@ def _existing(path: Path) -> EvaluationFolder:
             f"{path}: holds no evaluation; name a folder that upge evaluate --benchmark made"
         )
     return EvaluationFolder(path)
+
+
+def _other(asked: Asked) -> EvaluationFolder | None:
+    return None if asked.against is None else _existing(asked.against)
 
 
 def _model(asked: Asked, config: RunConfig | None) -> str:
@@ -350,23 +347,19 @@ def _say(text: str) -> None:
 
 
 def _report(
-    folder: EvaluationFolder,
-    counts: Mapping[str, int | None],
-    limit: int | None,
-    by: str,
-    against: EvaluationFolder | None,
-    form: Format,
+    folder: EvaluationFolder, counts: Mapping[str, int | None], asked: Asked
 ) -> dict[str, Any]:
     """Print the results; as a record."""
     from upge.evaluation.results import result_rows
 
-    rows = result_rows(folder, counts, by=by, against=against)
+    against = _other(asked)
+    rows = result_rows(folder, counts, by=asked.by, against=against)
     record = folder.about
     about = {"model": record["model"], **record["settings"], "out": str(folder.path)}
-    about |= {"limit": limit, "of": _wholes(rows, record["benchmarks"])}
+    about |= {"limit": asked.limit, "of": _wholes(rows, record["benchmarks"])}
     if against is not None:
         about["against"] = str(against.path)
-    show(rows, about, form, _short, _legend(rows, about))
+    show(rows, about, asked.form, _short, _legend(rows, about))
     for sentence in _doubts(rows, record["settings"]["max_tokens"]):
         _say(sentence)
     files = ", ".join(f"{name}.parquet" for name in counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from upge.benchmark_cli import Asked, evaluate_benchmarks, show_evaluation
 from upge.errors import UpgeError, unknown
 from upge.extras import require
 from upge.moments_cli import Format
@@ -23,7 +24,10 @@ from upge.train_cli import SYNTHETIC_TOKENS, TEXT_TOKENS
 
 if TYPE_CHECKING:
     from upge.evaluation.responses import Responses
+    from upge.rollouts import Sampling
     from upge.tasks.dataset import Dataset
+    from upge.tasks.problem import Problem
+    from upge.tasks.verifier import Verifier
     from upge.training.config import RunConfig
 
 Row = dict[str, Any]
@@ -143,8 +147,8 @@ def evaluate(
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Another evaluation's folder: count the problems that only one of both solves, "
-            "in most of its responses.",
+            help="Another evaluation's folder: the difference of avg@k on the same problems, and "
+            "how many only one of both solves.",
             rich_help_panel=_BENCHMARKS,
         ),
     ] = None,
@@ -190,54 +194,39 @@ def evaluate(
 
         upge evaluate --model Qwen/Qwen2.5-Math-7B --benchmark aime24,math500 --samples 32
 
-    An interrupted evaluation on benchmarks goes on when the same command is given again.
+    An interrupted evaluation on benchmarks goes on when the same command is given again; a kill
+    costs the batch under way, at most 48 responses on a CPU (whole problems, so more where k is
+    larger).
     """
-    given = _one_model(model, named)
-    held = _is_evaluation(given)
-    if benchmarks or held:
-        texts = {"--data": data, "--prompt": prompt, "--marker": marker, "--per-level": per_level}
-        _refuse({"--suite": suites, **texts}, "without")
-    else:
-        _refuse({"--limit": limit, "--template": template, "--against": against}, "with")
+    asked = Asked(
+        model=_one_model(model, named),
+        suites=suites or [],
+        data=data,
+        prompt=prompt,
+        marker=marker,
+        per_level=per_level,
+        benchmarks=benchmarks or [],
+        limit=limit,
+        template=template,
+        against=against,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        backend=backend,
+        by=by,
+        out=out,
+        form=form,
+    )
+    held = _is_evaluation(asked.model)
+    _check_options(asked, bool(asked.benchmarks) or held)
     if held:
-        from upge.benchmark_cli import show_evaluation
-
-        chosen = benchmarks or []
-        show_evaluation(Path(given), chosen, limit=limit, by=by, against=against, form=form)
-    elif benchmarks:
-        from upge.benchmark_cli import Asked, evaluate_benchmarks
-
-        asked = Asked(
-            model=given,
-            benchmarks=benchmarks,
-            samples=samples,
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-            template=template,
-            limit=limit,
-            seed=seed,
-            backend=backend,
-            by=by,
-            out=out,
-            against=against,
-        )
-        evaluate_benchmarks(asked, _run_config(given), form)
+        show_evaluation(asked)
+    elif asked.benchmarks:
+        evaluate_benchmarks(asked, _run_config(asked.model))
     else:
-        _evaluate_suites(
-            given,
-            suites=suites,
-            data=data,
-            templates={"prompt": prompt, "marker": marker},
-            per_level=per_level,
-            samples=samples or _SAMPLES,
-            sampling=(max_tokens, temperature, top_p),
-            seed=seed,
-            backend=backend,
-            by=by,
-            out=out,
-            form=form,
-        )
+        _evaluate_suites(asked, _run_config(asked.model))
 
 
 def _one_model(argument: str | None, option: str | None) -> str:
@@ -256,67 +245,72 @@ def _is_evaluation(model: str) -> bool:
     return is_evaluation(Path(model))
 
 
-def _refuse(options: Mapping[str, Any], how: str) -> None:
-    for name, value in options.items():
-        if value:
-            raise UpgeError(f"{name}: goes {how} --benchmark")
+#: Options that say something only without --benchmark, or only with it, and what holds them.
+_WITHOUT = {
+    "--suite": "suites",
+    "--data": "data",
+    "--prompt": "prompt",
+    "--marker": "marker",
+    "--per-level": "per_level",
+}
+_WITH = {"--limit": "limit", "--template": "template", "--against": "against"}
 
 
-def _evaluate_suites(
-    model: str,
-    *,
-    suites: list[str] | None,
-    data: Path | None,
-    templates: Mapping[str, str | None],
-    per_level: int | None,
-    samples: int,
-    sampling: tuple[int | None, float, float],
-    seed: int,
-    backend: Backend,
-    by: By,
-    out: Path | None,
-    form: Format,
-) -> None:
-    from upge.evaluation.responses import BLOCK, respond_suites
+def _check_options(asked: Asked, of_benchmarks: bool) -> None:
+    wrong, how = (_WITHOUT, "without") if of_benchmarks else (_WITH, "with")
+    for option, name in wrong.items():
+        if getattr(asked, name):
+            raise UpgeError(f"{option}: goes {how} --benchmark")
+
+
+def _evaluate_suites(asked: Asked, config: RunConfig | None) -> None:
     from upge.rollouts import Sampling
 
-    config = _run_config(model)
-    dataset = _dataset(config, data, templates, per_level)
-    chosen = _chosen(dataset, suites or list(dataset.tests))
-    max_tokens, temperature, top_p = sampling
-    settings = Sampling(_max_tokens(max_tokens, config, data), temperature, top_p)
-    if out is not None:
-        _prepare(out)
-    prompts = [problem.prompt for own in chosen.values() for problem in own]
-    asked = _Asked(prompts, samples, min(samples, BLOCK), settings.max_tokens)
-    loaded = _load(model, config, asked, backend)
+    dataset = _dataset(asked, config)
+    chosen = _chosen(dataset, asked.suites or list(dataset.tests))
+    max_tokens = _max_tokens(asked.max_tokens, config, asked.data)
+    settings = Sampling(max_tokens, asked.temperature, asked.top_p)
+    if asked.out is not None:
+        _prepare(asked.out)
+    asked = replace(asked, samples=asked.samples or _SAMPLES, max_tokens=max_tokens)
+    responses = _respond(asked, config, chosen, dataset.verifier, settings)
+    if asked.out is not None:
+        for name, own in responses.items():
+            own.save(asked.out / f"{name}.parquet")
+    names = ("model", "samples", "temperature", "top_p", "max_tokens", "seed")
+    about = {name: getattr(asked, name) for name in names}
+    rows = [row for name, own in responses.items() for row in _rows(name, own, asked.by)]
+    show(rows, about, asked.form)
+
+
+def _respond(
+    asked: Asked,
+    config: RunConfig | None,
+    suites: Mapping[str, Sequence[Problem]],
+    verifier: Verifier,
+    settings: Sampling,
+) -> Mapping[str, Responses]:
+    """Load the model and have it answer, under a bar."""
+    from upge.evaluation.responses import BLOCK, respond_suites
+
+    samples = asked.samples or _SAMPLES
+    prompts = [problem.prompt for own in suites.values() for problem in own]
+    request = _Request(prompts, samples, min(samples, BLOCK), settings.max_tokens)
+    loaded = _load(asked.model, config, request, asked.backend)
     console = Console(stderr=True)
     hidden = not console.is_terminal
     with Progress(*_COLUMNS, console=console, transient=True, disable=hidden) as bar:
-        total = samples * sum(map(len, chosen.values()))
-        task = bar.add_task("responses", total=total)
-        responses = respond_suites(
-            chosen,
+        task = bar.add_task("responses", total=samples * len(prompts))
+        return respond_suites(
+            suites,
             sampler=loaded.sampler,
             tokenizer=loaded.tokenizer,
-            verifier=dataset.verifier,
+            verifier=verifier,
             samples=samples,
             settings=settings,
-            seed=seed,
+            seed=asked.seed,
             progress=lambda count: bar.advance(task, count),
         )
-    if out is not None:
-        for name, own in responses.items():
-            own.save(out / f"{name}.parquet")
-    about = {
-        "model": model,
-        "samples": samples,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_tokens": settings.max_tokens,
-        "seed": seed,
-    }
-    show([row for name, own in responses.items() for row in _rows(name, own, by)], about, form)
 
 
 _COLUMNS = (
@@ -327,24 +321,21 @@ _COLUMNS = (
 )
 
 
-def _dataset(
-    config: RunConfig | None,
-    data: Path | None,
-    templates: Mapping[str, str | None],
-    per_level: int | None,
-) -> Dataset:
+def _dataset(asked: Asked, config: RunConfig | None) -> Dataset:
     """Test suites and their verifier: those of a file, of the run, or the synthetic ones."""
     from upge.training.config import JsonLines, RunConfig, Synthetic
     from upge.training.data import load_dataset
 
     own = config.data if config is not None else Synthetic()
-    if data is not None:
-        own = own if isinstance(own, JsonLines) else JsonLines(kind="jsonl", train=str(data))
-        files = dict.fromkeys(("train", "validation", "test"), str(data))
-        given = {name: text for name, text in templates.items() if text is not None}
+    if asked.data is not None:
+        path = str(asked.data)
+        own = own if isinstance(own, JsonLines) else JsonLines(kind="jsonl", train=path)
+        files = dict.fromkeys(("train", "validation", "test"), path)
+        texts = {"prompt": asked.prompt, "marker": asked.marker}
+        given = {name: text for name, text in texts.items() if text is not None}
         own = own.model_copy(update=files | given)
-    elif isinstance(own, Synthetic) and per_level is not None:
-        own = own.model_copy(update={"test": per_level})
+    elif isinstance(own, Synthetic) and asked.per_level is not None:
+        own = own.model_copy(update={"test": asked.per_level})
     model = config.model if config is not None else "tiny"  # a chat template is its tokenizer's
     dataset = load_dataset(RunConfig(name="evaluation", model=model, data=own, stages=()))
     if not dataset.tests:
@@ -414,7 +405,7 @@ def sample(
 
     config = _run_config(model)
     settings = Sampling(_max_tokens(max_tokens, config, None), temperature, top_p)
-    loaded = _load(model, config, _Asked(prompts, samples, samples, settings.max_tokens))
+    loaded = _load(model, config, _Request(prompts, samples, samples, settings.max_tokens))
     rollouts = loaded.sampler(
         loaded.prompts,
         samples,
@@ -438,7 +429,7 @@ def sample(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """What a model will be asked: responses to each prompt, so many of them together."""
 
     prompts: Sequence[str]
@@ -487,7 +478,7 @@ def _max_tokens(given: int | None, config: RunConfig | None, data: Path | None) 
 
 
 def _load(
-    model: str, config: RunConfig | None, asked: _Asked, backend: Backend = "transformers"
+    model: str, config: RunConfig | None, asked: _Request, backend: Backend = "transformers"
 ) -> _Loaded:
     """The model, once it is seen to know what it will be asked, and to have room."""
     import torch
