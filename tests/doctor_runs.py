@@ -1,16 +1,24 @@
-"""The doctor on sound and on faulty ways to train: ``python doctor_runs.py OUT.json NAME...``."""
+"""The doctor on sound and on faulty ways to train: ``python doctor_runs.py OUT.json NAME...``.
+
+``python doctor_runs.py train CONFIG.json OUT`` has two processes, which lose the gradients of all
+micro-batches but the last, train with the doctor and without: OUT/looked and OUT/not-looked.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import forks
 from accelerate import Accelerator
+from launched import PLAIN
 
-from upge.training import doctor
+from upge.cli import main as command_line
+from upge.training import doctor, strategy, vigil
 from upge.training.gradient import GradientAccumulator
 
 
@@ -93,5 +101,26 @@ def main(out: str, *names: str) -> None:
         Path(out).write_text(json.dumps(found))
 
 
+def train(config: str, out: str, *options: str) -> None:
+    """``upge train`` by Accelerate's faulty object; what it says goes to OUT-RANK.err."""
+    os.dup2(os.open(f"{out}-{os.environ['RANK']}.err", os.O_WRONLY | os.O_CREAT), 2)
+    strategy.require("accelerate", "train").Accelerator = LosesEarlier
+    vigil.MAIN_FIRST = 0.5
+    sys.argv = ["upge", "train", config, "--out", out, "--quiet", *options]
+    command_line()
+
+
+def train_twice(config: str, out: str) -> None:
+    """With the doctor and without; exit codes of the processes go to OUT/codes.json."""
+    codes = [
+        forks.together(2, partial(train, config, f"{out}/{name}", *options), **PLAIN)
+        for name, options in (("looked", ()), ("not-looked", ("--no-doctor",)))
+    ]
+    Path(out, "codes.json").write_text(json.dumps(codes))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "train":
+        train_twice(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

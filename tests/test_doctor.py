@@ -10,6 +10,7 @@ from pathlib import Path
 
 import doctor_runs
 import pytest
+import tiny_runs
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from upge.cli import app
 from upge.errors import UpgeError
 from upge.training import doctor
 from upge.training.diagnosis import Rows, diagnose
+from upge.training.records import run_folder
 
 WHOLE, ACCUMULATED, CLIPPED = doctor.CASES
 
@@ -170,6 +172,31 @@ def test_a_launcher_that_the_loop_has_not_been_made_for_is_a_sentence(monkeypatc
         doctor.examine()
 
 
+def test_what_breaks_while_a_step_is_taken_is_a_sentence(monkeypatch):
+    """As activation checkpointing did, of a model with a cache."""
+
+    def fail(*_, **__):
+        raise RuntimeError("Recomputed values have different metadata.\ntensor at position 9: ...")
+
+    monkeypatch.setattr(doctor_runs.Accelerator, "backward", fail)
+    with pytest.raises(UpgeError) as found:
+        doctor.examine()
+    assert str(found.value).startswith(
+        "the training loop can't take a step under NO (Recomputed values have different metadata); "
+    )
+
+
+def test_the_loss_of_a_process_is_none_of_the_launchers_faults(monkeypatch):
+    """Its sentence is another one's: :class:`upge.training.vigil.Vigil`."""
+
+    def fail(*_, **__):
+        raise RuntimeError("[gloo/transport] Connection closed by peer")
+
+    monkeypatch.setattr(doctor_runs.Accelerator, "backward", fail)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        doctor.examine()
+
+
 def test_the_command_refuses_what_is_faulty(monkeypatch):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
@@ -182,6 +209,28 @@ def test_the_command_refuses_what_is_faulty(monkeypatch):
 
 
 # ----------------------------------------------------------------------------------- two processes
+
+
+def test_a_faulty_launcher_is_not_trained_under(tmp_path):
+    config = tiny_runs.Tiny(tmp_path).config("sft", token_budget=16)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(config.model_dump(mode="json")))
+    subprocess.run(
+        [sys.executable, doctor_runs.__file__, "train", str(file), str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=True,
+    )
+    looked, trained = json.loads((tmp_path / "codes.json").read_text())
+    assert looked == [2, 2]
+    for rank in (0, 1):  # the second one would have been ended while it waits
+        said = (tmp_path / f"looked-{rank}.err").read_text()
+        assert said.count("upge: steps under this launcher (2 processes on cpu") == 1, said
+        assert "with accumulation, only the last micro-batch counts" in said
+        assert "Traceback" not in said
+    assert not list((tmp_path / "looked").rglob("*.jsonl"))
+    assert trained == [0, 0]
+    assert len(run_folder(tmp_path / "not-looked", config).metrics()) == 3
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
