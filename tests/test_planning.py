@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -201,23 +202,52 @@ def kept_bytes(compute, parameters):
     return sum(size for size, _ in kept.values())
 
 
+#: With a quarter as many keys as queries, and a wide feed-forward part, as a real one.
+BLOCK = replace(TINY, hidden=128, heads=8, kv_heads=2, head_dim=16, intermediate=352)
+
+TOKENS = torch.arange(128).reshape(2, 64) % BLOCK.vocabulary
+
+
+def kept_by(layers, *, mixed, checkpointing):
+    """Bytes that so many layers keep; wrapped as launchers do where they are computed anew."""
+    model = model_of(replace(BLOCK, layers=layers)).train()
+    if checkpointing:
+        for place, layer in enumerate(model.model.layers):
+            model.model.layers[place] = checkpoint_wrapper(layer)
+
+    def forward():
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return model.model(input_ids=TOKENS, use_cache=False).last_hidden_state
+
+    return kept_bytes(forward, model.parameters())
+
+
+def kept_by_a_block(mixed):
+    one, three = (kept_by(n, mixed=mixed, checkpointing=False) for n in (1, 3))
+    weights = 2 * BLOCK.layer_matrix if mixed else 0  # autocast's copies, planned elsewhere
+    return (three - one) / 2 - weights
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_block_keeps_as_much_as_planned(mixed):
-    shape = replace(TINY, hidden=128, heads=8, kv_heads=2, head_dim=16, intermediate=352)
-    tokens = torch.randint(0, shape.vocabulary, (2, 64))
-    kept = {}
-    for layers in (1, 3):
-        model = model_of(replace(shape, layers=layers))
+    planned = TOKENS.numel() * memory.block_activations(BLOCK, mixed=mixed)
+    assert planned == pytest.approx(kept_by_a_block(mixed), rel=0.05)
 
-        def forward(model=model):
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                return model.model(input_ids=tokens).last_hidden_state
 
-        kept[layers] = kept_bytes(forward, model.parameters())
-    weights = 2 * shape.layer_matrix if mixed else 0  # autocast's copies, planned elsewhere
-    measured = (kept[3] - kept[1]) / 2 - weights
-    planned = tokens.numel() * memory.block_activations(shape, mixed=mixed)
-    assert planned == pytest.approx(measured, rel=0.05)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_checkpointed_blocks_keep_as_much_as_planned(mixed):
+    """Each its input; and the one that is computed anew, what it keeps else."""
+
+    def planned(layers):
+        shape = replace(BLOCK, layers=layers)
+        return memory.activation_bytes(
+            shape, TOKENS.numel(), mixed=mixed, checkpointing=True, chunk=0
+        )
+
+    one, nine = (kept_by(n, mixed=mixed, checkpointing=True) for n in (1, 9))
+    assert planned(9) - planned(1) == pytest.approx(nine - one, rel=0.01)
+    wanted = (nine - one) / 8 * 9 + kept_by_a_block(mixed)
+    assert planned(9) == pytest.approx(wanted, rel=0.05)
 
 
 def test_a_chunk_of_logits_keeps_as_much_as_planned():
