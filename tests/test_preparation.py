@@ -93,8 +93,58 @@ def test_what_is_too_long_is_dropped_and_counted() -> None:
 
 
 def test_words_are_what_is_left_of_spelling() -> None:
-    assert words("If  $x=1$,\nthen ２x is É!") == ("if", "x", "1", "then", "2x", "is", "e")
+    assert words("If  $x=1$,\nthen ２x is É!") == ("if", "x", "=", "1", "then", "2x", "is", "e")
     assert words("Straße") == words("STRASSE")
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("What is 3 - 4?", "what is $3-4$", "What is 3−4?", "What is ３－４", "What is 3–4?"),
+        ("A well-known 2-digit number", "a well known 2 digit number"),
+        ("Note -- so --- so", "Note — so, so", "**Note** so so"),
+        ("x^{2} / y", "$x^2/y$", "x^2÷y"),
+        ("3×4", "3 * 4", "3·4"),
+        ("If a <= b", "If a ≤ b"),
+        ("x⁻1", "x-1"),
+    ],
+)
+def test_spellings_of_one_problem(spellings: tuple[str, ...]) -> None:
+    assert len({words(text) for text in spellings}) == 1, [words(text) for text in spellings]
+
+
+def test_an_operator_makes_another_problem() -> None:
+    signs = [
+        "+",
+        "-",
+        "*",
+        "/",
+        "^",
+        "=",
+        "<",
+        ">",
+        "≤",
+        "≥",
+        "≠",
+        r"\times ",
+        r"\cdot ",
+        r"\le ",
+        "",
+    ]
+    problems = [Problem(f"What is $3{sign}4$?", "7") for sign in signs]
+    assert len({words(problem.prompt) for problem in problems}) == len(signs)
+    for place, problem in enumerate(problems):
+        found = overlaps(problems, {"test": [problem]})
+        assert found == [Overlap(place, "test", 0, "same")]
+
+
+def test_operators_are_no_words_of_a_passage() -> None:
+    """Formulas of a few letters are shared by chance; a passage is, whatever sign is in it."""
+    train = [Problem("Let a + b = 1, a - b = 3 and a * b = c. Find c.", "")]
+    tests = {"test": [Problem("Let a + b = 1, a - b = 3 and a * b = d. Find a.", "")]}
+    assert overlaps(train, tests) == [] and len(words(train[0].prompt)) > 13
+    story = [Problem(f"{LONG} + 1", "")]
+    assert overlaps(story, {"test": [Problem(f"{LONG} - 1", "")]})[0].kind == "passage"
 
 
 def test_problems_that_are_tested_on_too() -> None:

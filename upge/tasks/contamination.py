@@ -12,6 +12,17 @@ from upge.tasks.problem import Problem
 #: Words of a passage that two problems share by no chance (as for GPT-3, arXiv 2005.14165).
 WORDS = 13
 
+#: Signs that make one problem another, however much of it is the same. LaTeX has words for more.
+OPERATORS = "+-*/^=<>"
+
+#: Other ways to write them.
+_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "≤": "<=", "≥": ">="})
+
+#: What looks like an operator but isn't: the hyphen of a word, a longer dash, and emphasis.
+_NONE = re.compile(r"(?<=\w)-(?=[^\W\d_]{2})|-{2,}|\*{2,}")
+
+_WORD = re.compile(rf"[^\W_]+|[{re.escape(OPERATORS)}]")
+
 
 class Overlap(NamedTuple):
     """A training problem that a test has too.
@@ -30,11 +41,12 @@ class Overlap(NamedTuple):
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words and numbers of a text: no punctuation, spacing, case, width or accents."""
+    """The words, numbers and operators of a text: no punctuation, spacing, case, width, accents."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text)
+        text = unicodedata.normalize("NFKD", text.replace("≠", " ne "))  # else it becomes an =
         text = "".join(letter for letter in text if not unicodedata.combining(letter))
-    return tuple(re.findall(r"[^\W_]+", text.casefold()))
+        text = text.translate(_SIGNS)
+    return tuple(_WORD.findall(_NONE.sub(" ", text.casefold())))
 
 
 def overlaps(
@@ -45,7 +57,7 @@ def overlaps(
     Args:
         train: training problems.
         tests: test suites by name.
-        n: words in a row that make a passage.
+        n: words in a row, operators aside, that make a passage.
     """
     same: dict[tuple[str, ...], tuple[str, int]] = {}
     passages: dict[tuple[str, ...], tuple[str, int]] = {}
@@ -73,4 +85,6 @@ def _found(
 
 
 def _passages(own: tuple[str, ...], n: int) -> Iterator[tuple[str, ...]]:
+    """Without operators, whose short sequences, as x + y = 1, problems share by chance."""
+    own = tuple(word for word in own if word not in OPERATORS)
     return (own[i : i + n] for i in range(len(own) - n + 1))
