@@ -2,6 +2,12 @@ r"""The answer in a response: the last ``\boxed{…}`` that isn't empty, and how
 
 All of it is linear in the length of an answer, and looks at no more than :data:`LONGEST` characters
 of one; nothing here evaluates anything.
+
+Left to math-verify and to convention, so that they are worth 1: another unit than the gold answer's
+(units are left out), a set for a pair of the same numbers, ``5 6`` for 56, and values as powers,
+roots, logarithms, factorials, binomials or of trigonometric functions, worked out or not. Worth 0:
+``50\%`` for 0.5 and for 50, as the benchmarks' percentages have their sign or no sign at will, and
+digits of other scripts, or as wide as a Chinese character.
 """
 
 from __future__ import annotations
@@ -47,11 +53,15 @@ def _braced(text: str) -> str | None:
     return None
 
 
+_TEXT = r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|mathbf)\s*\{"
+
 #: What the answers of the benchmarks write in ways that LaTeX doesn't know, and how it would.
 _SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(?<!\\)\$", ""),  # inside a box all is mathematics already
+        (rf"^\s*({_TEXT})\s*(-?\d(?:[\d.,]*\d)?)(?=\s+[A-Za-z])", r"\2\1"),  # \text{7 apples}
+        (rf"(^|[=(\[{{,;+*/-])\s*{_TEXT}\s*(-?\d[\d.,]*)\s*\}}", r"\1\2"),  # \text{7}
         (r"(?<=\d)[eE]([+-]?\d+)(?![\w{])", r" \\times 10^{\1}"),  # 4.5e33
         (r"(?<=\d)\.(?!\d)", ""),  # -1./3, and a full stop
         (r"\bnp\.(?=[a-z])", r"\\"),  # np.arcsin(10/13)
@@ -82,28 +92,97 @@ def letters(answer: str) -> str:
 
 
 #: A choice, bare or in brackets, maybe with its text behind it.
-_CHOICE = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{)?\(?([A-Ja-j])(?:[).:}].*)?", re.DOTALL)
-_OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])[A-J](?=[).:},]|\s*$)")
+_CHOICE = re.compile(
+    rf"(?:{_TEXT})?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s~:]+)?\(?([A-Ja-j])(?:[).:}}].*)?",
+    re.DOTALL,
+)
+#: A small letter is one where something follows it, as in "a) 5, b) 6", or where it ends what a
+#: conjunction begins: "vitamin c." is no choice.
+_OTHER_CHOICE = re.compile(
+    r"(?<![A-Za-z\\])(?:[A-J](?=[).:},]|\s*$)|(?:or|and)\s+\(?[a-j]\)?\s*$"
+    r"|(?<=[\s,;])\(?[a-j](?=[).:]\s*[^\s)}.]))"
+)
 
 
 def choice(answer: str) -> str | None:
-    r"""The letter of a choice, C of ``(C)``, ``\text{C}`` or ``C. 5 cm``; None if not just one."""
+    r"""The letter of a choice, C of ``(C)``, ``Option C`` or ``C. 5 cm``; None if not just one."""
     found = _CHOICE.fullmatch(answer.strip())
     if found is None or _OTHER_CHOICE.search(answer, found.end(1)):
         return None
     return found[1].upper()
 
 
-#: What asks for a computation rather than giving its result.
-_COMPUTATION = re.compile(r"\\(?:sum|prod|i*int|oint|lim(?:sup|inf)?|coprod)(?![a-zA-Z])")
+#: Texts that are more than a unit: those with a number (m/s2 has none) or another answer.
+_MORE = re.compile(
+    rf"{_TEXT}(?!\s*or\s*\}})[^{{}}]*(?:(?<![A-Za-z^\d])\d|(?<![A-Za-z])or(?![A-Za-z]))"
+)
+
+
+def says_more(answer: str, gold: str) -> bool:
+    r"""Whether texts have numbers or alternatives and the gold answer's haven't.
+
+    The verifier leaves them out as units: of ``5\text{ or 6}`` it would take 5.
+    """
+    return _MORE.search(answer) is not None and _MORE.search(gold) is None
+
+
+#: The base of a number: 8 of 52_8.
+_BASE = re.compile(r"(?<=\d)\)?_\{?(\d+)(?!\d)")
+
+
+def has_base(answer: str, gold: str) -> bool:
+    """Whether an answer's base, if it names one, is the gold answer's, or else 10.
+
+    The verifier leaves bases out.
+    """
+    named, wanted = _BASE.findall(letters(answer)), _BASE.findall(letters(gold))
+    return not named or named[-1] == (wanted or ["10"])[-1]
+
+
+_D = r"(?:d|\\partial|\\mathrm\s*\{\s*d\s*\})"
+
+#: What asks for a computation rather than giving its result, one kind an entry.
+_COMPUTATIONS = [
+    re.compile(pattern)
+    for pattern in (
+        *(
+            rf"\\(?:operatorname\*?\s*\{{\s*)?{name}(?![a-zA-Z])"
+            for name in ("sum", "prod", "i*int", "oint", "lim(?:sup|inf)?", "coprod", "gcd", "lcm")
+        ),
+        r"\\(?:operatorname\*?\s*\{\s*)?[bp]?mod(?![a-zA-Z])",
+        r"\\(?:operatorname\*?\s*\{\s*)?(?:[lr]?floor|[lr]?ceil)(?![a-zA-Z])",
+        r"\\(?:operatorname\*?\s*\{\s*)?det(?![a-zA-Z])|\\begin\s*\{[vV]matrix",
+        r"\\(?:max|min)\s*(?:\\left\s*)?\\?[({\[]",
+        # The absolute value of a number.
+        r"(?:\||\\l?vert)(?:[\d\s.,+\-*/(){}]|\\(?:left|right|cdot|[dt]?frac|sqrt|[,;:! ]))+"
+        r"(?:\||\\r?vert)",
+        # A derivative.
+        rf"\\[dt]?frac\s*\{{\s*{_D}[^{{}}]*\}}\s*"
+        rf"\{{\s*{_D}\s*[a-z]\s*(?:\^\{{?\d\}}?\s*)?\}}",
+    )
+]
 
 
 def is_closed(answer: str, gold: str) -> bool:
-    """Whether an answer has no sum, product, integral or limit that the gold answer hasn't.
+    r"""Whether an answer has no sum, gcd, determinant, … that the gold answer hasn't.
 
-    Else the question itself would pass for its answer, once the verifier has computed it.
+    Else the question itself would pass for its answer, once the verifier has computed it. Of
+    ``\gcd(12,18)=6`` the last side counts, as for the verifier.
     """
-    return set(_COMPUTATION.findall(answer)) <= set(_COMPUTATION.findall(gold))
+    result = answer if "=" in gold else _result(answer)
+    return not any(kind.search(result) and not kind.search(gold) for kind in _COMPUTATIONS)
+
+
+def _result(answer: str) -> str:
+    """What stands behind the last = outside brackets; all of it if it is a list."""
+    depth = place = 0
+    for i, sign in enumerate(answer):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0 and sign in ",;":
+            return answer
+        if depth == 0 and sign == "=":
+            place = i + 1
+    return answer[place:]
 
 
 def is_shallow(answer: str) -> bool:

@@ -36,7 +36,9 @@ class Settings(NamedTuple):
     """How answers are compared.
 
     Args:
-        seconds: processor time that one comparison may take.
+        seconds: processor time that one comparison may take; once 8 of a batch have taken it, a
+            quarter of it. So an answer's verdict hangs on the others of its batch only if it takes
+            more than that quarter, for which few do: most take milliseconds.
         megabytes: memory that it may take (macOS does not enforce it); an answer that needs more
             is wrong.
         workers: processes; 0 for one a core, at most 8.

@@ -14,11 +14,13 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from time import monotonic
@@ -30,6 +32,9 @@ from sympy import Pow, binomial, factorial, factorial2, gamma, postorder_travers
 
 #: Wall time over processor time that a worker may take: on a busy machine it only waits.
 _PATIENCE = 600
+
+#: When so many comparisons of a batch have used up their time, each later one has this part of it.
+_LATE, _HURRY = 8, 0.25
 
 
 class Limits(NamedTuple):
@@ -54,7 +59,7 @@ def equal(gold: str, answer: str) -> bool:
     """Whether an answer, in LaTeX, says the same as the gold answer."""
     units = _has_units(gold)
     wanted, given = _gold(gold, units), _parsed(answer, units)
-    if any(map(_is_oversized, given)):
+    if any(map(_is_oversized, given)) or _contradicts_itself(answer, units):
         return False
     same = verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True)
     return same and ("%" in gold + answer or _are_near(wanted, given))
@@ -102,6 +107,41 @@ def _is_large(node: Any) -> bool:
     return base > 0 and exponent * max(abs(math.log2(base)), 1e-9) > _BITS
 
 
+#: Relative distance of numbers of which one may be the other, rounded.
+_ROUNDING = 0.01
+
+#: Numbers and what is worked out of them, without units.
+_PLAIN = re.compile(
+    r"(?:[\d\s.,+\-*/^(){}!]|\\(?:[dt]?frac|sqrt|cdot|times|div|left|right|pi|[,;:! ]))+"
+)
+
+
+def _contradicts_itself(answer: str, units: bool) -> bool:
+    """Whether neighbours in a chain of equations are different numbers: math-verify reads its end.
+
+    So that 6=5 is not 5, nor is 1=2=3=4=5.
+    """
+    if "=" not in answer:
+        return False
+    values = [_number(side, units) for side in answer.split("=")]
+    return any(
+        abs(a - b) > _ROUNDING * max(abs(a), abs(b))
+        for a, b in pairwise(values)
+        if a is not None and b is not None
+    )
+
+
+def _number(text: str, units: bool) -> complex | None:
+    """The number that a text is, if it is one."""
+    if not _PLAIN.fullmatch(text):
+        return None
+    values = _parsed(text, units)
+    try:
+        return None if any(map(_is_oversized, values)) else complex(values[0])
+    except Exception:
+        return None
+
+
 def _are_near(wanted: list[Any], given: list[Any]) -> bool:
     """Whether two small numbers are near by their own size; what is no number passes."""
     try:
@@ -121,10 +161,10 @@ def _work(tasks: Connection, others: list[Connection], limits: Limits) -> None:
     _confine(limits)
     while True:
         try:
-            gold, answer = json.loads(tasks.recv_bytes())
+            gold, answer, seconds = json.loads(tasks.recv_bytes())
         except EOFError:
             os._exit(0)
-        signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         verdict = _verdict(gold, answer)
         signal.setitimer(signal.ITIMER_PROF, 0)
         tasks.send_bytes(verdict.encode())
@@ -165,12 +205,12 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.task: int | None = None
-        self.limits, self.deadline = limits, math.inf
+        self.deadline = math.inf
 
-    def give(self, task: int, pair: list[str]) -> None:
-        """Start on a task."""
-        self.task, self.deadline = task, monotonic() + _PATIENCE * self.limits.seconds
-        self.tasks.send_bytes(json.dumps(pair).encode())
+    def give(self, task: int, pair: list[str], seconds: float) -> None:
+        """Start on a task that may take so much processor time."""
+        self.task, self.deadline = task, monotonic() + _PATIENCE * seconds
+        self.tasks.send_bytes(json.dumps([*pair, seconds]).encode())
 
     def verdict(self) -> str:
         """What it says, or what its end means."""
@@ -189,7 +229,7 @@ class _Worker:
 
 class _Pool:
     def __init__(self, count: int, limits: Limits) -> None:
-        self.limits, self.owner = limits, os.getppid()
+        self.limits, self.owner, self.late = limits, os.getppid(), 0
         self.workers: list[_Worker] = []
         for _ in range(count):
             self.workers.append(_Worker(limits, self.workers))
@@ -197,8 +237,9 @@ class _Pool:
     def grade(self, pairs: list[list[str]]) -> list[str]:
         """The verdict on each pair."""
         verdicts = [""] * len(pairs)
+        self.late = 0
         waiting = iter(range(len(pairs)))
-        self._give(waiting, pairs)
+        self._give(waiting, pairs, self.limits.seconds)
         while busy := [worker for worker in self.workers if worker.task is not None]:
             if os.getppid() != self.owner:  # nobody waits for the verdicts any more
                 sys.exit()
@@ -207,18 +248,20 @@ class _Pool:
             for worker in busy:
                 if worker.tasks in done or worker.deadline <= monotonic():
                     self._take(worker, worker.tasks in done, verdicts)
-            self._give(waiting, pairs)
+            hurry = _HURRY if self.late >= _LATE else 1
+            self._give(waiting, pairs, hurry * self.limits.seconds)
         return verdicts
 
-    def _give(self, waiting: Iterator[int], pairs: list[list[str]]) -> None:
+    def _give(self, waiting: Iterator[int], pairs: list[list[str]], seconds: float) -> None:
         for worker in self.workers:
             if worker.task is None and (task := next(waiting, None)) is not None:
-                worker.give(task, pairs[task])
+                worker.give(task, pairs[task], seconds)
 
     def _take(self, worker: _Worker, spoke: bool, verdicts: list[str]) -> None:
         task = worker.task
         assert task is not None
         verdicts[task] = worker.verdict() if spoke else "time"
+        self.late += verdicts[task] == "time"
         worker.task = None
         if verdicts[task] not in ("right", "wrong"):
             worker.end()

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from upge.tasks.answers import LONGEST, boxed, choice, is_closed, is_shallow, letters, spelled
+from upge.tasks.answers import (
+    LONGEST,
+    boxed,
+    choice,
+    has_base,
+    is_closed,
+    is_shallow,
+    letters,
+    says_more,
+    spelled,
+)
 from upge.tasks.grading import DEFAULT, Settings, Verdict, compare
 from upge.tasks.problem import Problem
 
@@ -59,5 +69,8 @@ def _at_once(gold: str, answer: str | None) -> Verdict | None:
     wanted = choice(gold)
     if wanted is not None and gold.lower() != gold:
         return Verdict.RIGHT if choice(answer) == wanted else Verdict.WRONG
-    fits = len(answer) <= LONGEST and is_shallow(answer) and is_closed(answer, gold)
-    return None if fits else Verdict.REFUSED
+    if len(answer) > LONGEST or not is_shallow(answer) or not is_closed(answer, gold):
+        return Verdict.REFUSED
+    if says_more(answer, gold) or not has_base(answer, gold):
+        return Verdict.WRONG
+    return None
