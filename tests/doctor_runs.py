@@ -112,6 +112,7 @@ def train(config: str, out: str, *options: str) -> None:
 
 def train_twice(config: str, out: str) -> None:
     """With the doctor and without; exit codes of the processes go to OUT/codes.json."""
+    doctor._small_model("qwen2", tied=True)  # imports once what four processes would
     codes = [
         forks.together(2, partial(train, config, f"{out}/{name}", *options), **PLAIN)
         for name, options in (("looked", ()), ("not-looked", ("--no-doctor",)))
