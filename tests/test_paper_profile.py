@@ -20,7 +20,7 @@ from experiments.profiles.paper.table import plan_table
 from upge.config import build, load, read_yaml
 from upge.errors import UpgeError
 from upge.planning.cluster import Cluster, load_cluster
-from upge.planning.plan import Assumptions, make_plan
+from upge.planning.plan import Assumptions, make_plan, run_memory
 from upge.tasks.benchmarks import BENCHMARKS, SAMPLES, local_file
 from upge.tasks.benchmarks import load as load_problems
 from upge.training.config import RunConfig
@@ -244,6 +244,8 @@ def test_a_copy_has_more_positions_and_the_same_weights(tmp_path):
         copy_model(str(source), target, {})
 
 
+ASSUMED = load(FOLDER / "assumptions.yaml", Assumptions)
+
 SCRIPTS = ("train.sh", "slurm.sh", "evaluate.sh")
 
 ROOT = FOLDER.parents[2]
@@ -365,6 +367,21 @@ def test_the_plan_of_the_paper_s_machine_is_that_of_its_launch():
     assert load_cluster(cluster, launch=LAUNCH / "fsdp2.yaml") == load_cluster(cluster)
 
 
+def test_memory_under_each_launch_is_the_document_s():
+    config = recipes.run_config("qwen2.5-math-7b", "coded", "hpt_official")
+    needed = {}
+    for path in LAUNCH.glob("*.yaml"):
+        memory = run_memory(config, load_cluster(FOLDER / "cluster.yaml", launch=path), ASSUMED)
+        needed[path.name] = f"{memory.needed / 1e9:.0f}"
+        assert memory.fits == (path.name == "fsdp2.yaml")
+    text = " ".join(PAPER.read_text(encoding="utf-8").split())
+    assert (
+        f"{needed['fsdp2.yaml']} GB by the plan, against {needed['deepspeed_zero3.yaml']} under "
+        f"`deepspeed_zero3.yaml`, {needed['deepspeed_zero2.yaml']} under `deepspeed_zero2.yaml` "
+        f"and {needed['ddp.yaml']} under `ddp.yaml`"
+    ) in text
+
+
 def test_nodes_share_one_plan(machine):
     """The batch script writes and plans; each of two nodes asks the doctor and trains."""
     machine._command("scontrol", "printf 'first\\nsecond\\n'\n")
@@ -438,7 +455,7 @@ def test_the_plan_counts_the_responses_of_the_benchmarks():
 
 def test_the_document_names_what_is_here():
     text = PAPER.read_text(encoding="utf-8")
-    for name in ("train.sh", "slurm.sh", "fsdp2.yaml", "cluster.yaml", "plan.md", "upge doctor"):
+    for name in (*SCRIPTS, "fsdp2.yaml", "cluster.yaml", "plan.md", "upge doctor"):
         assert name in text
 
 
