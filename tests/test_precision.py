@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import Tiny, numbers, run, weights
 
+from upge.errors import UpgeError
 from upge.rollouts.cached import CachedSampler
 from upge.training import loop
 from upge.training.gradient import GradientAccumulator
@@ -23,13 +23,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Accelerate keeps the first precision of a process."""
+def forgotten() -> None:
+    """As in a new process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
+
+
+def test_another_precision_in_one_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """Accelerate would go on in the first one, without a word."""
+    run(tiny.config("sft"), tmp_path / "first")
+    with pytest.raises(UpgeError, match="precision: got bf16, but this process has computed in no"):
+        run(tiny.config("sft", precision="bfloat16"), tmp_path / "second")
 
 
 def test_sampling_and_training_are_of_one_precision(

@@ -48,6 +48,7 @@ def open_accelerator(**options: Any) -> Any:
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
     patient = accelerate.InitProcessGroupKwargs(**group)
     launched_processes()
+    _check_precision(options.get("mixed_precision"))
     try:
         accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
     except (ValueError, ImportError, RuntimeError) as error:
@@ -59,6 +60,17 @@ def open_accelerator(**options: Any) -> Any:
     _check_launch(accelerator)
     _load_whole(accelerator)
     return accelerator
+
+
+def _check_precision(asked: str | None) -> None:
+    """Refuse another precision than the process's first, which Accelerate would go on with."""
+    state = require("accelerate.state", "train")
+    wanted = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if state.is_initialized() and (held := state.AcceleratorState().mixed_precision) != wanted:
+        raise UpgeError(
+            f"precision: got {wanted}, but this process has computed in {held}, which Accelerate "
+            "keeps; start a process for each"
+        )
 
 
 def launched_processes() -> int:
