@@ -178,6 +178,10 @@ def gathered(accelerator, count):
     return accelerator.gather(torch.tensor([count])).tolist()
 
 
+def never(policy):
+    raise AssertionError("a whole gradient is kept until it is summed")
+
+
 def walk(kind, out):
     """Relative errors of gradients, norms and parameters, by algorithm."""
     accelerator = opened(kind)
@@ -186,7 +190,8 @@ def walk(kind, out):
     strategy = open_strategy(accelerator, copy.deepcopy(plain.module.model))
     strategy.set_temperature(plain.module.temperature)
     if kind.startswith("fsdp2"):
-        assert accelerator.is_fsdp2  # still, so that gradients wait for the last micro-batch
+        assert accelerator.is_fsdp2  # still
+        accelerator.no_sync = never  # so that no process keeps a whole gradient
     if kind.startswith("zero"):
         assert strategy.policy.zero_optimization_stage() == int(kind[4])
         assert strategy.policy.zero_cpu_offload() == kind.endswith("offload")

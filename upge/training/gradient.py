@@ -195,10 +195,14 @@ class GradientAccumulator:
 
     @contextmanager
     def _last_only(self, last: bool) -> Iterator[None]:
-        """Gradients are summed over processes with the last micro-batch."""
+        """Gradients are summed over processes with the last micro-batch; shards with each.
+
+        Until they are, FSDP would keep whole gradients, 4 bytes a parameter on every GPU.
+        """
         self.accelerator.sync_gradients = last
+        at_once = last or self.accelerator.distributed_type == "FSDP"
         try:
-            with nullcontext() if last else self.accelerator.no_sync(self.policy):
+            with nullcontext() if at_once else self.accelerator.no_sync(self.policy):
                 yield
         finally:
             self.accelerator.sync_gradients = True
