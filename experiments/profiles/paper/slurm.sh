@@ -18,7 +18,7 @@ train=experiments/profiles/paper/train.sh
 [ -f "$train" ] || { echo "submit this from the repository's root" >&2; exit 2; }
 
 nodes=${SLURM_JOB_NUM_NODES:-1} gpus=${SLURM_GPUS_ON_NODE:-8}
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r address < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 trap 'scontrol requeue "$SLURM_JOB_ID"' TERM
