@@ -393,7 +393,7 @@ IN_PARTS = (
 
 def test_evaluating_with_its_responses(opened, tiny, monkeypatch, capsys):
     """By the engine that is open, which has the same weights."""
-    monkeypatch.setattr(backends, "_OPEN", {"vllm": lambda model, tokenizer: opened[2]})
+    monkeypatch.setattr(backends, "_OPEN", {"vllm": lambda *given: opened[2]})
     found = command(
         monkeypatch, capsys,
         "evaluate", tiny.model, "--data", tiny.tests, "--backend", "vllm", "--max-tokens", 8,
