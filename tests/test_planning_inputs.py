@@ -219,3 +219,34 @@ def test_a_damaged_model_is_a_plan_s_sentence(tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return tiny_runs.Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+# --------------------------------------------------------------------------------- ranges of values
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Assumptions, "gated: .nan", "gated: got nan, wanted a share"),
+        (Assumptions, "gated: 2", r"gated: got 2\.0, wanted a share"),
+        (Assumptions, "prompt: -5", "prompt: got -5, wanted 1 to"),
+        (Assumptions, "response: 0", "response: got 0, wanted 1 to"),
+        (Assumptions, "demonstration: -4", "demonstration: got -4"),
+        (Assumptions, "validation_responses: -1", "validation_responses: got -1, wanted 0 to"),
+        (Assumptions, f"benchmark_responses: {'9' * 400}", "benchmark_responses: got 9999"),
+        (Cluster, "layer_seconds: -1", "layer_seconds: got -1"),
+        (Cluster, "layer_seconds: .nan", "layer_seconds: got nan"),
+        (Cluster, f"gpus: {'9' * 400}", "gpus: got 9999"),
+    ],
+)
+def test_a_value_out_of_its_range_is_a_sentence(tmp_path, kind, given, message):
+    path = tmp_path / "given.yaml"
+    path.write_text(given)
+    with pytest.raises(UpgeError, match=message):
+        load(path, kind)
+
+
+def test_values_at_the_ends_of_their_ranges_are_taken(tmp_path):
+    path = tmp_path / "given.yaml"
+    path.write_text("{gated: 1, prompt: 1, validation_responses: 0}")
+    assert load(path, Assumptions) == Assumptions(gated=1, prompt=1)

@@ -10,6 +10,9 @@ from upge.config import build_dataclass, load, read_yaml
 from upge.errors import UpgeError, unknown
 from upge.planning.memory import Sharding
 
+#: GPUs that nobody has more of.
+_MOST_GPUS = 10**6
+
 _GPUS = Path(__file__).with_name("gpus.yaml")
 
 
@@ -64,8 +67,10 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.gpu not in gpu_types():
             raise unknown("GPU type", self.gpu, gpu_types())
-        if self.gpus < 1:
-            raise UpgeError(f"gpus: got {self.gpus}, wanted at least 1")
+        if not 1 <= self.gpus <= _MOST_GPUS:
+            raise UpgeError(f"gpus: got {self.gpus!s:.20}, wanted at least 1, at most {_MOST_GPUS}")
+        if not 0 <= self.layer_seconds < float("inf"):
+            raise UpgeError(f"layer_seconds: got {self.layer_seconds}, wanted a time of 0 or more")
         for name in ("sampler_memory", "evaluator_memory", "use_of_flops", "use_of_bandwidth"):
             if not 0 < getattr(self, name) <= 1:
                 raise UpgeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from upge.errors import UpgeError
 from upge.planning.checks import Check, Measured, check_run
 from upge.planning.cluster import Cluster
 from upge.planning.hours import (
@@ -25,6 +26,9 @@ from upge.training.config import RunConfig, Stage
 #: Bytes for CUDA's context, communication and fragmentation; assumed.
 _OVERHEAD = 3 * 10**9
 
+#: Tokens, and responses, that no plan is about.
+_MOST = 10**9
+
 
 @dataclass(frozen=True)
 class Assumptions:
@@ -37,6 +41,9 @@ class Assumptions:
         validation_responses: responses a validation.
         test_responses: responses of the test after the last step.
         benchmark_responses: responses of ``upge evaluate`` after the run.
+
+    Raises:
+        UpgeError: a length below 1, a number of responses below 0, or no share.
     """
 
     prompt: int = 150
@@ -46,6 +53,14 @@ class Assumptions:
     validation_responses: int = 0
     test_responses: int = 0
     benchmark_responses: int = 0
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            least = 0 if name.endswith("_responses") else 1
+            if name != "gated" and given is not None and not least <= given <= _MOST:
+                raise UpgeError(f"{name}: got {given!s:.20}, wanted {least} to {_MOST}")
+        if not 0 <= self.gated <= 1:
+            raise UpgeError(f"gated: got {self.gated}, wanted a share from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,8 @@ class CachedSampler:
 
     Raises:
         UpgeError: the model knows no such end of sequence; an amount of memory that is none; when
-            called, without a prompt, with an
-            empty one, without a seed for each, or with prompts and ``max_tokens`` that the model
-            has no positions for.
+            called, without a prompt, with an empty one, without a seed for each, or with prompts
+            and ``max_tokens`` that the model has no positions for.
     """
 
     def __init__(self, model: Any, eos: int | None, rows: int = ROWS) -> None:

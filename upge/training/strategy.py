@@ -22,6 +22,7 @@ from upge.errors import UpgeError
 from upge.extras import require
 from upge.policies.policy import Policy
 from upge.training.config import Stage
+from upge.training.precision import MIXED
 from upge.training.vigil import main_first
 
 OptimizerState = Mapping[str, Any]
@@ -68,9 +69,14 @@ def _check_precision(asked: str | None) -> None:
     wanted = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if state.is_initialized() and (held := state.AcceleratorState().mixed_precision) != wanted:
         raise UpgeError(
-            f"precision: got {wanted}, but this process has computed in {held}, which Accelerate "
-            "keeps; start a process for each"
+            f"precision: got {_called(wanted)}, but this process has computed in {_called(held)}, "
+            "which Accelerate keeps; start a process for each"
         )
+
+
+def _called(precision: str) -> str:
+    """Accelerate's word for a precision as a configuration has it."""
+    return next((own for own, theirs in MIXED.items() if theirs == precision), precision)
 
 
 def launched_processes() -> int:
