@@ -144,7 +144,7 @@ bias-variance: $(VENV)/.stamp ## Run the studies of exact bias and variance; res
 	$(one_thread) $(python) -m experiments.bias_variance
 
 claims: $(VENV)/.stamp ## Give a verdict on every claim of the paper's theory; results go to paper_tables/
-	$(one_thread) "$(VENV)/bin/upge" claims --out "$(OUT)"
+	$(one_thread) $(python) -m experiments.claims --out "$(OUT)"
 
 test: $(VENV)/.stamp ## Run the fast tests
 	$(one_thread) $(python) -m pytest -q -n 2 --timeout 300

@@ -32,7 +32,7 @@ from analysis import (
 )
 from analysis.curves import series_csv
 from analysis.runs import Runs, load_runs
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: The records, a folder a comparison, below the root of the repository.
 RECORDS = Path("paper_tables/records/cpu")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.run import PROBLEM
 from analysis.statistics import corrected
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.evaluation.metrics import exclusive_solves
 
 #: The level column's value for all levels together.

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from analysis.curves import write_numbers
 from analysis.style import PAGE, look, style
 from upge.algorithms import REGISTRY, Algorithm
+from upge.common.errors import UpgeError
+from upge.common.provenance import provenance
 from upge.component import Component
-from upge.errors import UpgeError
 from upge.estimator import Term
-from upge.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from analysis.statistics import Scores, problem_errors, within
 from analysis.style import PAGE, style
 from experiments.pass_at_k.record import PROVENANCE, read_counts
 from experiments.records import read_record
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.evaluation.metrics import doublings, pass_at_k_of_counts
 
 

@@ -14,7 +14,7 @@ from analysis.curves import seed_count, tell, write_series
 from analysis.heatmaps import Scale, cells, heatmaps, levels, stacked
 from analysis.runs import Runs, load_runs
 from analysis.style import look
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: The pipeline that the paper shows, in its second stage.
 METHOD = "sft_grpo"

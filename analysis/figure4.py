@@ -16,7 +16,7 @@ from analysis.heatmaps import Level, Scale, cells, heatmaps, levels, stacked
 from analysis.methods import title
 from analysis.runs import Runs, load_runs
 from analysis.style import look
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: HPT as this package runs it.
 METHOD = "hpt_global_token"

@@ -20,7 +20,7 @@ from analysis.methods import title
 from analysis.reported import reported_offline_ratio
 from analysis.runs import Runs, load_runs, make_command
 from analysis.style import COLUMN, DASHES, MARKERS, Look, look, style
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: HPT as this package runs it, and the constant that the paper compares it with.
 METHOD, CONSTANT = "hpt_global_token", "luffy"

@@ -26,7 +26,7 @@ from analysis.curves import (
 from analysis.gates import gate_label
 from analysis.runs import Runs, load_runs
 from analysis.style import PAGE, look, style
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: HPT as this package runs it, at the paper's gates: γ = 0, 1/8 and 2/8.
 METHODS = ("hpt_global_token", "hpt_gamma_1", "hpt_gamma_2")

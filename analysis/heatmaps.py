@@ -17,7 +17,7 @@ from analysis.question_accuracy import QUESTION, question_accuracy
 from analysis.runs import Runs
 from analysis.statistics import Estimate, Scores, problem_errors
 from analysis.style import PAGE, Look, style
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: The levels that the paper shows.
 LEVELS = (3, 5)

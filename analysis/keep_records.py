@@ -10,7 +10,7 @@ import typer
 
 from analysis.records import read_records, write_records
 from analysis.runs import load_runs
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 def main(

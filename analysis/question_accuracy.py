@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.run import Run
-from upge.config import build
+from upge.common.config import build
 from upge.rollouts import question_seed
 from upge.training.config import RunConfig, Stage
 from upge.training.data import load_dataset

@@ -34,8 +34,8 @@ from analysis.run import (
     check_columns,
 )
 from experiments.records import CHOICES
-from upge.errors import UpgeError
-from upge.files import make_folder, write_together
+from upge.common.errors import UpgeError
+from upge.common.files import make_folder, write_together
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"

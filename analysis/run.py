@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype, is_string_dtype
 from pydantic import BaseModel, Field, ValidationError
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: What tables and figures read of a step. Records keep these, and all digits of them.
 STEP_COLUMNS = (

@@ -20,7 +20,7 @@ from analysis.run import (
     check_columns,
 )
 from experiments.records import NAMED, read_checked, read_choices
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 _TRIALS, _COMPARISON = "selection", "comparison.json"
 _REMEDY = "delete the run and make it again"

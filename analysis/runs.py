@@ -13,7 +13,7 @@ from analysis.methods import ordered
 from analysis.records import is_recorded, read_records
 from analysis.run import PROBLEM, Found, Run, check_result
 from analysis.run_folders import read_folders
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: What runs of one comparison have in common, whatever the method.
 _SHARED = ("model", "data", "evaluation", "max_tokens")

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: Bootstrap draws. Holm's first threshold for 13 methods is .05 / 78: about 13 draws of these.
 DRAWS = 20_000

@@ -16,8 +16,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from upge.errors import unknown
-from upge.files import write_whole
+from upge.common.errors import unknown
+from upge.common.files import write_whole
 
 #: Width of a column and of a page, in inches.
 COLUMN, PAGE = 3.35, 6.9

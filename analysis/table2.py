@@ -16,7 +16,7 @@ from analysis.runs import Runs
 from analysis.statistics import AVERAGE
 from analysis.tables import NONE
 from analysis.wording import percent
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 LAYOUT = Layout(
     name="table2",

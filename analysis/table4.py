@@ -18,7 +18,7 @@ from analysis.reported import ReportedExclusive, reported_exclusive
 from analysis.runs import Runs, load_runs
 from analysis.statistics import SIGNIFICANCE
 from analysis.tables import NONE, Section, csv_text, latex, markdown, write
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.tasks.synthetic import IN_DISTRIBUTION
 
 #: HPT as this package runs it, and as published; each against what the paper compares it with.

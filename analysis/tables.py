@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upge.files import make_folder, write_whole
+from upge.common.files import make_folder, write_whole
 
 #: A cell without a number.
 NONE = "–"

@@ -27,7 +27,7 @@ from analysis.curves import (
 from analysis.methods import title
 from analysis.runs import Runs, load_runs
 from analysis.style import COLUMN, PAGE, style
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 
 #: The paper's Figure 7, and HPT as this package runs it.
 METHODS = ("grpo", "luffy", "hpt", "hpt_global_token")

@@ -28,9 +28,9 @@ from typing import Annotated
 import typer
 from pyarrow import parquet
 
-from upge.config import build
-from upge.errors import UpgeError
-from upge.policies.tiny import build_model, build_tokenizer
+from upge.common.config import build
+from upge.common.errors import UpgeError
+from upge.models.tiny import build_model, build_tokenizer
 from upge.tasks.synthetic import ALPHABET
 from upge.training.config import RunConfig
 from upge.training.records import RunFolder, run_folder

@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.comparison import Recipe, comparison_files, load_comparisons, profiles
 from experiments.preflight import check
 from experiments.run_comparison import run_comparison
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 
 _FOLDER = Path(__file__).parent
 

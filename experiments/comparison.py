@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import TypedDict
 
-from upge.config import C, Config, build, merge, read_yaml
-from upge.errors import UpgeError, unknown
+from upge.common.config import C, Config, build, merge, read_yaml
+from upge.common.errors import UpgeError, unknown
 from upge.training.config import RunConfig
 
 #: Keys of a method's stage that are the comparison's own: the share of the steps it has, and the

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from experiments.comparison import BASE, Recipe
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.planning.here import check_gpu_memory
 from upge.tasks.dataset import Dataset
 from upge.training.config import RunConfig, Synthetic

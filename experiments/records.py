@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
-from upge.errors import UpgeError
-from upge.files import write_whole
-from upge.provenance import provenance
+from upge.common.errors import UpgeError
+from upge.common.files import write_whole
+from upge.common.provenance import provenance
 
 Kind = TypeVar("Kind")
 

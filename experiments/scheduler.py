@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.training.config import RunConfig
 from upge.training.records import RunFolder, run_folder
 

@@ -16,7 +16,7 @@ import lost_runs
 import strategy_runs
 import torch
 
-from upge.config import build
+from upge.common.config import build
 from upge.training import loop
 from upge.training.config import RunConfig
 from upge.training.strategy import Strategy

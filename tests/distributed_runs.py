@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from upge.config import build
-from upge.errors import UpgeError
-from upge.policies.policy import Policy
+from upge.common.config import build
+from upge.common.errors import UpgeError
+from upge.models.policy import Policy
 from upge.training import loop
 from upge.training.config import RunConfig
 from upge.training.loop import Trainer

@@ -17,7 +17,7 @@ import forks
 from accelerate import Accelerator
 from launched import PLAIN
 
-from upge.cli import main as command_line
+from upge.cli.main import main as command_line
 from upge.training import doctor, strategy, vigil
 from upge.training.gradient import GradientAccumulator
 

@@ -21,8 +21,8 @@ import forks
 import strategy_runs
 import tiny_runs
 
-from upge.config import build
-from upge.errors import UpgeError
+from upge.common.config import build
+from upge.common.errors import UpgeError
 from upge.training import loop, vigil
 from upge.training.config import RunConfig
 from upge.training.gradient import GradientAccumulator

@@ -28,10 +28,10 @@ from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from launched import ROOT
-from test_gradient import TRAINED, Accelerator, flat, policy, ragged
+from ragged import TRAINED, Accelerator, flat, policy, ragged
 
 from upge.algorithms import algorithm
-from upge.config import build
+from upge.common.config import build
 from upge.training import doctor
 from upge.training import strategy as strategies
 from upge.training.config import Stage

@@ -17,7 +17,7 @@ from upge.advantage import GAE, BatchZScore, GroupCentered, GroupZScore, LeaveOn
 from upge.component import Component
 from upge.feedback import GATES
 from upge.likelihood import Unshaped
-from upge.theory.published import LOSSES
+from upge.verification.published import LOSSES
 
 #: Every entry at its defaults, and every gated one with every other gate.
 VARIANTS = {name: get(name) for name in REGISTRY} | {

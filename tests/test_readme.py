@@ -11,8 +11,9 @@ import pytest
 import torch
 from typer.main import get_command
 
-from upge import UpgeError, cli
-from upge.batch_json import parse_batch
+from upge import UpgeError
+from upge.cli import main as cli
+from upge.cli.batch_json import parse_batch
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from upge import config
-from upge.policies.tiny import build_model, build_tokenizer
+from upge.common import config
+from upge.models.tiny import build_model, build_tokenizer
 from upge.training.config import RunConfig
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from upge.batch import Samples, TrajectoryBatch
+from upge.common.errors import unknown
 from upge.component import Component, between
-from upge.errors import unknown
 
 #: Rewards this close, relative to their size, are equal but for rounding.
 _ROUNDING = 1e-13

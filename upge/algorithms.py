@@ -2,7 +2,7 @@
 
 An entry is data: a name, where it comes from, its options with their origins, and a function that
 turns options into terms. A new algorithm is a new entry here and its published loss, by the same
-name, in ``theory/published.py``; everything else reads the registry.
+name, in ``verification/published.py``; everything else reads the registry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from upge.advantage import (
     Signed,
 )
 from upge.batch import Samples
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 from upge.estimator import EntropyWeight, Estimator, Term
 from upge.feedback import Feedback, Gate, Switch, Wiener, feedback
 from upge.likelihood import Complement, PolicyShaping

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 Samples = Literal["online", "offline", "all"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 @dataclass(frozen=True)

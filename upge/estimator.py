@@ -17,7 +17,7 @@ from torch import Tensor
 
 from upge.advantage import Advantage
 from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.feedback import Feedback, Gate
 from upge.likelihood import Shaping, Unshaped
 from upge.normalization import Normalizer, normalizer

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
+from upge.common.errors import UpgeError, unknown
 from upge.component import Component, between, positive
-from upge.errors import UpgeError, unknown
 
 #: Far above float32's rounding of k/n, far below the distance of two such fractions.
 ROUNDING = 1e-6
@@ -145,8 +145,8 @@ class Wiener(Feedback):
     The weights are the best ones for a step. Over many, α falls where p rises, and with a constant
     learning rate E[r] ends somewhat below that of the switch.
 
-    Source: this package, study ``mixing`` (``upge/theory/studies/mixing.py``), where the defaults
-    come from too.
+    Source: this package, study ``mixing`` (``experiments/bias_variance/mixing.py``), where the
+    defaults come from too.
     """
 
     mu: float = 0.5

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from upge.batch import TrajectoryBatch
+from upge.common.errors import UpgeError
 from upge.component import Component, positive
-from upge.errors import UpgeError
 
 #: Nothing in a chunk is random, so the generators' states need not be kept.
 _RECOMPUTE: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}

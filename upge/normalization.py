@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
+from upge.common.errors import UpgeError, unknown
 from upge.component import Component
-from upge.errors import UpgeError, unknown
 
 #: Which tokens a normaliser counts: those of the term, those of the term where its gate is open,
 #: those of all terms where their gates are open, or all of the batch.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
+from upge.common.errors import UpgeError
 from upge.component import Component, at_least, positive
-from upge.errors import UpgeError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from analysis.accuracy.numbers import comparisons_csv, to_csv
 from analysis.accuracy.table import Layout, Table, parts
 from analysis.runs import Runs, load_runs, make_command
 from analysis.tables import latex, markdown, write
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 def texts(layout: Layout, given: Sequence[Runs]) -> dict[str, str]:

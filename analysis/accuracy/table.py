@@ -13,7 +13,7 @@ from analysis.reported import Reported, reported
 from analysis.runs import Runs
 from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons, estimates
 from analysis.tables import NONE
-from upge.errors import unknown
+from upge.common.errors import unknown
 from upge.tasks.benchmarks import UNSEEN
 from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 

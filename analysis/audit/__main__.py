@@ -13,7 +13,7 @@ from analysis.audit.figure import write_figure
 from analysis.audit.results import make
 from analysis.runs import load_runs
 from analysis.tables import write
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 def main(

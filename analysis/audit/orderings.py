@@ -18,7 +18,7 @@ from analysis.methods import title
 from analysis.statistics import SIGNIFICANCE, Estimate, corrected
 from analysis.tables import NONE
 from analysis.wording import listed
-from upge.config import read_yaml
+from upge.common.config import read_yaml
 
 _FILE = Path(__file__).parents[1] / "reported_audit.yaml"
 

@@ -18,7 +18,7 @@ from analysis.bias_variance.series import (
     summary,
 )
 from analysis.style import CYCLE, PAGE, Look, series, style
-from upge.theory.studies.common import Rows, chosen
+from experiments.bias_variance.common import Rows, chosen
 
 _LOOKS = {
     "reward": ("R", Look("#7F7F7F", "x", (0, (1, 1)))),

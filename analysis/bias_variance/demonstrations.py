@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.bias_variance.series import caption, draw_series, legend_above, letter, logit_axis
 from analysis.style import PAGE, look, style
-from upge.theory.studies.common import Row, Rows, chosen
+from experiments.bias_variance.common import Row, Rows, chosen
 
 #: Rule: how it is named, and the registered method whose look it has.
 _RULES = {

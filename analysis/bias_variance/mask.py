@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis.bias_variance.series import caption, legend_above, letter, summary
 from analysis.style import CYCLE, PAGE, Look, style
-from upge.theory.studies.common import Rows, chosen
-from upge.theory.studies.mask import USUAL
+from experiments.bias_variance.common import Rows, chosen
+from experiments.bias_variance.mask import USUAL
 
 #: Family: its name, what its setting is called, and its look.
 _FAMILIES = {

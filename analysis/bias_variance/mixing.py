@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from analysis.bias_variance.series import caption, draw_series, letter
 from analysis.style import CYCLE, DASHES, PAGE, Look, style
-from upge.theory.studies.common import Rows, chosen
+from experiments.bias_variance.common import Rows, chosen
 
 _SOLID, _DASHED, _DOTDASH, _DOTTED = DASHES
 _GATES = {

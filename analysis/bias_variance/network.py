@@ -10,8 +10,8 @@ from matplotlib.ticker import NullFormatter
 
 from analysis.bias_variance.series import caption, letter
 from analysis.style import CYCLE, DASHES, PAGE, Look, look, style
+from experiments.bias_variance.common import Rows, chosen
 from experiments.network.study import REGISTERED
-from upge.theory.studies.common import Rows, chosen
 
 _POINTS = ("base", "middle", "end")
 

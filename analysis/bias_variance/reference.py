@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.bias_variance.series import caption, draw_series, legend_above, letter
 from analysis.style import CYCLE, PAGE, Look, style
-from upge.theory.studies.common import Rows, chosen
+from experiments.bias_variance.common import Rows, chosen
 
 _LABELS = {
     "current": "π$_θ$",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.style import Look
-from upge.theory.studies.common import Rows
+from experiments.bias_variance.common import Rows
 
 
 def summary(rows: Rows, x: str, y: str) -> tuple[list[float], ...]:

@@ -10,7 +10,7 @@ import typer
 
 from analysis.report.page import Places, page
 from analysis.tables import write
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 def main(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upge.config import Config, build, read_yaml
+from upge.common.config import Config, build, read_yaml
 
 _FILE = Path(__file__).with_name("catalogue.yaml")
 

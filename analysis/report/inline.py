@@ -10,7 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: Files of more bytes than this are named beside a result, and not kept in the page.
 _KEPT = 100_000

@@ -15,7 +15,7 @@ from analysis.report.inline import Download, Picture, download, picture
 from analysis.report.maths import Formulas
 from analysis.report.origins import COLUMNS, Origin, origins
 from analysis.report.stated import stated
-from upge.files import read_text
+from upge.common.files import read_text
 
 #: What the page quotes: heading, file beside the folder of tables, the marks around the text, and
 #: a word on it.

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.files import read_text
+from upge.common.errors import UpgeError
+from upge.common.files import read_text
 
 
 def stated(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from analysis.supply.figure import write_figure
 from analysis.supply.phases import phases
 from analysis.supply.study import make
 from analysis.tables import write
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 
 def main(

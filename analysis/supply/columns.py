@@ -10,7 +10,7 @@ from typing import Any
 from analysis.methods import BASE, title
 from analysis.run import Run
 from analysis.runs import Runs
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.tasks.synthetic import IN_DISTRIBUTION, LEVELS
 
 #: The comparisons of the study.

@@ -21,9 +21,9 @@ from rich.progress import (
 from experiments.bases.build import copy, is_made, load_recipe, make, recipe_names
 from experiments.bases.measure import table
 from experiments.records import read_record
-from upge.errors import UpgeError
-from upge.policies.bases import CHECKPOINTS, RECORD
-from upge.policies.pretraining import PretrainingRecipe
+from upge.common.errors import UpgeError
+from upge.models.bases import CHECKPOINTS, RECORD
+from upge.models.pretraining import PretrainingRecipe
 
 
 def main(

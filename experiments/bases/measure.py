@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from upge.evaluation.responses import respond
-from upge.policies.pretraining import WORKED
+from upge.models.pretraining import WORKED
 from upge.rollouts import CachedSampler, Sampling
 from upge.tasks.problem import Problem
 from upge.tasks.synthetic import ANSWER_MARKER, FAMILIES, LEVELS, suite

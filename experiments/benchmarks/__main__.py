@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.benchmarks import rollouts as benchmark
-from upge.errors import UpgeError
-from upge.policies.pretrained import load_pretrained
-from upge.provenance import provenance
+from upge.common.errors import UpgeError
+from upge.common.provenance import provenance
+from upge.models.pretrained import load_pretrained
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from upge.errors import UpgeError
-from upge.policies.pretraining import WORKED
+from upge.common.errors import UpgeError
+from upge.models.pretraining import WORKED
 from upge.rollouts import CachedSampler, Sampler, Sampling, open_sampler
 from upge.tasks.benchmarks import load
 from upge.tasks.synthetic import IN_DISTRIBUTION, suite

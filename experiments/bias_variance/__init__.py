@@ -1,1 +1,1 @@
-"""Exact bias and variance of the estimators: the recipes of the studies in upge.theory.studies."""
+"""Exact bias and variance of the estimators: studies and their recipes."""

@@ -22,20 +22,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.bias_variance import advantage, demonstrations, mask, mixing, reference
+from experiments.bias_variance.common import Row, Rows, Study
 from experiments.network import study as network
 from experiments.records import code_version, key_of, read_record, write_record
-from upge.config import load
-from upge.errors import UpgeError, unknown
-from upge.files import make_folder, write_whole
-from upge.theory.studies import STUDIES as EXACT
-from upge.theory.studies.common import Row, Rows, Study
+from upge.common.config import load
+from upge.common.errors import UpgeError, unknown
+from upge.common.files import make_folder, write_whole
 
 RECIPES = Path(__file__).parent
 
 #: The exact studies, and the one that samples from a trained network.
 STUDIES: dict[str, Study[Any]] = {
-    **EXACT,
-    "network": Study(network.Recipe, network.study, network.headlines),
+    name: Study(module.Recipe, module.study, module.headlines)
+    for name, module in {
+        "reference": reference,
+        "mask": mask,
+        "advantage": advantage,
+        "demonstrations": demonstrations,
+        "mixing": mixing,
+        "network": network,
+    }.items()
 }
 
 

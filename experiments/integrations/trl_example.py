@@ -14,9 +14,9 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.integrations.trl import UpgeTrainer
-from upge.policies.pretrained import load_pretrained
+from upge.models.pretrained import load_pretrained
 from upge.tasks import dataset
 from upge.tasks.problem import Problem
 

@@ -21,9 +21,9 @@ from verl.utils.py_functional import append_to_dict
 from verl.workers.utils.padding import left_right_2_no_padding
 
 import upge
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.integrations.verl_engine import engine_loss, mixed_batch
-from upge.policies.pretrained import load_pretrained
+from upge.models.pretrained import load_pretrained
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampling
 from upge.tasks import dataset

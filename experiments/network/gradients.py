@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator
 from upge.likelihood import Likelihood
-from upge.policies.policy import Policy
+from upge.models.policy import Policy
 
 #: Trajectories whose gradients exist at a time.
 _PIECE = 96

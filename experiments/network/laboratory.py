@@ -15,9 +15,9 @@ from experiments.network.statistics import Demo, Parts, averaged, product, resam
 from upge.advantage import LeaveOneOut
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator, Term
+from upge.models.policy import Policy
+from upge.models.pretrained import load_pretrained
 from upge.normalization import TrajectoryMean
-from upge.policies.policy import Policy
-from upge.policies.pretrained import load_pretrained
 from upge.reference import CurrentPolicy
 from upge.rollouts import CachedSampler, Sampling, question_seed
 from upge.tasks.verifier import Verifier

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.policies.pretrained import load_pretrained
+from upge.models.pretrained import load_pretrained
 from upge.training.config import RunConfig
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder, write_tensors

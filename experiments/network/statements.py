@@ -17,11 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from experiments.bias_variance.mixing_cases import shapes
 from experiments.network.laboratory import Sample, Samples
 from experiments.network.statistics import Interval, Parts, product
+from upge.exact.mixture import Quadratic
 from upge.feedback import Wiener
-from upge.theory.mixture import Quadratic
-from upge.theory.studies.mixing_cases import shapes
 
 Verdict = Literal["carries over", "does not", "not decided"]
 
@@ -165,7 +165,7 @@ def _quadratics(samples: Samples, mu: float, n: int) -> Iterator[Quadratic]:
 def _coefficients(
     sample: Sample, index: int, n: int, mu: float, groups: Tensor, blocks: Tensor
 ) -> tuple[Tensor, ...]:
-    """(R, n + 1) the six coefficients of :class:`upge.theory.mixture.Quadratic` by successes."""
+    """(R, n + 1) the six coefficients of :class:`upge.exact.mixture.Quadratic` by successes."""
     is_k = torch.nn.functional.one_hot(sample.solved.long(), n + 1).double()
     share = groups / groups.sum(1, keepdim=True)
     truth = product(sample.reference, blocks)

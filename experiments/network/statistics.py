@@ -109,7 +109,7 @@ class Parts:
     def measures(self) -> dict[str, Tensor]:
         """(R,) bias², variance and MSE relative to ‖T‖², and what a rescaling leaves of them.
 
-        As :func:`upge.theory.studies.common.errors` names them. ``cosine_single`` is the mean
+        As :func:`experiments.bias_variance.common.errors` names them. ``cosine_single`` is the mean
         cosine of single estimates with T.
         """
         size = self.truth.where(self.truth > 0, math.nan)

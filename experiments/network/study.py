@@ -20,6 +20,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.bias_variance.advantage import estimator as with_advantage
+from experiments.bias_variance.common import (
+    Progress,
+    Row,
+    Rows,
+    check_numbers,
+    chosen,
+    silent,
+)
+from experiments.bias_variance.reference import REFERENCES
+from experiments.bias_variance.reference import estimator as with_reference
 from experiments.network.laboratory import (
     Network,
     Samples,
@@ -34,24 +45,13 @@ from experiments.network.statistics import Interval, Parts
 from upge.advantage import GroupZScore, LeaveOneOut
 from upge.algorithms import get
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.estimator import Estimator, Term
+from upge.exact.mixture import RL
 from upge.normalization import TrajectoryMean
 from upge.reference import RolloutPolicy
 from upge.stabilization import Clip, DualClip, SigmoidGate, Stabilization, WeightClip
 from upge.tasks.dataset import Dataset
-from upge.theory.mixture import RL
-from upge.theory.studies.advantage import estimator as with_advantage
-from upge.theory.studies.common import (
-    Progress,
-    Row,
-    Rows,
-    check_numbers,
-    chosen,
-    silent,
-)
-from upge.theory.studies.reference import REFERENCES
-from upge.theory.studies.reference import estimator as with_reference
 from upge.training.config import Evaluation, RunConfig, Stage
 from upge.training.data import load_dataset
 from upge.training.experience import Question, encode_questions

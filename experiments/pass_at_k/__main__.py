@@ -14,8 +14,8 @@ import typer
 from experiments.pass_at_k.counts import Job, Policy, count, counted, find_policies, hardest
 from experiments.pass_at_k.record import Record
 from experiments.scheduler import outcome, worker_pool
-from upge.console import steps_bar
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.common.progress import steps_bar
 from upge.training.data import load_dataset
 
 #: The paper's Figure 2, with HPT as this package runs it and as published.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.records import NAMED, read_checked, read_record
-from upge.config import build
-from upge.errors import UpgeError, unknown
+from upge.common.config import build
+from upge.common.errors import UpgeError, unknown
 from upge.tasks.problem import Problem
 from upge.training.config import RunConfig
 from upge.training.data import load_dataset
@@ -93,7 +93,7 @@ def count(job: Job) -> pd.DataFrame:
         UpgeError: a policy that can't be loaded, or fewer problems than are asked for.
     """
     from upge.evaluation.responses import respond
-    from upge.policies.pretrained import load_pretrained
+    from upge.models.pretrained import load_pretrained
     from upge.rollouts import CachedSampler
 
     config, dataset = job.policy.config, load_dataset(job.policy.config)

@@ -15,9 +15,9 @@ import pandas as pd
 
 from experiments.pass_at_k.counts import COLUMNS, Job
 from experiments.records import read_record, write_json
-from upge.errors import UpgeError
-from upge.files import make_folder, write_whole
-from upge.provenance import provenance
+from upge.common.errors import UpgeError
+from upge.common.files import make_folder, write_whole
+from upge.common.provenance import provenance
 
 COUNTS, PROVENANCE = "counts.parquet", "provenance.json"
 

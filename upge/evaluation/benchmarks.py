@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.rollouts.sampler import room
 from upge.tasks.benchmarks import SAMPLES, load, local_file
 from upge.tasks.problem import Problem

@@ -21,10 +21,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.files import make_folder, write_whole
-from upge.provenance import provenance
+from upge.common.errors import UpgeError
+from upge.common.files import make_folder, write_whole
+from upge.common.optional import require
+from upge.common.provenance import provenance
 from upge.training.records import RunFolder, sync
 
 #: Columns of a row, and their types as pyarrow calls them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.planning.shapes import shape_of
 from upge.rollouts.cached import LOGIT_BYTES, memory_held, rows_held
 

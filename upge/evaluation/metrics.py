@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 
 Label = TypeVar("Label", bound=Hashable)
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.common.optional import require
 from upge.evaluation.folder import schema
-from upge.extras import require
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler, Sampling, question_seed
 from upge.tasks.problem import Problem

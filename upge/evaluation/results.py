@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.evaluation.folder import EvaluationFolder
 from upge.evaluation.metrics import (
     avg_at_k,

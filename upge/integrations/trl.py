@@ -33,9 +33,9 @@ from torch import Tensor
 
 from upge.algorithms import get
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.common.optional import require
 from upge.estimator import Estimate, Estimator, Plan, term_metrics
-from upge.extras import require
 from upge.integrations.rows import trajectories
 from upge.training.gradient import sum_over_processes, weighs_by_batch
 

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from upge.algorithms import REGISTRY
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.common.optional import require
 from upge.estimator import Estimator, Term
-from upge.extras import require
 from upge.integrations.fixed import fixed
 from upge.normalization import (
     FixedLength,

@@ -41,9 +41,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.common.optional import require
 from upge.estimator import Estimator
-from upge.extras import require
 from upge.integrations.fixed import fixed
 from upge.integrations.rows import padded
 from upge.integrations.verl import question_ids

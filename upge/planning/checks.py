@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
-from upge.errors import UpgeError
-from upge.extras import require
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+from upge.models.bases import base_folder
+from upge.models.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.planning.shapes import ModelShape
-from upge.policies.bases import base_folder
-from upge.policies.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
 from upge.training.config import Benchmarks, JsonLines, RunConfig

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from upge.config import build_dataclass, load, read_yaml
-from upge.errors import UpgeError, unknown
+from upge.common.config import build_dataclass, load, read_yaml
+from upge.common.errors import UpgeError, unknown
 from upge.planning.memory import Sharding
 
 #: GPUs that nobody has more of.
@@ -100,7 +100,7 @@ def load_cluster(
         launch: a configuration of ``accelerate launch``, see :func:`launched`.
 
     Raises:
-        UpgeError: see :func:`upge.config.load`, :func:`launched` and :class:`Cluster`.
+        UpgeError: see :func:`upge.common.config.load`, :func:`launched` and :class:`Cluster`.
     """
     cluster = Cluster() if path is None else load(path, Cluster)
     if launch is not None:

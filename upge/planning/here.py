@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.planning.cluster import Cluster
 from upge.planning.plan import Assumptions, run_memory
 from upge.training.config import RunConfig

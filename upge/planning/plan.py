@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
+from upge.models.policy import positions_at_a_time
 from upge.planning.checks import Check, Measured, check_run
 from upge.planning.cluster import Cluster
 from upge.planning.hours import (
@@ -19,7 +20,6 @@ from upge.planning.hours import (
 from upge.planning.memory import FLOAT32, activation_bytes, state_bytes
 from upge.planning.shapes import shape_of
 from upge.planning.workload import Batch, Lengths, step_work
-from upge.policies.policy import positions_at_a_time
 from upge.rollouts.cached import LOGIT_BYTES
 from upge.training.config import RunConfig, Stage
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upge.config import build_dataclass, read_yaml
-from upge.errors import UpgeError
-from upge.policies.bases import base_folder
+from upge.common.config import build_dataclass, read_yaml
+from upge.common.errors import UpgeError
+from upge.models.bases import base_folder
 
 #: Shapes known without a network.
 _KNOWN = Path(__file__).with_name("models.yaml")

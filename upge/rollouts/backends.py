@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from upge.errors import UpgeError, unknown
-from upge.extras import available, hint
+from upge.common.errors import UpgeError, unknown
+from upge.common.optional import available, hint
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler
 

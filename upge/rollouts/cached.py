@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampling, check_request, end_of_sequence
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 
 #: Logits divided by less than this may overflow.
 _COLDEST = 1e-9

@@ -31,9 +31,9 @@ from weakref import finalize
 
 import torch
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.policies.pretrained import save_pretrained
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+from upge.models.pretrained import save_pretrained
 from upge.rollouts.sampler import (
     Rollouts,
     Sampling,

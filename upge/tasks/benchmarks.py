@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 from upge.tasks.hub import (
     Source,
     arc_record,

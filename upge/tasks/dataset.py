@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 from upge.tasks.problem import Problem
 from upge.tasks.synthetic import (
     ANSWER_MARKER,

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from upge.errors import UpgeError
-from upge.extras import available, hint
+from upge.common.errors import UpgeError
+from upge.common.optional import available, hint
 
 #: Several processes of a training each have their own.
 _MOST_WORKERS = 8

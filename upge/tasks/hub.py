@@ -11,9 +11,9 @@ from random import Random
 from string import ascii_uppercase
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.hub import hub
+from upge.common.errors import UpgeError
+from upge.common.hub import hub
+from upge.common.optional import require
 from upge.tasks.answers import boxed
 from upge.tasks.problem import Problem, Record, data_folder, worked
 

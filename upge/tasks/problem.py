@@ -11,8 +11,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.extras import require
+from upge.common.errors import UpgeError
+from upge.common.optional import require
 
 Record = Mapping[str, Any]
 

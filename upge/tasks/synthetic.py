@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Literal, NamedTuple
 
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 from upge.tasks.problem import Problem
 
 Split = Literal["pretraining", "train", "validation", "test"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from upge.errors import UpgeError, unknown
+from upge.common.errors import UpgeError, unknown
 from upge.tasks.answers import boxed
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."

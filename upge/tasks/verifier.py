@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.tasks.problem import Problem
 
 

@@ -11,11 +11,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
-from upge.config import Config
-from upge.errors import UpgeError
+from upge.common.config import Config
+from upge.common.errors import UpgeError
+from upge.common.files import file_digest
 from upge.estimator import Estimator, Term
-from upge.files import file_digest
-from upge.policies.bases import base_folder
+from upge.models.bases import base_folder
 from upge.rollouts.backends import Backend
 from upge.rollouts.sampler import Sampling
 from upge.tasks.benchmarks import local_file

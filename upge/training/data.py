@@ -9,9 +9,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.policies.pretrained import load_tokenizer
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+from upge.models.pretrained import load_tokenizer
 from upge.tasks.benchmarks import UNSEEN, load
 from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic

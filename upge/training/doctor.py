@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.config import build
-from upge.errors import UpgeError, unknown
-from upge.extras import require
+from upge.common.config import build
+from upge.common.errors import UpgeError, unknown
+from upge.common.optional import require
 from upge.training.config import RunConfig, Stage
 from upge.training.diagnosis import Diagnosis, Rows, diagnose
 from upge.training.gradient import GradientAccumulator, sum_over_processes

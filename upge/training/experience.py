@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling, room
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier

@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.errors import UpgeError, naming_memory
+from upge.common.errors import UpgeError, naming_memory
+from upge.common.optional import require
 from upge.estimator import Plan
 from upge.evaluation.responses import Responses, respond_suites
-from upge.extras import require
-from upge.policies.policy import Policy
-from upge.policies.pretrained import (
+from upge.models.policy import Policy
+from upge.models.pretrained import (
     load_config,
     load_pretrained,
     load_tokenizer,

@@ -54,8 +54,8 @@ from typing import Any
 
 import torch
 
-from upge.errors import UpgeError
-from upge.provenance import provenance
+from upge.common.errors import UpgeError
+from upge.common.provenance import provenance
 from upge.training.config import RunConfig
 
 #: What a result has beside the accuracies of the suites.

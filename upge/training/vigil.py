@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import torch
 
-from upge.errors import UpgeError
+from upge.common.errors import UpgeError
 from upge.training.records import RunFolder
 
 #: What the errors of gloo, and of sockets below NCCL, have in them.

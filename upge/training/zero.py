@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.policies.policy import Policy
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+from upge.models.policy import Policy
 from upge.training.strategy import OptimizerState, Strategy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from experiments.comparison import BASE, Recipe, load_comparisons, profiles
-from upge.config import load
-from upge.errors import UpgeError
+from upge.common.config import load
+from upge.common.errors import UpgeError
 from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, plan_costs, run_memory
 

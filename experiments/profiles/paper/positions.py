@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from upge.errors import UpgeError
-from upge.extras import require
-from upge.files import write_whole
+from upge.common.errors import UpgeError
+from upge.common.files import write_whole
+from upge.common.optional import require
 
 
 def copy_model(source: str, target: Path, changes: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upge.config import build, merge, read_yaml
-from upge.errors import UpgeError, unknown
+from upge.common.config import build, merge, read_yaml
+from upge.common.errors import UpgeError, unknown
 from upge.training.config import RunConfig
 
 FOLDER = Path(__file__).parent

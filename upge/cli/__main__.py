@@ -1,0 +1,5 @@
+"""``python -m upge.cli``."""
+
+from upge.cli.main import main
+
+main()

@@ -1,0 +1,44 @@
+"""``upge doctor``: can this launcher configuration be trained under?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+
+
+def doctor(
+    architecture: Annotated[
+        str, typer.Option(help="Of the small model: qwen2, or llama where the launcher names it.")
+    ] = "qwen2",
+) -> None:
+    """Take one optimizer step under your launcher and compare it with a plain process's.
+
+    Give it to the launcher with the options that you train with, as in
+
+        accelerate launch --config_file fsdp.yaml -m upge.cli doctor && accelerate launch … train …
+
+    A small random model steps on a random batch without and with gradient accumulation, and with a
+    clip; where that isn't the step of one plain process, the fault is named and the exit code is 1.
+    It can't see what shows at full size alone, nor the optimizer's state over many steps.
+    """
+    for module in ("pydantic", "accelerate"):
+        require(module, "train")
+    from upge.training.doctor import examine
+    from upge.training.vigil import main_first
+
+    report = examine(architecture)
+    if report.main:
+        console = Console(width=100)
+        console.print(f"Launcher: {report.launcher}", highlight=False)
+        for name, case in report.cases.items():
+            verdict = case.fault or "the step of one plain process"
+            mark = "[red]✗[/]" if case.fault else "[green]✓[/]"
+            console.print(f"{mark} {name}: {verdict}", highlight=False)
+    if not report.sound:
+        with main_first(report.main):
+            raise UpgeError("don't train under this launcher: its steps are not those of the batch")

@@ -1,0 +1,354 @@
+"""``upge train``: any algorithm on any problems, from a configuration or from a few options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from upge.common.errors import UpgeError
+from upge.common.optional import require
+from upge.models.bases import base_folder
+
+if TYPE_CHECKING:
+    from upge.training.config import RunConfig
+    from upge.training.records import RunFolder
+
+#: The longest response where none is given: to the synthetic suites, and to texts.
+SYNTHETIC_TOKENS, TEXT_TOKENS = 64, 512
+
+#: Learning rates where none is given: for the tiny bases, and the paper's (official scripts).
+_TINY_RATE, _RATE = 1e-3, 5e-6
+
+#: The options that stand for a file.
+_MADE = "Instead of CONFIG"
+
+#: Held-out validation problems: a tenth of the file, at most the configuration's default.
+_HELD_OUT = 64
+
+#: Exit code of a command that was interrupted.
+INTERRUPTED = 130
+
+
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG.yaml", help="The run, as YAML or JSON.", show_default=False),
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option("--algorithm", "-a", help="One of the registry.", rich_help_panel=_MADE),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A base model's name, a hub id or a folder. Default: tiny.", rich_help_panel=_MADE
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON Lines file with problem, answer and maybe solution a line. Default: the "
+            "synthetic suites.",
+            rich_help_panel=_MADE,
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Default: 200.", rich_help_panel=_MADE)] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate. Default: 1e-3 for the tiny bases, else 5e-6.",
+            rich_help_panel=_MADE,
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(help="Questions a step. Default: 16.", rich_help_panel=_MADE)
+    ] = None,
+    rollouts: Annotated[
+        int | None,
+        typer.Option(help="Responses to each question. Default: 8.", rich_help_panel=_MADE),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The longest response. Default: 64 for the tiny bases, else 512 for --data.",
+            rich_help_panel=_MADE,
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: 0.", rich_help_panel=_MADE)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change any value of the run, as stages.0.lr=3e-4; repeatable. The value is YAML: "
+            "quote a text that starts with a brace, as 'data.prompt=\"{problem}\"'.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole configuration; train nothing.")
+    ] = False,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            help="With several processes, first compare a step with a plain process's; see doctor."
+        ),
+    ] = True,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="With --dry-run: what the run takes on 8 GPUs of this type; see plan, whose exit "
+            "code it is."
+        ),
+    ] = None,
+) -> None:
+    """Train a model, and measure it.
+
+    Either CONFIG describes the run (a run folder's config.json is one), or --algorithm and its
+    companions do, as in
+
+        upge train --algorithm hpt --steps 200
+
+        upge train --algorithm grpo --model smollm2 --data problems.jsonl
+
+    The tiny bases read and write the letters of the synthetic suites alone: --data with other texts
+    wants another --model.
+
+    What they don't cover is reached by --set; --dry-run shows everything there is to set, as a file
+    that can be kept and given as CONFIG.
+
+    The run's folder, below --out, is named after the method, the seed and a hash of all that
+    determines the result: metrics a step, checkpoints, sampled responses, the trained policy. An
+    interrupted run goes on from its last checkpoint when the same command is given again, and a
+    finished one is not repeated.
+    """
+    made = {
+        "algorithm": algorithm,
+        "model": model,
+        "data": data,
+        "steps": steps,
+        "lr": lr,
+        "questions": questions,
+        "rollouts": rollouts,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    run = resolve(
+        config, {name: value for name, value in made.items() if value is not None}, settings
+    )
+    from upge.training.records import run_folder
+
+    folder = run_folder(out, run)
+    if dry_run:
+        _print_configuration(run, folder)
+        if gpu is not None:
+            from upge.cli.plan import print_plan
+
+            sound = print_plan(run, None, gpu=gpu, prefix="# ")
+            raise typer.Exit(0 if sound else 1)
+    else:
+        _train(run, folder, quiet, doctor)
+
+
+def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | None) -> RunConfig:
+    """The run that a file or options describe, with the settings laid over it.
+
+    Args:
+        config: a YAML or JSON file.
+        made: the options that stand for a file, those that were given.
+        settings: ``key=value`` texts.
+
+    Raises:
+        UpgeError: both or neither; see :func:`upge.common.config.build` and
+            :func:`upge.common.config.override`.
+    """
+    for module in ("pydantic", "yaml"):
+        require(module, "train")
+    from upge.common.config import build, override, read_yaml
+    from upge.training.config import RunConfig
+
+    if config is None:
+        given = _from_options(made)
+    elif made:
+        option = next(iter(made)).replace("_", "-")
+        raise UpgeError(f"--{option}: goes without a CONFIG; change its values by --set KEY=VALUE")
+    else:
+        given = read_yaml(config)
+        given.pop("key", None)  # the config.json of a run's folder has it
+    for setting in settings or ():
+        override(given, setting)
+    return build(_named(given), RunConfig)
+
+
+def _named(given: dict[str, Any]) -> dict[str, Any]:
+    """With the algorithms of its stages for a name, where it has none of its own."""
+    stages = given.get("stages")
+    if "name" in given or not isinstance(stages, list):
+        return given
+    algorithms = [stage.get("algorithm") for stage in stages if isinstance(stage, dict)]
+    return {"name": "-".join(map(str, algorithms)), **given} if algorithms else given
+
+
+def _from_options(made: dict[str, Any]) -> dict[str, Any]:
+    if "algorithm" not in made:
+        raise UpgeError("what to train? Name a CONFIG.yaml, or an algorithm by --algorithm")
+    model = made.get("model", "tiny")
+    own_data, is_tiny = "data" in made, base_folder(model) is not None
+    long = own_data and not is_tiny
+    stage = {
+        "algorithm": made["algorithm"],
+        "steps": made.get("steps", 200),
+        "lr": made.get("lr", _TINY_RATE if is_tiny else _RATE),
+    }
+    return {
+        "name": made["algorithm"],
+        "model": model,
+        "max_tokens": made.get("max_tokens", TEXT_TOKENS if long else SYNTHETIC_TOKENS),
+        "seed": made.get("seed", 0),
+        "data": _json_lines(made["data"], is_tiny) if own_data else {"kind": "synthetic"},
+        "stages": [stage | {key: made[key] for key in ("questions", "rollouts") if key in made}],
+    }
+
+
+#: How the tiny bases, which know neither blank nor newline, read problems and write solutions.
+_TINY_TEMPLATES = {
+    "prompt": "{problem}",
+    "demonstration": "{solution}#{answer}",
+    "marker": "#",
+}
+
+
+def _json_lines(path: Path, is_tiny: bool) -> dict[str, Any]:
+    from upge.tasks.problem import load_problems
+
+    held_out = min(max(len(load_problems(path)) // 10, 1), _HELD_OUT)
+    templates = _TINY_TEMPLATES if is_tiny else {}
+    return {"kind": "jsonl", "train": str(path), "held_out": held_out, **templates}
+
+
+def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
+    import yaml
+
+    print(f"# key {run.key}; results go to {folder.path}")
+    given = run.model_dump(mode="json")
+    print(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None:
+    from upge.planning.here import check_gpu_memory
+    from upge.training.loop import Trainer
+
+    again = folder.result is not None
+    if not again:
+        check_gpu_memory(run)
+    log = _Log(stderr=True, quiet=quiet)
+    trainer = Trainer(run, folder, doctor=doctor)
+    trainer.note = lambda text: log.print(text, highlight=False, markup=False, soft_wrap=True)
+    try:
+        with _watching(run, log) as observe:
+            trainer.observe = observe
+            result = trainer.run()
+    except KeyboardInterrupt:
+        kept = any(folder.checkpoints.glob("step-*"))
+        where = "goes on from the last checkpoint" if kept else "starts anew, without a checkpoint,"
+        _Log(stderr=True).print(
+            f"Interrupted at step {trainer.progress.step} of {run.steps}; the same command {where} "
+            f"in {folder.path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if _speaks():
+        _print_to_reader(_closing_line(run, folder, result, again))
+
+
+def _speaks() -> bool:
+    """Whether this is the one of several processes that does; a lone one always is."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return not several or os.environ.get("RANK", "0") == "0"
+
+
+class _Log(Console):
+    """A log whose reader may go away, as ``head`` does: nothing ends with it."""
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on; whoever else writes there finds an open file."""
+        self.quiet = True
+        _silence(sys.stderr)
+
+
+def _print_to_reader(text: str) -> None:
+    """Print to standard output, if somebody reads it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    with suppress(OSError), open(os.devnull, "w") as nothing:  # in tests it may have no number
+        os.dup2(nothing.fileno(), stream.fileno())
+
+
+def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], again: bool) -> str:
+    """Where the results are, and the accuracies."""
+    parts = [f"{run.name}, seed {run.seed}: {'finished before' if again else f'{run.steps} steps'}"]
+    validations = [line["validation"] for line in folder.metrics() if "validation" in line]
+    if validations:
+        parts.append(f"validation {validations[-1]:.3f}")
+    suites = result.get("suites") or {}
+    if suites:
+        parts.append("test " + ", ".join(f"{name} {value:.3f}" for name, value in suites.items()))
+    return "; ".join([*parts, f"results in {folder.path}"])
+
+
+@contextmanager
+def _watching(run: RunConfig, console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What shows the steps: a bar in a terminal, elsewhere a line a validation."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[numbers]}", markup=False),
+    )
+    hidden = console.quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("loading", total=run.steps, numbers="")
+        latest: dict[str, Any] = {}
+
+        def observe(metrics: Mapping[str, Any]) -> None:
+            step = metrics["step"]
+            if not latest:  # a resumed run: the steps done before say nothing of the speed
+                bar.reset(task, completed=step - 1)
+            latest.update(metrics)
+            doing = "testing" if step == run.steps else run.stages[metrics["stage"]].algorithm
+            numbers = _numbers(latest)
+            bar.update(task, completed=step, description=doing, numbers=numbers)
+            if "validation" in metrics and not console.is_terminal:
+                console.print(f"step {step}/{run.steps}: {numbers}", highlight=False, markup=False)
+
+        yield observe
+
+
+#: What a step's line shows, and how it is called there.
+_SHOWN = {"reward": "reward", "offline_ratio": "offline", "loss": "loss", "validation": "valid"}
+
+
+def _numbers(metrics: Mapping[str, Any]) -> str:
+    """The step's line; the loss of rollouts says nothing that the reward doesn't."""
+    return ", ".join(
+        f"{label} {metrics[name]:.3f}"
+        for name, label in _SHOWN.items()
+        if name in metrics and not (name == "loss" and "reward" in metrics)
+    )

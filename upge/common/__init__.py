@@ -1,0 +1,1 @@
+"""The ground: configurations, errors, files, optional packages, provenance."""

@@ -1,0 +1,1 @@
+"""Exact computation on policies small enough to enumerate: objectives, means, covariances."""
