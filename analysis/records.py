@@ -35,7 +35,7 @@ from analysis.run import (
 )
 from experiments.records import CHOICES
 from upge.common.errors import UpgeError
-from upge.common.files import make_folder, write_together
+from upge.common.files import atomic_write_all, make_folder
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
@@ -116,7 +116,7 @@ def write_records(runs: Found, folder: Path) -> list[Path]:
     steps = _frame(((r.path.name, r.metrics()) for r in runs.finished), STEP_COLUMNS)
     answers = _frame(((r.path.name, r.answers()) for r in runs.finished), ANSWER_COLUMNS)
     make_folder(folder)
-    return write_together(
+    return atomic_write_all(
         {
             folder / _RUNS: _lines([*finished, *unfinished]),
             folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),

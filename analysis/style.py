@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from upge.common.errors import unknown
-from upge.common.files import write_whole
+from upge.common.files import atomic_write
 
 #: Width of a column and of a page, in inches.
 COLUMN, PAGE = 3.35, 6.9
@@ -161,6 +161,6 @@ def save(figure: Figure, path: Path, commit: str) -> list[Path]:
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
             drawn = io.BytesIO()
             figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
-            written.append(write_whole(path.with_name(f"{path.name}.{kind}"), drawn.getvalue()))
+            written.append(atomic_write(path.with_name(f"{path.name}.{kind}"), drawn.getvalue()))
     plt.close(figure)
     return written

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upge.common.files import make_folder, write_whole
+from upge.common.files import atomic_write, make_folder
 
 #: A cell without a number.
 NONE = "–"
@@ -129,4 +129,4 @@ def write(path: Path, text: str) -> Path:
         UpgeError: it can't be written.
     """
     make_folder(path.parent)
-    return write_whole(path, text)
+    return atomic_write(path, text)

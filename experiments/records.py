@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from upge.common.errors import UpgeError
-from upge.common.files import write_whole
+from upge.common.files import atomic_write, read_json
 from upge.common.provenance import provenance
 
 Kind = TypeVar("Kind")
@@ -109,20 +109,7 @@ def key_of(recipe: Any, code: str) -> str:
 
 def read_record(path: Path) -> Mapping[str, Any]:
     """The record in a file; empty if there is none that can be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UpgeError: it can't be written.
-    """
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    return read_json(path) or {}
 
 
 def write_record(
@@ -143,7 +130,7 @@ def write_record(
         "provenance": provenance(),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, text)
+    atomic_write(path, text)
 
 
 def _digest(value: Any) -> str:

@@ -23,9 +23,9 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.comparison import BASE, Recipe
-from experiments.records import read_choices, write_json
+from experiments.records import read_choices
 from experiments.scheduler import Failure, Job, Scheduler, last_lines
-from upge.common.files import make_folder
+from upge.common.files import make_folder, write_json
 
 #: What a comparison's own folder holds: which runs and trials beside it belong to it, and how each
 #: learning rate was chosen. The runs themselves are shared by all comparisons.

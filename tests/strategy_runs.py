@@ -36,7 +36,7 @@ from upge.training import doctor
 from upge.training import strategy as strategies
 from upge.training.config import Stage
 from upge.training.gradient import GradientAccumulator, sum_over_processes
-from upge.training.strategy import open_accelerator, open_strategy
+from upge.training.launch import open_accelerator, open_strategy
 
 #: So many questions that all algorithms have rows for four micro-batches in each of two processes.
 QUESTIONS, ROLLOUTS, FEWEST = 12, 4, 4

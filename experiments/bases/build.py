@@ -18,11 +18,11 @@ from experiments.bases.measure import accuracy
 from experiments.records import read_record
 from upge.common.config import build_dataclass, read_yaml
 from upge.common.errors import UpgeError, unknown
+from upge.common.files import write_json
 from upge.common.provenance import provenance
 from upge.models.bases import RECORD
 from upge.models.pretrained import save_pretrained
 from upge.models.pretraining import PretrainingRecipe, pretrain
-from upge.training.records import write_json
 
 RECIPES = Path(__file__).parent
 

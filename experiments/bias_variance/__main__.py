@@ -28,7 +28,7 @@ from experiments.network import study as network
 from experiments.records import code_version, key_of, read_record, write_record
 from upge.common.config import load
 from upge.common.errors import UpgeError, unknown
-from upge.common.files import make_folder, write_whole
+from upge.common.files import atomic_write, make_folder
 
 RECIPES = Path(__file__).parent
 
@@ -120,7 +120,7 @@ def write_table(path: Path, rows: list[Row]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({name: _text(value) for name, value in row.items()})
-    write_whole(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def _text(value: float | str) -> str:

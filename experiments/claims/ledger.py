@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.claims import CLAIMS, VERDICTS, Claim
 from upge.common.errors import unknown
-from upge.common.files import write_whole
+from upge.common.files import atomic_write
 
 CSV_COLUMNS = tuple(field.name for field in fields(Claim))
 
@@ -102,4 +102,4 @@ def write_ledger(
         "claims.csv": claims_csv(claims),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return [write_whole(folder / name, text) for name, text in contents.items()]
+    return [atomic_write(folder / name, text) for name, text in contents.items()]

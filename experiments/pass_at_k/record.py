@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.pass_at_k.counts import COLUMNS, Job
-from experiments.records import read_record, write_json
+from experiments.records import read_record
 from upge.common.errors import UpgeError
-from upge.common.files import make_folder, write_whole
+from upge.common.files import atomic_write, make_folder, write_json
 from upge.common.provenance import provenance
 
 COUNTS, PROVENANCE = "counts.parquet", "provenance.json"
@@ -74,7 +74,7 @@ class Record:
         order = self.counts.sort_values(["suite", "seed"], kind="stable", ignore_index=True)
         buffer = io.BytesIO()
         order.to_parquet(buffer, index=False, compression="zstd")
-        write_whole(self.folder / COUNTS, buffer.getvalue())
+        atomic_write(self.folder / COUNTS, buffer.getvalue())
 
 
 def read_counts(folder: Path) -> pd.DataFrame:

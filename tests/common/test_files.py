@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from upge.common.errors import UpgeError
-from upge.common.files import make_folder, read_text, write_together, write_whole
+from upge.common.files import atomic_write, atomic_write_all, make_folder, read_text
 
 
 def test_text_is_read_with_or_without_a_byte_order_mark(
@@ -49,8 +49,8 @@ def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "text"
-    assert write_whole(path, "π").read_bytes() == "π".encode()
-    write_whole(path, b"before")
+    assert atomic_write(path, "π").read_bytes() == "π".encode()
+    atomic_write(path, b"before")
 
     def full(partial: Path, content: bytes) -> int:
         with partial.open("wb") as file:
@@ -59,7 +59,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UpgeError, match=r"text: can't be written \(No space left on device\)"):
-        write_whole(path, "after")
+        atomic_write(path, "after")
     assert [p.name for p in tmp_path.iterdir()] == ["text"]
     assert path.read_bytes() == b"before"
 
@@ -68,7 +68,7 @@ def test_files_that_belong_together_are_replaced_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [tmp_path / name for name in ("first", "second")]
-    write_together(dict.fromkeys(paths, "before"))
+    atomic_write_all(dict.fromkeys(paths, "before"))
     whole = Path.write_bytes
 
     def full(partial: Path, content: bytes) -> int:
@@ -78,7 +78,7 @@ def test_files_that_belong_together_are_replaced_together(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UpgeError, match=r"second: can't be written"):
-        write_together(dict.fromkeys(paths, "after"))
+        atomic_write_all(dict.fromkeys(paths, "after"))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "first": "before",
         "second": "before",
@@ -89,8 +89,8 @@ def test_two_processes_may_write_the_same_file_at_once(tmp_path: Path) -> None:
     """Each over and over: neither takes away what the other is about to put in place."""
     path = tmp_path / "file"
     write = (
-        "import sys; from pathlib import Path; from upge.common.files import write_whole\n"
-        "for _ in range(500): write_whole(Path(sys.argv[1]), sys.argv[2] * 1000)"
+        "import sys; from pathlib import Path; from upge.common.files import atomic_write\n"
+        "for _ in range(500): atomic_write(Path(sys.argv[1]), sys.argv[2] * 1000)"
     )
     command = [sys.executable, "-c", write, str(path)]
     writers = [

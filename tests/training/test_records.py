@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from upge.common.config import build
 from upge.common.errors import UpgeError
+from upge.common.files import write_json
 from upge.training.config import RunConfig
-from upge.training.records import RunFolder, file_error, write_atomically, write_json
+from upge.training.records import RunFolder, file_error, write_atomically
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ragged import TRAINED, policy
 from upge.common.errors import UpgeError
 from upge.training import doctor
 from upge.training import strategy as strategies
-from upge.training.strategy import open_strategy
+from upge.training.launch import open_strategy
 
 #: Some hundredfold what was measured: 6e-15 in float64.
 EXACT, SINGLE = 1e-12, 1e-4

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from upge.cli.benchmarks import Asked, evaluate_benchmarks, show_evaluation
 from upge.cli.printing import By, Format, show
-from upge.cli.train import SYNTHETIC_TOKENS, TEXT_TOKENS
+from upge.cli.run_config import SYNTHETIC_TOKENS, TEXT_TOKENS
 from upge.common.errors import UpgeError, unknown
 from upge.common.optional import require
 
@@ -478,7 +478,7 @@ def _load(
     from upge.evaluation.memory import check_gpu_memory
     from upge.models.pretrained import load_config, load_pretrained, load_tokenizer
     from upge.rollouts.backends import open_sampler
-    from upge.training.experience import check_vocabulary, encode
+    from upge.tasks.encoding import check_vocabulary, encode
     from upge.training.records import RunFolder
 
     name = model if config is None else str(RunFolder(Path(model)).policy)

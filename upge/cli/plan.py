@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upge.cli.train import resolve
+from upge.cli.run_config import resolve
 from upge.common.errors import UpgeError
 
 if TYPE_CHECKING:

@@ -13,25 +13,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from upge.common.errors import UpgeError
-from upge.common.optional import require
-from upge.models.bases import base_folder
+from upge.cli.run_config import resolve
 
 if TYPE_CHECKING:
     from upge.training.config import RunConfig
     from upge.training.records import RunFolder
 
-#: The longest response where none is given: to the synthetic suites, and to texts.
-SYNTHETIC_TOKENS, TEXT_TOKENS = 64, 512
-
-#: Learning rates where none is given: for the tiny bases, and the paper's (official scripts).
-_TINY_RATE, _RATE = 1e-3, 5e-6
-
 #: The options that stand for a file.
 _MADE = "Instead of CONFIG"
-
-#: Held-out validation problems: a tenth of the file, at most the configuration's default.
-_HELD_OUT = 64
 
 #: Exit code of a command that was interrupted.
 INTERRUPTED = 130
@@ -157,82 +146,6 @@ def train(
             raise typer.Exit(0 if sound else 1)
     else:
         _train(run, folder, quiet, doctor)
-
-
-def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | None) -> RunConfig:
-    """The run that a file or options describe, with the settings laid over it.
-
-    Args:
-        config: a YAML or JSON file.
-        made: the options that stand for a file, those that were given.
-        settings: ``key=value`` texts.
-
-    Raises:
-        UpgeError: both or neither; see :func:`upge.common.config.build` and
-            :func:`upge.common.config.override`.
-    """
-    for module in ("pydantic", "yaml"):
-        require(module, "train")
-    from upge.common.config import build, override, read_yaml
-    from upge.training.config import RunConfig
-
-    if config is None:
-        given = _from_options(made)
-    elif made:
-        option = next(iter(made)).replace("_", "-")
-        raise UpgeError(f"--{option}: goes without a CONFIG; change its values by --set KEY=VALUE")
-    else:
-        given = read_yaml(config)
-        given.pop("key", None)  # the config.json of a run's folder has it
-    for setting in settings or ():
-        override(given, setting)
-    return build(_named(given), RunConfig)
-
-
-def _named(given: dict[str, Any]) -> dict[str, Any]:
-    """With the algorithms of its stages for a name, where it has none of its own."""
-    stages = given.get("stages")
-    if "name" in given or not isinstance(stages, list):
-        return given
-    algorithms = [stage.get("algorithm") for stage in stages if isinstance(stage, dict)]
-    return {"name": "-".join(map(str, algorithms)), **given} if algorithms else given
-
-
-def _from_options(made: dict[str, Any]) -> dict[str, Any]:
-    if "algorithm" not in made:
-        raise UpgeError("what to train? Name a CONFIG.yaml, or an algorithm by --algorithm")
-    model = made.get("model", "tiny")
-    own_data, is_tiny = "data" in made, base_folder(model) is not None
-    long = own_data and not is_tiny
-    stage = {
-        "algorithm": made["algorithm"],
-        "steps": made.get("steps", 200),
-        "lr": made.get("lr", _TINY_RATE if is_tiny else _RATE),
-    }
-    return {
-        "name": made["algorithm"],
-        "model": model,
-        "max_tokens": made.get("max_tokens", TEXT_TOKENS if long else SYNTHETIC_TOKENS),
-        "seed": made.get("seed", 0),
-        "data": _json_lines(made["data"], is_tiny) if own_data else {"kind": "synthetic"},
-        "stages": [stage | {key: made[key] for key in ("questions", "rollouts") if key in made}],
-    }
-
-
-#: How the tiny bases, which know neither blank nor newline, read problems and write solutions.
-_TINY_TEMPLATES = {
-    "prompt": "{problem}",
-    "demonstration": "{solution}#{answer}",
-    "marker": "#",
-}
-
-
-def _json_lines(path: Path, is_tiny: bool) -> dict[str, Any]:
-    from upge.tasks.problem import load_problems
-
-    held_out = min(max(len(load_problems(path)) // 10, 1), _HELD_OUT)
-    templates = _TINY_TEMPLATES if is_tiny else {}
-    return {"kind": "jsonl", "train": str(path), "held_out": held_out, **templates}
 
 
 def _print_configuration(run: RunConfig, folder: RunFolder) -> None:

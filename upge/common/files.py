@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from upge.common.errors import UpgeError
 
@@ -46,36 +49,102 @@ def make_folder(folder: Path) -> None:
         raise UpgeError(f"--out {folder}: can't be written to ({error.strerror})") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write whole or not at all: a full disk or a kill leaves the file that was there.
+class FileError(UpgeError, OSError):
+    """A file that can't be written; also an OSError, with its ``errno``."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path}: can't be written ({error.strerror})")
+        self.errno, self.strerror, self.filename = error.errno, error.strerror, str(path)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Make the folder and keep a second process from working in it.
 
     Raises:
-        UpgeError: it can't be written.
+        UpgeError: one does, on the same run or evaluation as ``what`` calls it.
     """
-    return write_together({path: content})[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UpgeError(
+                f"{folder}: another process is working on this {what}; wait for it or stop it"
+            ) from error
+        yield
 
 
-def write_together(contents: Mapping[Path, str | bytes]) -> list[Path]:
-    """Write files that belong together: all are on the disk before one replaces what was there.
+def atomic_write(path: Path, content: str | bytes) -> Path:
+    """Replace a file's content; a full disk, a kill or a power failure leaves the old one.
 
     Raises:
-        UpgeError: one can't be written; none is replaced then.
+        FileError: it can't be written.
+    """
+    return atomic_write_all({path: content})[0]
+
+
+def atomic_write_all(contents: Mapping[Path, str | bytes]) -> list[Path]:
+    """Write files that belong together: all are on the disk before one replaces the old.
+
+    Raises:
+        FileError: one can't be written; none is replaced then.
     """
     # By process: two that write the same file at once don't take each other's.
     partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
         for path, partial in partials.items():
             content = contents[path]
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            with partial.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
         for path, partial in partials.items():
             partial.replace(path)
+        for folder in {path.parent for path in contents}:
+            sync(folder)
     except OSError as error:
-        raise UpgeError(f"{path}: can't be written ({error.strerror})") from error
+        raise FileError(path, error) from error
     finally:
         for partial in partials.values():
             with suppress(OSError):
                 partial.unlink()
     return list(contents)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically.
+
+    Raises:
+        FileError: it can't be written.
+    """
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none."""
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None if it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def file_digest(path: Path) -> str:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.rollouts.sampler import room
 from upge.tasks.benchmarks import SAMPLES, load, local_file
+from upge.tasks.encoding import check_vocabulary, encode, room
 from upge.tasks.problem import Problem
 from upge.tasks.templates import CHAT, prompt
-from upge.training.experience import check_vocabulary, encode
 
 #: The longest response, in tokens, that the paper allows (section 4.1).
 MAX_TOKENS = 8192

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.common.files import make_folder, write_whole
+from upge.common.files import atomic_write, locked, make_folder, sync
 from upge.common.optional import require
 from upge.common.provenance import provenance
-from upge.training.records import RunFolder, sync
 
 #: Columns of a row, and their types as pyarrow calls them.
 COLUMNS = {
@@ -79,7 +78,7 @@ class EvaluationFolder:
             UpgeError: one does; or the folder can't be written to.
         """
         make_folder(self.path)
-        return RunFolder(self.path).locked()
+        return locked(self.path, "run")
 
     def open(
         self, model: str, settings: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]
@@ -107,7 +106,7 @@ class EvaluationFolder:
             "benchmarks": known | benchmarks,
             "starts": [*about.get("starts", []), provenance()],
         }
-        write_whole(self.path / _RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(self.path / _RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     def _check(self, about: Mapping[str, Any], settings: Mapping[str, Any], model: str) -> None:
         held = about.get("settings", {})
@@ -172,14 +171,14 @@ class EvaluationFolder:
             UpgeError: it can't be written.
         """
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        write_whole(self.path / "results.json", text)
+        atomic_write(self.path / "results.json", text)
 
     def _write(self, path: Path, table: Any) -> None:
         pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
         sink = pyarrow.BufferOutputStream()
         parquet.write_table(table, sink)
         try:
-            write_whole(path, sink.getvalue().to_pybytes())
+            atomic_write(path, sink.getvalue().to_pybytes())
         except UpgeError as error:
             raise UpgeError(
                 f"{error}; mend that, and the same command goes on with the problems that are left"

@@ -15,9 +15,9 @@ from upge.common.optional import require
 from upge.evaluation.folder import schema
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler, Sampling, question_seed
+from upge.tasks.encoding import encode
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
-from upge.training.experience import encode
 
 #: Responses of a problem that share a seed and are sampled together.
 BLOCK = 64

@@ -15,9 +15,10 @@ from upge.models.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.planning.shapes import ModelShape
 from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
+from upge.tasks.encoding import encode
 from upge.training.config import Benchmarks, JsonLines, RunConfig
 from upge.training.data import load_dataset
-from upge.training.experience import check_lengths, encode
+from upge.training.experience import check_lengths
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from upge.common.errors import UpgeError
 from upge.planning.cluster import Cluster
 from upge.planning.plan import Assumptions, run_memory
 from upge.training.config import RunConfig
-from upge.training.strategy import launched_processes
+from upge.training.launch import launched_processes
 
 #: Of the cluster, memory alone is asked for: its type of GPU says nothing here.
 _ONE = Cluster(gpus=1, sharding="none", checkpointing=False, mixed=False)

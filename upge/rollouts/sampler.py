@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from upge.common.errors import UpgeError
+from upge.tasks.encoding import room
 
 #: Logits divided by less than this may overflow.
 _COLDEST = 1e-9
@@ -127,11 +128,6 @@ def end_of_sequence(model: Any, eos: int | None) -> int:
             "response could end; set eos_token in tokenizer_config.json"
         )
     return eos
-
-
-def room(positions: int) -> str:
-    """What to want where prompt and response don't fit: so many tokens at most, if any are left."""
-    return f"at most {positions}" if positions > 0 else "shorter prompts, or a longer model"
 
 
 def question_seed(*parts: int | str) -> int:

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from upge.training.records import sync, write_tensors
+from upge.common.files import sync
+from upge.training.records import write_tensors
 
 _log = logging.getLogger(__name__)
 

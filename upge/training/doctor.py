@@ -31,9 +31,9 @@ from upge.common.optional import require
 from upge.training.config import RunConfig, Stage
 from upge.training.diagnosis import Diagnosis, Rows, diagnose
 from upge.training.gradient import GradientAccumulator, sum_over_processes
+from upge.training.launch import open_accelerator, open_strategy, unchanged
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
-from upge.training.strategy import open_accelerator, open_strategy, unchanged
 from upge.training.vigil import is_broken, main_first
 
 #: Architectures whose small random models launcher configurations can be tried on, and whether

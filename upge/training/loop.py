@@ -34,6 +34,7 @@ from upge.models.pretrained import (
 from upge.rollouts import COPIES, Sampling, check_backend, open_sampler, question_seed
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.tasks.dataset import Dataset
+from upge.tasks.encoding import encode
 from upge.tasks.problem import Problem
 from upge.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upge.training.config import RunConfig, Stage
@@ -43,7 +44,6 @@ from upge.training.experience import (
     Question,
     check_lengths,
     collect,
-    encode,
     encode_questions,
     question_order,
 )
@@ -53,9 +53,9 @@ from upge.training.gradient import (
     sum_over_processes,
     weighs_by_batch,
 )
+from upge.training.launch import open_accelerator, open_strategy
 from upge.training.precision import MIXED, PreciseSampler, products
 from upge.training.records import RunFolder, file_error
-from upge.training.strategy import open_accelerator, open_strategy
 from upge.training.vigil import Vigil, main_first
 
 #: Steps that may be skipped in a row before the run is given up: the policy itself is broken then.

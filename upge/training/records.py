@@ -43,18 +43,18 @@ loss and norms are means, tokens sums.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from upge.common.errors import UpgeError
+from upge.common.files import atomic_write, locked, parse_object, read_json, sync, write_json
 from upge.common.provenance import provenance
 from upge.training.config import RunConfig
 
@@ -85,7 +85,7 @@ class RunFolder:
             UpgeError: they were changed into something else.
         """
         path = self.path / "result.json"
-        found = _read_json(path)
+        found = read_json(path)
         if found is not None and not self._is_whole(found):
             raise UpgeError(
                 f"{path}: doesn't hold the run's accuracies any more; restore it, or delete it: "
@@ -108,7 +108,7 @@ class RunFolder:
         Raises:
             UpgeError: the folder's configuration determines other numbers.
         """
-        own = _read_json(self.path / "config.json")
+        own = read_json(self.path / "config.json")
         if own is not None and own.get("key") != config.key:
             raise UpgeError(
                 f"{self.path}: holds a run with another configuration; choose another --out or "
@@ -127,22 +127,13 @@ class RunFolder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
         given = {"key": config.key} | config.model_dump(mode="json")
         write_json(self.path / "config.json", given)
-        starts = (_read_json(self.path / "provenance.json") or {}).get("starts")
+        starts = (read_json(self.path / "provenance.json") or {}).get("starts")
         before = starts if isinstance(starts, list) else []
         write_json(self.path / "provenance.json", {"starts": [*before, provenance()]})
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep a second process from working on the same run."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UpgeError(
-                    f"{self.path}: another process is working on this run; wait for it or stop it"
-                ) from error
-            yield
+        return locked(self.path, "run")
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a step's metrics."""
@@ -160,7 +151,7 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         found: list[dict[str, Any]] = []
-        for line in map(_parse_object, lines):
+        for line in map(parse_object, lines):
             if line is None or line.get("step") != len(found) + 1:
                 break
             if not _is_accuracy(line.get("validation", 0)):
@@ -176,7 +167,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget the metrics of later steps: they are done again."""
         kept = [json.dumps(line) + "\n" for line in self.metrics()[:step]]
-        write_atomically(self.metrics_path, "".join(kept))
+        atomic_write(self.metrics_path, "".join(kept))
 
     def keep_bad_step(self, name: str, batch: Mapping[str, Any]) -> Path:
         """Write a batch that no update was made from; the path of the file."""
@@ -195,40 +186,11 @@ def run_folder(runs: Path, config: RunConfig) -> RunFolder:
     return RunFolder(runs / f"{config.name}-s{config.seed}-{config.key}")
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file as a whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, also when the machine goes down."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-
-
 def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
     """``torch.save``, but a full disk is an OSError, as with other files."""
     buffer = io.BytesIO()
     torch.save(dict(value), buffer)
     path.write_bytes(buffer.getbuffer())
-
-
-def sync(path: Path) -> None:
-    """Have a file or a folder's entries on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_error(error: Exception, folder: Path, step: int) -> UpgeError:
@@ -262,19 +224,3 @@ def _try_folder(path: Path) -> None:
 
 def _is_accuracy(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return _parse_object(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is; None if it is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upge.algorithms import Algorithm, algorithm
-from upge.common.files import write_whole
+from upge.common.files import atomic_write
 from upge.estimator import Term
 from upge.verification.verify import Finding
 
@@ -394,4 +394,4 @@ def write_tables(
         "table1.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return [write_whole(folder / name, text) for name, text in contents.items()]
+    return [atomic_write(folder / name, text) for name, text in contents.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.common.files import write_whole
+from upge.common.files import atomic_write
 from upge.common.optional import require
 
 
@@ -38,7 +38,7 @@ def copy_model(source: str, target: Path, changes: dict[str, Any]) -> None:
     if rotary is not None and "rope_theta" in changes:
         rotary["rope_theta"] = changes["rope_theta"]
     # Last: a folder that has it is whole.
-    write_whole(target / "config.json", json.dumps(config | changes, indent=2) + "\n")
+    atomic_write(target / "config.json", json.dumps(config | changes, indent=2) + "\n")
 
 
 def _download(source: str) -> Path:
