@@ -27,7 +27,7 @@ from analysis.style import PAGE, style
 from experiments.pass_at_k.record import PROVENANCE, read_counts
 from experiments.records import read_record
 from upge.common.errors import UpgeError
-from upge.evaluation.metrics import doublings, pass_at_k_of_counts
+from upge.evaluation.metrics import pass_at_k_of_counts, powers_of_two
 
 
 def numbers(folder: Path) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def _suite(suite: str, counts: pd.DataFrame) -> pd.DataFrame:
             f"{suite}: its methods were asked different problems; delete the record of counts and "
             "run `make pass-at-k`"
         )
-    ks = doublings(samples)[:-1] or [1]
+    ks = powers_of_two(samples)[:-1] or [1]
     chances = [_chances(table, samples, ks) for table in tables]
     levels = list(tables[0].columns.get_level_values("level"))
     by_problem = np.concatenate([own.mean(0).T for own in chances])  # (M·K, P)

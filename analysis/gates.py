@@ -15,6 +15,6 @@ def gamma(run: Run) -> float:
 
 def gate_label(run: Run) -> str:
     """γ as the paper writes it: right rollouts of all rollouts, as ``γ = 2/8``."""
-    rollouts = run.config["stages"][-1]["rollouts"]
+    rollouts = run.config["stages"][-1]["group_size"]
     right = gamma(run) * rollouts
     return f"γ = {right:g}/{rollouts}" if right else "γ = 0"

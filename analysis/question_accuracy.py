@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.run import Run
 from upge.common.config import build
-from upge.rollouts import question_seed
+from upge.rollouts import derive_seed
 from upge.training.config import RunConfig, Stage
 from upge.training.data import load_dataset
 from upge.training.experience import question_order
@@ -51,9 +51,9 @@ def _asked(run: Run, config: RunConfig, count: int) -> Iterator[tuple[int, int, 
         step = line.step - before - 1
         order = _order(stage, number, config.seed, step, count)
         for slot, (question, share) in enumerate(zip(order, line.solved, strict=True)):
-            yield question, (step * stage.questions + slot) // count + 1, float(share)
+            yield question, (step * stage.prompts_per_step + slot) // count + 1, float(share)
 
 
 def _order(stage: Stage, number: int, seed: int, step: int, count: int) -> list[int]:
     """The questions of a stage's step, as the loop draws them."""
-    return question_order(count, stage.questions, step, question_seed(seed, number, "order"))
+    return question_order(count, stage.prompts_per_step, step, derive_seed(seed, number, "order"))

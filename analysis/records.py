@@ -36,9 +36,13 @@ from analysis.run import (
 from experiments.records import CHOICES
 from upge.common.errors import UpgeError
 from upge.common.files import atomic_write_all, make_folder
+from upge.training.config import current_names
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
+#: Old names of columns.
+_RENAMED = {"term_norms": "per_term_grad_norm"}
+
 _REMEDY = "restore it, or make the comparison again, which writes its records"
 
 #: What is kept of the configuration of a run that is not finished.
@@ -170,7 +174,8 @@ def read_records(folder: Path) -> Found:
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
     for line in _read_lines(folder / _RUNS, _RUN):
-        name, config, result = line["folder"], line["config"], line["result"]
+        name, result = line["folder"], line["result"]
+        config = current_names(line["config"])
         if result is None:
             unfinished[name] = config and (config["name"], config["seed"])
             continue
@@ -211,7 +216,7 @@ def _text(path: Path) -> str:
 
 def _by_run(path: Path, needed: Sequence[str]) -> dict[str, pd.DataFrame]:
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path).rename(columns=_RENAMED)
     except (OSError, ValueError) as error:
         raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
     if len(frame):

@@ -28,7 +28,7 @@ STEP_COLUMNS = (
     "entropy",
     "tokens_sampled",
     "tokens_computed",
-    "term_norms",
+    "per_term_grad_norm",
     "flops",
     "seconds",
     "cpu_seconds",
@@ -140,7 +140,7 @@ def _lists(column: pd.Series) -> bool:
 
 _KINDS = {
     **dict.fromkeys(STEP_COLUMNS, _numbers),
-    **dict.fromkeys(("solved", "term_norms"), _lists),
+    **dict.fromkeys(("solved", "per_term_grad_norm"), _lists),
     **dict.fromkeys(("step", "level", "right", "samples", "tokens"), is_integer_dtype),
     **dict.fromkeys(("run", "suite", "prompt"), _words),
     "reward": is_numeric_dtype,

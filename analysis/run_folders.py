@@ -21,6 +21,7 @@ from analysis.run import (
 )
 from experiments.records import NAMED, read_checked, read_choices
 from upge.common.errors import UpgeError
+from upge.training.config import current_names
 
 _TRIALS, _COMPARISON = "selection", "comparison.json"
 _REMEDY = "delete the run and make it again"
@@ -67,7 +68,8 @@ def read_folders(folder: Path) -> Found:
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
     for path in _folders(runs, named and named.runs):
-        config, result = read_json(path / "config.json"), read_json(path / "result.json")
+        config = current_names(read_json(path / "config.json"))
+        result = read_json(path / "result.json")
         known = config or {}
         told = isinstance(known.get("name"), str) and isinstance(known.get("seed"), int)
         if told and result is not None:
@@ -86,7 +88,7 @@ def _folders(folder: Path, names: Sequence[str] | None) -> list[Path]:
 
 def _trials(paths: Iterable[Path]) -> Iterator[Trial]:
     for path in paths:
-        config = read_json(path / "config.json")
+        config = current_names(read_json(path / "config.json"))
         if config is not None:
             yield Trial(path.name, config, _starts(path), _validation(path / "metrics.jsonl"))
 

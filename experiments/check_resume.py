@@ -54,7 +54,7 @@ def make_model(folder: Path) -> None:
 
 def smoke(model: str, steps: int) -> RunConfig:
     """SFT, then HPT with two updates a step; checkpoints and validations at odd intervals."""
-    shared = {"questions": 8, "rollouts": 4, "lr": 1e-3}
+    shared = {"prompts_per_step": 8, "group_size": 4, "lr": 1e-3}
     given = {
         "name": "check-resume",
         "model": model,
@@ -66,7 +66,7 @@ def smoke(model: str, steps: int) -> RunConfig:
         },
         "stages": [
             shared | {"algorithm": "sft", "steps": steps // 3},
-            shared | {"algorithm": "hpt", "steps": steps - steps // 3, "updates": 2},
+            shared | {"algorithm": "hpt", "steps": steps - steps // 3, "minibatches": 2},
         ],
         "evaluation": {"every": 5, "validation_samples": 1, "test_samples": 2},
         "checkpoint_every": 3,

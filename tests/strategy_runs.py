@@ -33,6 +33,7 @@ from ragged import TRAINED, Accelerator, flat, policy, ragged
 from upge.algorithms import algorithm
 from upge.common.config import build
 from upge.training import doctor
+from upge.training import launch as launch_module
 from upge.training import strategy as strategies
 from upge.training.config import Stage
 from upge.training.gradient import GradientAccumulator, sum_over_processes
@@ -59,7 +60,7 @@ def shard(accelerator):
     accelerator.state.distributed_type = DistributedType.FSDP
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
-    strategies._load_whole(accelerator)
+    launch_module._load_whole(accelerator)
     return accelerator
 
 
@@ -230,7 +231,7 @@ def compare(plain, strategy, accelerator, whole, estimator, accumulates):
     own = whole.group % accelerator.num_processes == accelerator.process_index
     mine = replace(whole.select(own), all_sum=partial(sum_over_processes, accelerator))
     accumulate = Counting(strategy.policy, accelerator, 10**9)
-    rows = gathered(accelerator, int(accumulate.plan(estimator, mine).needed_rows().sum()))
+    rows = gathered(accelerator, int(accumulate.plan(estimator, mine).nonzero_rows().sum()))
     accumulate.micro_batch = micro_batch_for(rows) if accumulates else max(rows)
     plan = accumulate.plan(estimator, mine)
     accumulate(plan, only=0)

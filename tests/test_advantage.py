@@ -85,7 +85,7 @@ def test_by_hand(rule: Advantage, expected: list[float]) -> None:
 
 
 def test_a_lone_reward_may_be_kept() -> None:
-    kept = GroupCentered(lone_reward=True)(two_questions()).squeeze(1)
+    kept = GroupCentered(keep_singletons=True)(two_questions()).squeeze(1)
     # Question 1 has one rollout, whose reward 1 is not centred; question 0 is as before.
     close(kept[[0, 1, 5]], torch.tensor([0.5, -0.5, 1.0]).double())
 
@@ -102,34 +102,40 @@ def test_gae_by_hand() -> None:
     close(GAE(0.5, 0.5)(b)[0, [1, 3, 4]], torch.tensor([0.25, 1.0, 4.0]).double())
 
 
-def recursive_gae(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
+def recursive_gae(
+    reward: float, values: list[float], gamma: float, gae_lambda: float
+) -> list[float]:
     """Â_t = δ_t + γλ Â_{t+1}, from the last token on."""
     ahead, out = 0.0, []
     for t in range(len(values) - 1, -1, -1):
         last = t == len(values) - 1
         delta = reward - values[t] if last else gamma * values[t + 1] - values[t]
-        ahead = delta + gamma * lam * ahead
+        ahead = delta + gamma * gae_lambda * ahead
         out.append(ahead)
     return out[::-1]
 
 
-def matrix_gae(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
+def matrix_gae(reward: float, values: list[float], gamma: float, gae_lambda: float) -> list[float]:
     """Â = M δ with M_ts = (γλ)^(s − t) for s ≥ t."""
     n = len(values)
     v = torch.tensor([*values, 0.0], dtype=torch.float64)
     r = torch.tensor([0.0] * (n - 1) + [reward], dtype=torch.float64)
-    powers = [[(gamma * lam) ** (s - t) if s >= t else 0.0 for s in range(n)] for t in range(n)]
+    powers = [
+        [(gamma * gae_lambda) ** (s - t) if s >= t else 0.0 for s in range(n)] for t in range(n)
+    ]
     m = torch.tensor(powers, dtype=torch.float64)
     return (m @ (r + gamma * v[1:] - v[:-1])).tolist()
 
 
-def reward_to_go(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
+def reward_to_go(
+    reward: float, values: list[float], gamma: float, gae_lambda: float
+) -> list[float]:
     """λ = 1: the discounted reward to go, less V."""
     n = len(values)
     return [gamma ** (n - 1 - t) * reward - values[t] for t in range(n)]
 
 
-def td_error(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
+def td_error(reward: float, values: list[float], gamma: float, gae_lambda: float) -> list[float]:
     """λ = 0: r_t + γ V_{t+1} − V_t."""
     following = [gamma * v for v in values[1:]] + [reward]
     return [after - v for after, v in zip(following, values, strict=True)]
@@ -152,12 +158,12 @@ def test_gae_is_its_definition_row_by_row(
     gamma: float,
     data: st.DataObject,
 ) -> None:
-    lam, b = data.draw(lams), case.batch
-    ours = GAE(gamma, lam)(b)
+    gae_lambda, b = data.draw(lams), case.batch
+    ours = GAE(gamma, gae_lambda)(b)
     for i, tokens in enumerate(b.tokens_of("online")):
         if tokens.any():
             values = b.require("values", "a test")[i, tokens].tolist()
-            expected = naive(b.reward[i].item(), values, gamma, lam)
+            expected = naive(b.reward[i].item(), values, gamma, gae_lambda)
             close(ours[i, tokens], torch.tensor(expected, dtype=torch.float64))
 
 
@@ -263,7 +269,7 @@ def test_two_rewards_that_differ_a_little_are_not_equal() -> None:
     ("build", "name"),
     [
         (lambda: GAE(1.1, 0.9), "GAE.gamma: got 1.1, wanted a number from 0 to 1"),
-        (lambda: GAE(0.9, -0.1), "GAE.lam: got -0.1, wanted a number from 0 to 1"),
+        (lambda: GAE(0.9, -0.1), "GAE.gae_lambda: got -0.1, wanted a number from 0 to 1"),
         (lambda: GAE(float("nan"), 1.0), "GAE.gamma: got nan"),
         (lambda: GroupZScore("onlin"), "'onlin'; did you mean 'online'?"),  # type: ignore[arg-type]
         (lambda: GroupCentered("none"), "GroupCentered.over"),  # type: ignore[arg-type]

@@ -142,20 +142,20 @@ def test_a_cap_on_the_ratio_is_truncated_importance_sampling(case: Case, cap: fl
     ratio = (case.logp - case.batch.require("old_logp", "a test")).exp()
     plain = weights(get("reinforce"), case)
     expected = torch.where(plain != 0, plain * ratio.clamp(max=cap), 0.0)
-    close(weights(get("reinforce", ratio_cap=cap), case), expected)
-    unclipped = weights(get("grpo", clip=1e9, ratio_cap=cap), case)
+    close(weights(get("reinforce", is_cap=cap), case), expected)
+    unclipped = weights(get("grpo", clip=1e9, is_cap=cap), case)
     close(unclipped, weights(get("tis", cap=cap), case))
 
 
 @each_entry
 def test_a_cap_that_nothing_reaches_changes_nothing(name: str) -> None:
     online = [term for term in REGISTRY[name].terms if term.samples == "online"]
-    if not online or not all(term.takes_ratio_cap for term in online):
-        with pytest.raises(UpgeError, match="ratio_cap"):
-            get(name, ratio_cap=2.0)
+    if not online or not all(term.takes_is_cap for term in online):
+        with pytest.raises(UpgeError, match="is_cap"):
+            get(name, is_cap=2.0)
         return
     case = example(on_policy=True)
-    close(weights(get(name, ratio_cap=1.0), case), weights(get(name), case))
+    close(weights(get(name, is_cap=1.0), case), weights(get(name), case))
 
 
 def test_names_that_are_not_known() -> None:
@@ -171,7 +171,7 @@ def test_names_that_are_not_known() -> None:
         ("grpo", {"clip": -0.2}, "Clip.low: got -0.2, wanted a number ≥ 0"),
         ("dapo", {"clip_high": -1.0}, "Clip.high: got -1.0, wanted a number ≥ 0"),
         ("ppo", {"gamma": 1.5}, "GAE.gamma: got 1.5, wanted a number from 0 to 1"),
-        ("ppo", {"lam": -0.5}, "GAE.lam: got -0.5, wanted a number from 0 to 1"),
+        ("ppo", {"gae_lambda": -0.5}, "GAE.gae_lambda: got -0.5, wanted a number from 0 to 1"),
         ("hpt", {"gamma": 2.0}, "Switch.gamma: got 2.0, wanted a number from 0 to 1"),
         ("luffy", {"shaping": 0.0}, "PolicyShaping.gamma: got 0.0, wanted a finite number > 0"),
         ("grpo", {"gate": "linear"}, "grpo has no gated term"),
@@ -316,7 +316,7 @@ def test_processes_are_one(variant: str, case: Case, data: st.DataObject) -> Non
 @given(case=cases(), seed=st.integers(0, 999))
 def test_rows_that_are_not_needed_have_no_weight(variant: str, case: Case, seed: int) -> None:
     plan = VARIANTS[variant].plan(case.with_batch(entropy=case.entropy).batch)
-    needed = plan.needed_rows()
+    needed = plan.nonzero_rows()
     logp = fill(case.batch.mask, case.batch.reward, case.batch.group, case.batch.offline, seed).logp
     whole = plan.estimate(logp, case.entropy)
     assert (whole.weights[~needed] == 0).all()
@@ -332,7 +332,7 @@ CENTRED = (GroupZScore, GroupCentered, LeaveOneOut, BatchZScore)
     lambda term: (
         term.gate is None
         and isinstance(term.advantage, (*CENTRED, One))
-        and not getattr(term.advantage, "lone_reward", False)
+        and not getattr(term.advantage, "keep_singletons", False)
     )
 )
 @given(case=cases(), shift=st.sampled_from([-3.0, 0.1, 5.0]))
@@ -356,8 +356,8 @@ def test_z_scores_do_not_see_the_size_of_rewards(variant: str, case: Case, scale
 @given(case=cases(rewards=(0.3,)))
 def test_agreeing_rollouts_teach_nothing(variant: str, case: Case) -> None:
     estimator = VARIANTS[variant]
-    if not any(getattr(term.advantage, "lone_reward", False) for term in estimator.terms):
-        assert not estimator.plan(case.batch).needed_rows().any()
+    if not any(getattr(term.advantage, "keep_singletons", False) for term in estimator.terms):
+        assert not estimator.plan(case.batch).nonzero_rows().any()
         assert (weights(estimator, case) == 0).all()
 
 
@@ -379,7 +379,7 @@ def test_nothing_gives_nothing(variant: str, rows: int, width: int) -> None:
     assert result.loss.item() == 0
     assert logp.grad is not None and torch.equal(logp.grad, torch.zeros_like(logp))
     assert all(value == 0 for value in result.metrics.values())
-    assert not estimator.plan(case.batch).needed_rows().any()
+    assert not estimator.plan(case.batch).nonzero_rows().any()
 
 
 EXTREMES = st.sampled_from([0.0, -1e-6, -1.0, -60.0, -150.0, -1e4])

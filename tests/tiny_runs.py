@@ -82,8 +82,8 @@ class Tiny:
         stage = {
             "algorithm": algorithm,
             "steps": 3,
-            "questions": 4,
-            "rollouts": 4,
+            "prompts_per_step": 4,
+            "group_size": 4,
             "lr": 1e-3,
             "warmup": 1,
         }
@@ -95,7 +95,7 @@ class Tiny:
             "stages": [stage],
             "evaluation": {"every": None, "validation_samples": 2, "test_samples": None},
             "max_tokens": 8,
-            "token_budget": 64,
+            "tokens_per_microbatch": 64,
             "checkpoint_every": 2,
             "norms_every": 2,
         }
@@ -116,8 +116,9 @@ class Tiny:
 
 
 STAGE = {
-    "steps", "questions", "rollouts", "lr", "updates", "epochs", "options", "entropy_bonus",
-    "skip_norm", "on_bad_step", "max_grad_norm", "temperature", "warmup", "weight_decay",
+    "steps", "prompts_per_step", "group_size", "lr", "minibatches", "epochs", "options",
+    "entropy_bonus", "skip_norm", "on_bad_step", "max_grad_norm", "temperature", "warmup",
+    "weight_decay",
 }  # fmt: skip
 
 

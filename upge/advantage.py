@@ -101,13 +101,13 @@ class GAE(Advantage):
         "the reward stands at the last response token, and V is 0 after it: verl's code",
     )
     gamma: float
-    lam: float
+    gae_lambda: float
     text: ClassVar[str] = "GAE"
     latex: ClassVar[str] = r"\hat A_{GAE}"
     needs: ClassVar[frozenset[str]] = frozenset({"values"})
 
     def __post_init__(self) -> None:
-        between(self, 0, 1, "gamma", "lam")
+        between(self, 0, 1, "gamma", "gae_lambda")
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         values = batch.require("values", "GAE").double()
@@ -118,7 +118,7 @@ class GAE(Advantage):
         for t in reversed(range(values.shape[1])):
             here = tokens[:, t]
             delta = reward_to_come + self.gamma * next_value - values[:, t]
-            ahead = torch.where(here, delta + self.gamma * self.lam * ahead, ahead)
+            ahead = torch.where(here, delta + self.gamma * self.gae_lambda * ahead, ahead)
             advantage[:, t] = torch.where(here, ahead, 0.0)
             next_value = torch.where(here, values[:, t], next_value)
             reward_to_come = torch.where(here, 0.0, reward_to_come)
@@ -225,11 +225,11 @@ class GroupZScore(_GroupAdvantage):
 class GroupCentered(_GroupAdvantage):
     """Â = R − mean, without eq. 5's std (Dr. GRPO, arXiv 2503.20783).
 
-    With ``lone_reward`` a set of one keeps Â = R, as in verl's and the official scripts' code.
+    With ``keep_singletons`` a set of one keeps Â = R, as in verl's and the official scripts' code.
     """
 
     choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
-    lone_reward: bool = False
+    keep_singletons: bool = False
 
     @property
     def text(self) -> str:  # type: ignore[override]
@@ -244,7 +244,7 @@ class GroupCentered(_GroupAdvantage):
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
         centered = torch.where(m.flat, 0.0, m.deviation)
-        if self.lone_reward:
+        if self.keep_singletons:
             centered = torch.where(m.size <= 1, batch.reward, centered)
         return centered[:, None]
 

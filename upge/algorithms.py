@@ -47,7 +47,7 @@ Value = float | str
 Terms = tuple[Term, ...]
 
 #: Options that are no algorithm's own.
-_COMMON = ("normalizer", "gate", "ratio_cap")
+_COMMON = ("normalizer", "gate", "is_cap")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Algorithm:
 
         Every algorithm also takes ``normalizer``, which replaces that of all its terms; those with
         a gate take ``gate`` (a name of :data:`upge.feedback.GATES`), at their ``gamma``; those that
-        read rollouts ``ratio_cap``, for :meth:`~upge.estimator.Estimator.with_ratio_cap`.
+        read rollouts ``is_cap``, for :meth:`~upge.estimator.Estimator.with_is_cap`.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
@@ -100,8 +100,8 @@ class Algorithm:
             estimator = estimator.with_normalizer(str(common["normalizer"]))
         if "gate" in common:
             estimator = estimator.with_feedback(feedback(str(common["gate"]), **settings))
-        if "ratio_cap" in common:
-            estimator = estimator.with_ratio_cap(common["ratio_cap"])  # type: ignore[arg-type]
+        if "is_cap" in common:
+            estimator = estimator.with_is_cap(common["is_cap"])  # type: ignore[arg-type]
         return estimator
 
     def _check_option(self, name: str, value: Value) -> None:
@@ -201,12 +201,14 @@ def _sft() -> Terms:
     ),
     clip=_CLIP,
     gamma=_DISCOUNT,
-    lam=_LAM,
+    gae_lambda=_LAM,
 )
-def _ppo(clip: float, gamma: float, lam: float) -> Terms:
+def _ppo(clip: float, gamma: float, gae_lambda: float) -> Terms:
     return (
         _rollouts(
-            advantage=GAE(gamma, lam), normalizer=QuestionMean(), stabilization=Clip(clip, clip)
+            advantage=GAE(gamma, gae_lambda),
+            normalizer=QuestionMean(),
+            stabilization=Clip(clip, clip),
         ),
     )
 
@@ -398,12 +400,12 @@ def _dapo(clip_low: float, clip_high: float) -> Terms:
     clip=_CLIP,
     dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
     gamma=_DISCOUNT,
-    lam=_LAM,
+    gae_lambda=_LAM,
 )
-def _ppo_dual_clip(clip: float, dual_clip: float, gamma: float, lam: float) -> Terms:
+def _ppo_dual_clip(clip: float, dual_clip: float, gamma: float, gae_lambda: float) -> Terms:
     return (
         _rollouts(
-            advantage=GAE(gamma, lam),
+            advantage=GAE(gamma, gae_lambda),
             normalizer=QuestionMean(),
             stabilization=DualClip(clip, clip, dual=dual_clip),
         ),
@@ -544,7 +546,7 @@ def _srft() -> Terms:
 
 
 #: In the official scripts a set of one reward is not centred.
-_OFFICIAL = partial(GroupCentered, lone_reward=True)
+_OFFICIAL = partial(GroupCentered, keep_singletons=True)
 
 
 def _share(devices: float) -> float:

@@ -130,7 +130,7 @@ class Term:
         return self.stabilization.needs
 
     @property
-    def takes_ratio_cap(self) -> bool:
+    def takes_is_cap(self) -> bool:
         """Whether it reads rollouts, and weighs them token by token if by a ratio."""
         weighed = isinstance(self.reference, CurrentPolicy | RolloutPolicy)
         return self.samples == "online" and weighed
@@ -268,7 +268,7 @@ class Estimator:
         )
         return replace(self, terms=tuple(terms))
 
-    def with_ratio_cap(self, cap: float) -> Estimator:
+    def with_is_cap(self, cap: float) -> Estimator:
         """The same with rollouts weighed by min(π_θ/π_θold, cap): truncated importance sampling.
 
         It corrects for a sampler that is not quite the policy. Terms without π_θold as their
@@ -278,7 +278,7 @@ class Estimator:
             UpgeError: no term reads rollouts, or one has a ratio of whole sequences.
         """
         if all(term.samples != "online" for term in self.terms):
-            raise UpgeError(f"{self.name} reads no rollouts, so it takes no ratio_cap")
+            raise UpgeError(f"{self.name} reads no rollouts, so it takes no is_cap")
         return replace(self, terms=tuple(_capped(term, cap, self.name) for term in self.terms))
 
     @property
@@ -322,9 +322,9 @@ class Estimator:
 def _capped(term: Term, cap: float, name: str) -> Term:
     if term.samples != "online":
         return term
-    if not term.takes_ratio_cap:
+    if not term.takes_is_cap:
         raise UpgeError(
-            f"ratio_cap: {name} weighs by {term.reference.text}, not by a token's π_θ/π_θold; "
+            f"is_cap: {name} weighs by {term.reference.text}, not by a token's π_θ/π_θold; "
             "take an algorithm that does, as grpo or tis"
         )
     return replace(term, reference=RolloutPolicy(), stabilization=RatioCap(term.stabilization, cap))
@@ -379,12 +379,12 @@ class Plan:
     batch: TrajectoryBatch
     parts: tuple[_Part, ...]
 
-    def needed_rows(self) -> Tensor:
+    def nonzero_rows(self) -> Tensor:
         """(N,) bool: rows whose weights don't all vanish whatever the policy says."""
         live = [((part.scale * part.advantage) != 0).any(1) for part in self.parts]
         return torch.stack(live).any(0)
 
-    def open_rows(self) -> Tensor:
+    def gated_in(self) -> Tensor:
         """(N,) bool: rows that some term reads with an open gate, whatever their advantage."""
         return torch.stack([(part.scale != 0).any(1) for part in self.parts]).any(0)
 

@@ -74,17 +74,21 @@ def _rates(runs: Runs, method: str) -> str:
     return " → ".join(f"{stage['lr']:g}" for stage in stages)
 
 
-def term_norms(metrics: pd.DataFrame) -> pd.DataFrame:
+def per_term_grad_norm(metrics: pd.DataFrame) -> pd.DataFrame:
     """The gradient norm of each term: median over steps, mean over seeds.
 
     Returns:
         A row a method and a column a term, from 1: the norms by stage, as a list, with NaN where a
         stage has no such term.
     """
-    known = metrics.dropna(subset="term_norms") if "term_norms" in metrics else metrics[:0]
+    known = (
+        metrics.dropna(subset="per_term_grad_norm")
+        if "per_term_grad_norm" in metrics
+        else metrics[:0]
+    )
     if not len(known):
         return pd.DataFrame()
-    by_term = [dict(enumerate(norms, 1)) for norms in known["term_norms"]]
+    by_term = [dict(enumerate(norms, 1)) for norms in known["per_term_grad_norm"]]
     terms = pd.DataFrame(by_term, index=known.index, dtype=float)
     each = known[["method", "seed", "stage"]].join(terms).groupby(["method", "seed", "stage"])
     stages = each.median().groupby(["method", "stage"]).mean()
@@ -93,7 +97,7 @@ def term_norms(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def gradients(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> Section | None:
     """The gradient norm of each method's terms, where that was measured."""
-    found = _trained(runs, methods, term_norms)
+    found = _trained(runs, methods, per_term_grad_norm)
     if found is None:
         return None
     lines = [[title(str(method)), *map(_by_stage, row)] for method, row in found.iterrows()]

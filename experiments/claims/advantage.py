@@ -28,7 +28,7 @@ from experiments.claims.lab import (
 from experiments.claims.toys import hunt, toys
 from upge.advantage import Advantage, GroupCentered, GroupZScore, LeaveOneOut
 from upge.reference import CurrentPolicy
-from upge.verification.formulas import TWINS, Rows
+from upge.verification.formulas import FORMULAS, Rows
 from upge.verification.maths import Floats, Maths, Scalar, SymbolicOps
 from upge.verification.published import Sample
 
@@ -53,7 +53,7 @@ def _of(advantage: Advantage, reward: int, solved: int, n: int, maths: Maths) ->
     """Â of a rollout with ``reward``, of whose n − 1 companions so many are ``solved``."""
     rewards = [reward] + [1] * solved + [0] * (n - 1 - solved)
     samples = [Sample([0], [0], r, 0, False) for r in rewards]
-    return TWINS[type(advantage)](advantage, Rows(samples, 1, maths), 0, 0)
+    return FORMULAS[type(advantage)](advantage, Rows(samples, 1, maths), 0, 0)
 
 
 def _range(advantage: Advantage, n: int) -> tuple[float, float]:

@@ -271,14 +271,14 @@ def gae(critics: Sequence[Critic] = ("exact", "zero"), seeds: Sequence[int] = SE
     """E[g] with λ = 0.95 and λ = 1, with the exact critic and with one that says 0."""
     trials, biases = [], []
     for critic in critics:
-        for lam in (1.0, 0.95):
-            what = get("ppo", lam=lam, normalizer="trajectory_mean")
+        for gae_lambda in (1.0, 0.95):
+            what = get("ppo", gae_lambda=gae_lambda, normalizer="trajectory_mean")
             for seed in seeds:
                 case = random_case(seed)
                 setting = case.setting(old=False, critic=critic)
                 bias = distance(exact(what, setting).mean, case.rl)
-                inside = critic == "exact" or lam == 1.0
-                words = f"V {critic}, λ = {lam:g}: bias {bias:.3g} of ‖∇E[r]‖"
+                inside = critic == "exact" or gae_lambda == 1.0
+                words = f"V {critic}, λ = {gae_lambda:g}: bias {bias:.3g} of ‖∇E[r]‖"
                 trials.append(Trial(bias < TOLERANCE, words, inside))
                 biases += [] if inside else [bias]
     return rule(

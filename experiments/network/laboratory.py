@@ -19,7 +19,7 @@ from upge.models.policy import Policy
 from upge.models.pretrained import load_pretrained
 from upge.normalization import TrajectoryMean
 from upge.reference import CurrentPolicy
-from upge.rollouts import CachedSampler, Sampling, question_seed
+from upge.rollouts import CachedSampler, Sampling, derive_seed
 from upge.tasks.verifier import Verifier
 from upge.training.experience import Question, collect
 
@@ -80,7 +80,7 @@ class Network:
             demonstrations=demonstration,
             samples=size,
             settings=Sampling(self.max_tokens),
-            seeds=[question_seed(*seed, k) for k in range(len(questions))],
+            seeds=[derive_seed(*seed, k) for k in range(len(questions))],
             verifier=self.verifier,
             tokenizer=self.tokenizer,
             device=torch.device("cpu"),
@@ -89,7 +89,7 @@ class Network:
     def estimate(self, estimator: Estimator, batch: TrajectoryBatch) -> Tensor:
         """(D,) the estimator on a whole batch whose gates and normalisers need no policy."""
         plan = estimator.plan(batch)
-        rows = plan.needed_rows().nonzero().flatten()
+        rows = plan.nonzero_rows().nonzero().flatten()
         order = rows[_ends(batch)[rows].argsort()]
         self.policy.zero_grad()
         for some in order.split(_ROWS) if len(order) else ():
@@ -187,7 +187,7 @@ class Samples:
     def counts(self, question: int) -> tuple[Tensor, Tensor]:
         """Resamples of groups and of blocks; of steps for question −1."""
         sample = self.step if question < 0 else self.each[question]
-        own = question_seed(self.seed, "bootstrap", question)
+        own = derive_seed(self.seed, "bootstrap", question)
         groups = resamples(sample.gram.shape[1], self.draws, own)
         return groups, resamples(len(sample.reference), self.draws, own + 1)
 

@@ -18,7 +18,7 @@ from analysis.runs import load_runs
 def stages(gate: float | None = None) -> dict[str, Any]:
     """HPT at a gate, with eight rollouts."""
     options = {} if gate is None else {"gamma": gate}
-    stage = {"algorithm": "hpt_global_token", "options": options, "rollouts": 8}
+    stage = {"algorithm": "hpt_global_token", "options": options, "group_size": 8}
     return {"stages": [{**stage, "steps": 20, "lr": 1e-3}]}
 
 

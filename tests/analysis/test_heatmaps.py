@@ -33,7 +33,7 @@ def test_a_steps_questions_are_those_that_the_loop_asked(
 
     monkeypatch.setattr(loop, "collect", watched)
     tiny = Tiny(tmp_path / "tiny")
-    stage = {"questions": 13, "rollouts": 2, "lr": 1e-3, "warmup": 1}
+    stage = {"prompts_per_step": 13, "group_size": 2, "lr": 1e-3, "warmup": 1}
     stages = [
         {**stage, "algorithm": "sft", "steps": 1},
         {**stage, "algorithm": "grpo", "steps": 5},
@@ -57,7 +57,7 @@ def write(runs: Path, method: str, seed: int, chance: float) -> dict[tuple[int, 
         solved = (random.random(QUESTIONS) < chance).astype(float).tolist()
         line = {"step": before + step + 1, "stage": before, "solved": solved, "flops": 1.0}
         steps.append(line)
-    stage = {"questions": QUESTIONS, "lr": 1e-3}
+    stage = {"prompts_per_step": QUESTIONS, "lr": 1e-3}
     stages = [{**stage, "algorithm": "sft", "steps": 1}] * before
     stages += [{**stage, "algorithm": "grpo", "steps": EPOCHS * PROBLEMS // QUESTIONS}]
     data = {"kind": "synthetic", "supply": {"problems": PROBLEMS}, "test": 2}

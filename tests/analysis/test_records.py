@@ -144,7 +144,9 @@ class Stub(Run):
                 "entropy": random.random(400),
                 "tokens_sampled": random.integers(640, 4000, 400),
                 "tokens_computed": random.integers(400, 4000, 400),
-                "term_norms": [random.random(2) if step % 25 == 0 else None for step in range(400)],
+                "per_term_grad_norm": [
+                    random.random(2) if step % 25 == 0 else None for step in range(400)
+                ],
                 "flops": 1e6 * random.integers(1000, 9000, 400),
                 "seconds": random.random(400),
                 "cpu_seconds": random.random(400),

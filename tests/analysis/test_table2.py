@@ -266,7 +266,7 @@ def test_gradient_norms_are_medians_by_term_and_stage(tmp_path: Path) -> None:
             line["stage"] = int(line["step"] > 6)
             if line["step"] % 2 == 0:
                 norm = scale * line["step"]
-                line["term_norms"] = [norm] if line["stage"] == 0 else [norm, 0.0]
+                line["per_term_grad_norm"] = [norm] if line["stage"] == 0 else [norm, 0.0]
         write_run(tmp_path, "sft_grpo", seed, steps=steps)
     write_run(tmp_path, "sft", 0)  # none recorded
     shown = part(markdown("", sections(make(load_runs(tmp_path)))), "Gradient norm of each term")

@@ -419,7 +419,7 @@ def test_an_algorithm_with_all_that_is_open(run: Run, name: str) -> None:
         ("cispo", ["ratio_max │ 5", "does not state its upper bound"]),
         ("luffy", ["shaping │ 0.1", "arXiv 2504.14945"]),
         ("hpt", ["gamma │ 0", "γ = 0 for Qwen", "successes", "without a demonstration"]),
-        ("ppo", ["lam │ 0.95", "the reward stands at the last response token"]),
+        ("ppo", ["gae_lambda │ 0.95", "the reward stands at the last response token"]),
     ],
 )
 def test_open_choices_by_name(run: Run, name: str, open_choices: list[str]) -> None:

@@ -189,7 +189,7 @@ def test_a_configuration_is_what_a_dry_run_prints(run: Run, tmp_path: Path) -> N
     shown = run("train", "-a", "hpt", "--data", data, *SMALL, "--seed", 3, "--dry-run")
     assert shown.code == 0 and not (tmp_path / "runs").exists()
     config = yaml.safe_load(shown.out)
-    assert config["seed"] == 3 and config["stages"][0]["rollouts"] == 2
+    assert config["seed"] == 3 and config["stages"][0]["group_size"] == 2
     assert config["data"]["train"] == str(data) and config["data"]["held_out"] == 1
     key = shown.out.split()[2].rstrip(";")
     assert shown.out.startswith(f"# key {key}; results go to runs/hpt-s3-{key}")

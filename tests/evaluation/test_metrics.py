@@ -18,11 +18,11 @@ from upge.evaluation.folder import COLUMNS, schema
 from upge.evaluation.metrics import (
     Rule,
     avg_at_k,
-    doublings,
     exclusive_solves,
     mean_by,
     pass_at_k,
     pass_at_k_of_counts,
+    powers_of_two,
     solved,
 )
 from upge.evaluation.responses import Responses, respond, respond_suites
@@ -105,7 +105,7 @@ def test_rewards_of_nothing(shape: tuple[int, ...]) -> None:
 
 
 def test_doublings() -> None:
-    assert [doublings(n) for n in (1, 2, 3, 8, 9)] == [
+    assert [powers_of_two(n) for n in (1, 2, 3, 8, 9)] == [
         [1],
         [1, 2],
         [1, 2],

@@ -249,9 +249,9 @@ def test_on_policy_means_in_closed_form(size: int, network: bool) -> None:
     truth = s.truth["reward"]
     for name, factor in (("rloo", 1.0), ("dr_grpo", (size - 1) / size), ("reinforce", 2.0)):
         close(moments(prepared(name), s).mean, factor * truth)
-    for lam in (0.0, 0.5, 1.0):  # any critic is a baseline if γλ = 1, the exact one always
-        close(moments(prepared("ppo", lam=lam), s).mean, truth)
-    close(moments(prepared("ppo", lam=1.0), replace(s, critic="zero")).mean, truth)
+    for gae_lambda in (0.0, 0.5, 1.0):  # any critic is a baseline if γλ = 1, the exact one always
+        close(moments(prepared("ppo", gae_lambda=gae_lambda), s).mean, truth)
+    close(moments(prepared("ppo", gae_lambda=1.0), replace(s, critic="zero")).mean, truth)
     assert moments(prepared("grpo"), s).cosine("reward") == pytest.approx(1)
 
 

@@ -29,7 +29,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 def recipe(**changes) -> Recipe:
     given = {
         "run": {"evaluation": {"every": 2}},
-        "stage": {"questions": 2, "rollouts": 2},
+        "stage": {"prompts_per_step": 2, "group_size": 2},
         "methods": {
             "sft": [{"algorithm": "sft"}],
             "grpo": [{"algorithm": "grpo"}],

@@ -79,7 +79,7 @@ def test_what_the_paper_says_is_taken_from_it() -> None:
             config = run_config(method, profile)
             assert (config.evaluation.temperature, config.evaluation.top_p) == (0.6, 0.95)
             for stage in config.stages:
-                assert stage.rollouts == (7 if stage.algorithm == "luffy" else 8)
+                assert stage.group_size == (7 if stage.algorithm == "luffy" else 8)
                 assert (stage.temperature, stage.warmup) == (1.0, 0)
         assert 5e-6 in table2(profile).selection.rates
 
@@ -104,7 +104,10 @@ def test_models_differ_and_the_rest_does_not() -> None:
         "Qwen/Qwen2.5-1.5B",
     ]
     for config in configs:
-        del config["token_budget"], config["data"]["template"]  # of which no number hangs, or all
+        del (
+            config["tokens_per_microbatch"],
+            config["data"]["template"],
+        )  # of which no number hangs, or all
     assert configs[0] == configs[1] == configs[2]
 
 
@@ -243,7 +246,7 @@ def test_memory_is_that_of_the_plan() -> None:
     here.check_gpu_memory(config, free=needed)
     with pytest.raises(UpgeError, match="GPU memory"):
         here.check_gpu_memory(config, free=needed - 1)
-    longer = config.model_copy(update={"token_budget": 65536})  # so that training decides
+    longer = config.model_copy(update={"tokens_per_microbatch": 65536})  # so that training decides
     mixed, whole = (
         here.memory_needed(longer.model_copy(update={"precision": precision}))
         for precision in ("bfloat16", None)
@@ -279,7 +282,7 @@ def test_what_was_dropped_is_said_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(loop, "load_dataset", dropping)
     supply = {"supply": {"problems": 30}, "validation": 1, "test": 1}
-    stage = {"algorithm": "sft", "steps": 2, "questions": 2, "lr": 1e-3}
+    stage = {"algorithm": "sft", "steps": 2, "prompts_per_step": 2, "lr": 1e-3}
     evaluation = {"every": None, "test_samples": None}
     given = {"name": "sft", "stages": [stage], "evaluation": evaluation}
     path = tmp_path / "run.yaml"
@@ -339,9 +342,9 @@ def shrunk(method: str, model: Path, folder: Path) -> dict[str, Any]:
     recipe = table2()
     small = recipe.model_copy(
         update={
-            "stage": recipe.stage | {"questions": 2, "rollouts": 2},
+            "stage": recipe.stage | {"prompts_per_step": 2, "group_size": 2},
             "methods": {
-                name: tuple(stage | {"rollouts": 2} for stage in stages)
+                name: tuple(stage | {"group_size": 2} for stage in stages)
                 for name, stages in recipe.methods.items()
             },
         }
@@ -359,7 +362,7 @@ def shrunk(method: str, model: Path, folder: Path) -> dict[str, Any]:
     changes = {
         "model": str(model),
         "max_tokens": 16,
-        "token_budget": 1024,
+        "tokens_per_microbatch": 1024,
         "data": small_data,
         "evaluation": evaluation,
     }

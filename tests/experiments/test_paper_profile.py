@@ -51,7 +51,7 @@ RUN = {
     "seed": 0,
     "max_tokens": 8192,
     "long_demonstrations": "drop",
-    "token_budget": 1024 + 8192,
+    "tokens_per_microbatch": 1024 + 8192,
     "checkpoint_every": 50,
     "norms_every": None,
     "trackers": (),
@@ -81,8 +81,8 @@ RUN = {
 STAGE = {
     "options": {},
     "steps": 500,
-    "questions": 128,
-    "rollouts": 8,
+    "prompts_per_step": 128,
+    "group_size": 8,
     "epochs": 1,
     "betas": (0.9, 0.999),
     "weight_decay": 0.01,
@@ -97,8 +97,8 @@ STAGE = {
 
 #: … all stages as published (one update a batch) and as coded (two mini-batches of 64) …
 UPDATES = {
-    "published": {"updates": 1, "entropy_bonus": 0.0},
-    "coded": {"updates": 2, "entropy_bonus": 0.001},
+    "published": {"minibatches": 1, "entropy_bonus": 0.0},
+    "coded": {"minibatches": 2, "entropy_bonus": 0.001},
 }
 
 SFT, GRPO = {"algorithm": "sft", "lr": 5e-6}, {"algorithm": "grpo", "lr": 1e-6}
@@ -111,7 +111,7 @@ METHODS = {
         "sft": [SFT],
         "grpo": [GRPO],
         "sft_grpo": [SFT, GRPO],
-        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "rollouts": 7}],
+        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "group_size": 7}],
         "srft": [{"algorithm": "srft", "lr": 1e-6}],
         "hpt": [{"algorithm": "hpt", "lr": 5e-6}],
         "hpt_global_token": [{"algorithm": "hpt_global_token", "lr": 5e-6}],
@@ -120,7 +120,7 @@ METHODS = {
         "sft": [PLAIN_SFT],
         "grpo": [GRPO],
         "sft_grpo": [PLAIN_SFT, GRPO],
-        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "rollouts": 7}],
+        "luffy": [{"algorithm": "luffy", "lr": 1e-6, "group_size": 7}],
         "srft_official": [{"algorithm": "srft_official", "lr": 1e-6}],
         "hpt_official": [{"algorithm": "hpt_official", "lr": 5e-6}],
         "off_on": [{"algorithm": "off_on", "lr": 5e-6}],
@@ -139,7 +139,7 @@ MODELS = {
 }
 
 #: The copies that Qwen2.5-Math's recipes name.
-COPIES = {
+ENGINES = {
     "qwen2.5-math-7b": {
         "of": "Qwen/Qwen2.5-Math-7B",
         "rope_theta": 40_000,
@@ -181,9 +181,9 @@ def test_settings_are_the_papers(run):
     assert recipes.run_config(*run).model_dump() == typed(*run)
 
 
-@pytest.mark.parametrize("model", COPIES)
+@pytest.mark.parametrize("model", ENGINES)
 def test_copies_have_the_papers_positions(model):
-    assert recipes.model_file(model).get("copy") == COPIES[model]
+    assert recipes.model_file(model).get("copy") == ENGINES[model]
 
 
 def test_the_machine_is_the_papers():

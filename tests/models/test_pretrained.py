@@ -208,7 +208,7 @@ def test_the_tokenizer_of_another_model() -> None:
 
     from upge.training.experience import check_lengths
 
-    config = SimpleNamespace(max_tokens=4, token_budget=99)
+    config = SimpleNamespace(max_tokens=4, tokens_per_microbatch=99)
     for size, fits in ((8, True), (7, False), (None, True)):
         model = SimpleNamespace(vocab_size=size)
         if fits:

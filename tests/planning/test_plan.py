@@ -305,7 +305,7 @@ def test_sampled_and_trained_tokens_stay_below_the_limit(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "rollouts", "demonstrations", "sampled"),
+    ("algorithm", "group_size", "demonstrations", "sampled"),
     [
         ("sft", 0, 4, 0),
         ("grpo", 32, 0, 32),
@@ -315,7 +315,7 @@ def test_sampled_and_trained_tokens_stay_below_the_limit(tiny, tmp_path):
     ],
 )
 def test_what_is_trained_follows_from_the_terms(algorithm, rollouts, demonstrations, sampled):
-    stage = build({"algorithm": algorithm, "steps": 1, "questions": 4, "lr": 1e-3}, Stage)
+    stage = build({"algorithm": algorithm, "steps": 1, "prompts_per_step": 4, "lr": 1e-3}, Stage)
     work = step_work(stage, Lengths(10, 20, 30, gated=0.25))
     assert [batch.sequences for batch in work.trained] == [rollouts, demonstrations]
     assert work.sampled.sequences == sampled
@@ -369,7 +369,7 @@ def test_fewer_sequences_than_engines_take_the_time_of_one():
 @given(st.sampled_from(sorted(gpu_types())), st.integers(1, 4), st.integers(1, 50))
 def test_more_gpus_are_never_slower(gpu, gpus, sequences):
     work = step_work(
-        build({"algorithm": "hpt", "steps": 1, "questions": sequences, "lr": 1e-3}, Stage),
+        build({"algorithm": "hpt", "steps": 1, "prompts_per_step": sequences, "lr": 1e-3}, Stage),
         Lengths(20, 30, 40, 0.5),
     )
     few, many = (step_cost(on(Cluster(gpu=gpu, gpus=n)), work) for n in (gpus, 2 * gpus))
@@ -480,7 +480,12 @@ def test_an_impossible_launch_is_a_sentence(tmp_path, launch, message):
 )
 def test_bytes_a_parameter_are_those_of_the_launch_files(file, a_parameter):
     """As experiments/launch/README.md has them; but for blocks that are gathered for their time."""
-    run = {"name": "r", "model": "Qwen/Qwen2.5-Math-7B", "max_tokens": 64, "token_budget": 64}
+    run = {
+        "name": "r",
+        "model": "Qwen/Qwen2.5-Math-7B",
+        "max_tokens": 64,
+        "tokens_per_microbatch": 64,
+    }
     stages = [{"algorithm": "grpo", "steps": 10, "lr": 1e-6}]
     cluster = launched(Cluster(), LAUNCH / f"{file}.yaml")
     parts = run_memory(build(run | {"stages": stages}, RunConfig), cluster, ASSUMED).parts
@@ -523,7 +528,9 @@ def test_a_plan_says_what_would_stop_the_run(tiny):
 
     short = states(max_tokens=3)
     assert "longer than max_tokens 3, which stops the run" in short["lengths"].note
-    assert "max_tokens: got 300" in states(max_tokens=300, token_budget=999)["lengths"].note
+    assert (
+        "max_tokens: got 300" in states(max_tokens=300, tokens_per_microbatch=999)["lengths"].note
+    )
     template = states(data=tiny.data(prompt="{question}"))
     assert "a template is wrong" in template["problems"].note
 
@@ -577,8 +584,15 @@ def test_a_model_that_does_not_fit(tmp_path):
 
 def test_the_backend_is_the_runs():
     """An engine beside the policy, or whole weights to sample from beside the sharded ones."""
-    run = {"name": "r", "model": "Qwen/Qwen2.5-Math-7B", "max_tokens": 1024, "token_budget": 2048}
-    stages = [{"algorithm": "grpo", "steps": 10, "lr": 1e-6, "questions": 16, "rollouts": 8}]
+    run = {
+        "name": "r",
+        "model": "Qwen/Qwen2.5-Math-7B",
+        "max_tokens": 1024,
+        "tokens_per_microbatch": 2048,
+    }
+    stages = [
+        {"algorithm": "grpo", "steps": 10, "lr": 1e-6, "prompts_per_step": 16, "group_size": 8}
+    ]
     cluster, weights = Cluster(sampler_memory=0.5), 7_615_616_512
 
     def planned(**changes):
@@ -603,7 +617,7 @@ def test_one_gpu_evaluates():
         "name": "r",
         "model": "Qwen/Qwen2.5-Math-7B",
         "max_tokens": 1024,
-        "token_budget": 2048,
+        "tokens_per_microbatch": 2048,
         "stages": [{"algorithm": "sft", "steps": 10, "lr": 1e-6}],
         "evaluation": {"every": 5, "validation_samples": 1, "test_samples": None},
     }
@@ -621,7 +635,7 @@ def test_benchmarks_are_measured_by_one_gpu_after_the_run(tmp_path):
             "name": "r",
             "model": "Qwen/Qwen2.5-Math-7B",
             "max_tokens": 1024,
-            "token_budget": 2048,
+            "tokens_per_microbatch": 2048,
             "backend": "vllm",
             "stages": [{"algorithm": "sft", "steps": 10, "lr": 1e-6}],
         },

@@ -102,7 +102,7 @@ def test_no_tokens_are_no_mismatch():
     )
 
 
-# ------------------------------------------------------------------ what a ratio_cap is there for
+# ------------------------------------------------------------------ what a is_cap is there for
 
 
 class Copy:
@@ -142,11 +142,11 @@ def train(tiny, tmp_path, monkeypatch):
 
 def test_a_cap_bounds_what_stale_weights_do(train):
     """Ratios beyond the cap are cut there, others are not touched."""
-    lines, capped = train(stale=True, ratio_cap=1.2)
-    _, wide = train(stale=True, ratio_cap=1e9)
+    lines, capped = train(stale=True, is_cap=1.2)
+    _, wide = train(stale=True, is_cap=1e9)
     assert max(line["mismatch/ratio"] for line in lines) > 1.2
     assert capped != wide
-    lines, capped = train(stale=False, ratio_cap=1.2)
-    _, wide = train(stale=False, ratio_cap=1e9)
+    lines, capped = train(stale=False, is_cap=1.2)
+    _, wide = train(stale=False, is_cap=1e9)
     assert max(line["mismatch/ratio"] for line in lines) < 1.001
     assert capped == wide

@@ -24,7 +24,7 @@ import transformers
 from experiments.benchmarks import rollouts as benchmark
 from upge.models.policy import Policy
 from upge.models.tiny import build_model, build_tokenizer
-from upge.rollouts import CachedSampler, Rollouts, Sampling, question_seed
+from upge.rollouts import CachedSampler, Rollouts, Sampling, derive_seed
 from upge.rollouts.cached import _invert
 from upge.tasks.synthetic import ALPHABET
 
@@ -72,7 +72,7 @@ prompts_of_any_length = st.lists(st.lists(token, min_size=1, max_size=8), min_si
 
 
 def seeds_of(prompts: Sequence[Sequence[int]], seed: int = 0) -> list[int]:
-    return [question_seed(seed, i) for i in range(len(prompts))]
+    return [derive_seed(seed, i) for i in range(len(prompts))]
 
 
 def responses(rollouts: Rollouts) -> list[list[int]]:
@@ -324,7 +324,7 @@ def test_seeds_decide() -> None:
 
 def test_a_seed_is_the_same_everywhere() -> None:
     # sha256 of "0␟order", its first eight bytes, halved.
-    assert question_seed(0, "order") == 0x694B939A48EA6C2D
+    assert derive_seed(0, "order") == 0x694B939A48EA6C2D
 
 
 @given(
@@ -332,10 +332,10 @@ def test_a_seed_is_the_same_everywhere() -> None:
     others=st.lists(st.integers() | st.text("ab", max_size=3), max_size=4),
 )
 def test_other_names_give_other_seeds(parts: list[int | str], others: list[int | str]) -> None:
-    assert 0 <= question_seed(*parts) < 2**63
+    assert 0 <= derive_seed(*parts) < 2**63
     # No part and an empty one are the same.
     same = [str(p) for p in parts] or [""], [str(p) for p in others] or [""]
-    assert (question_seed(*parts) == question_seed(*others)) == (same[0] == same[1])
+    assert (derive_seed(*parts) == derive_seed(*others)) == (same[0] == same[1])
 
 
 # -------------------------------------------------------------------------------------------- ends

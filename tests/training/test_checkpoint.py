@@ -73,7 +73,7 @@ def test_no_bit_of_the_state_can_change_unseen(tmp_path):
             flipped[place] ^= 1 << bit
             path.write_bytes(bytes(flipped))
             loaded = load_checkpoint(tmp_path, 7)
-            assert loaded is None or loaded.progress == {"updates": 7}
+            assert loaded is None or loaded.progress == {"minibatches": 7}
     path.write_bytes(content)
     assert load_checkpoint(tmp_path, 7) is not None
 

@@ -69,8 +69,12 @@ def test_the_base_is_accepted():
         ("name", "a\nb", "name: got 'a\\nb', wanted what can be a folder's name"),
         ("name", "a/b", "name: got 'a/b', wanted what can be a folder's name"),
         ("name", "é" * 101, "wanted what can be a folder's name, of at most 200 bytes"),
-        ("stages.0.questions", 10**9, "questions: got 1000000000, wanted less than or equal to"),
-        ("stages.0.rollouts", 10**30, "wanted less than or equal to 1000000"),
+        (
+            "stages.0.prompts_per_step",
+            10**9,
+            "prompts_per_step: got 1000000000, wanted less than",
+        ),
+        ("stages.0.group_size", 10**30, "wanted less than or equal to 1000000"),
         ("stages.0.epochs", 10**30, "wanted less than or equal to 1000000"),
         ("evaluation.test_samples", 10**9, "wanted less than or equal to 1000000"),
         ("data.supply.problems", 10**9, "wanted less than or equal to 1000000"),
@@ -109,9 +113,17 @@ def test_the_base_is_accepted():
         ("stages.0.options", {"gate": "swich"}, "unknown gate 'swich'; did you mean 'switch'?"),
         ("stages.0.options", {"normalizer": "x"}, "unknown normalizer 'x'"),
         ("stages.0.algorithm", "ppo", "ppo needs a critic, which the loop doesn't train"),
-        ("stages.0.rollouts", 1, "hpt compares the rollouts of a question with each other; wanted"),
-        ("stages.0.updates", 17, "updates: got 17 parts of 16 questions"),
-        ("token_budget", 63, "token_budget: got 63, in which no response of max_tokens 64 fits"),
+        (
+            "stages.0.group_size",
+            1,
+            "hpt compares the rollouts of a question with each other",
+        ),
+        ("stages.0.minibatches", 17, "minibatches: got 17 of 16 prompts"),
+        (
+            "tokens_per_microbatch",
+            63,
+            "got 63, in which no response of max_tokens 64 fits",
+        ),
     ],
 )
 def test_it_is_refused_in_a_sentence(setting, value, sentence):
@@ -123,7 +135,7 @@ def test_it_is_refused_in_a_sentence(setting, value, sentence):
 )
 def test_one_rollout_has_nothing_to_be_compared_with(name):
     with pytest.raises(UpgeError, match=r"rollouts: got 1, but .* wanted at least 2"):
-        build({"algorithm": name, "steps": 1, "lr": 1, "rollouts": 1}, Stage)
+        build({"algorithm": name, "steps": 1, "lr": 1, "group_size": 1}, Stage)
 
 
 def test_faults_are_of_gradient_accumulation():
@@ -140,7 +152,7 @@ def test_faults_are_of_gradient_accumulation():
     "name", ["reinforce", "reinforce_plus_plus", "luffy", "srft", "luffy_offline", "sft"]
 )
 def test_one_rollout_is_enough_for_what_compares_it_with_others(name):
-    build({"algorithm": name, "steps": 1, "lr": 1, "rollouts": 1}, Stage)
+    build({"algorithm": name, "steps": 1, "lr": 1, "group_size": 1}, Stage)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -210,15 +222,15 @@ def test_a_demonstration_that_is_too_long(fails):
 
 def test_a_batch_that_no_micro_batch_holds(fails):
     records = [*WORKED, {"problem": "1+1=" * 5, "answer": "1"}]
-    sentence = fails(records=records, token_budget=27)
+    sentence = fails(records=records, tokens_per_microbatch=27)
     assert sentence == (
-        "token_budget: got 27, in which the longest prompt (20 tokens) and a response of "
+        "tokens_per_microbatch: got 27, in which the longest prompt (20 tokens) and a response of "
         "max_tokens 8 don't fit; wanted at least 28"
     )
 
 
 def test_more_tokens_than_the_model_has_positions(fails):
-    sentence = fails(max_tokens=300, token_budget=1000)
+    sentence = fails(max_tokens=300, tokens_per_microbatch=1000)
     assert "is more than the model's 256 positions; wanted at most 252" in sentence
 
 

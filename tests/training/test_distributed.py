@@ -52,7 +52,7 @@ def compare(tiny, tmp_path, configs):
         one, two = (tmp_path / str(processes) / config.name for processes in (1, 2))
         kept, other = (torch.load(folder / "kept.pt", weights_only=True) for folder in (one, two))
         stage = config.stages[0]
-        assert len(kept["gradients"]) == len(other["gradients"]) == stage.steps * stage.updates
+        assert len(kept["gradients"]) == len(other["gradients"]) == stage.steps * stage.minibatches
         for a, b in zip(kept["gradients"], other["gradients"], strict=True):
             assert_close(a, b, config.name)
         assert any(g.abs().max() > 1e-3 for step in kept["gradients"] for g in step)
@@ -78,13 +78,13 @@ def is_close(a, b):
 
 def odd(tiny, name, **changes):
     """Five questions, so that one process has three and the other two."""
-    return tiny.config(name, steps=2, questions=5, **changes)
+    return tiny.config(name, steps=2, prompts_per_step=5, **changes)
 
 
 def test_two_processes_are_one(tiny, tmp_path):
     evaluation = {"every": 1, "validation_samples": 1, "test_samples": 2}
-    parts = odd(tiny, "hpt_global_token", updates=2, entropy_bonus=0.1, evaluation=evaluation)
-    few = tiny.config("grpo", steps=6, questions=2)
+    parts = odd(tiny, "hpt_global_token", minibatches=2, entropy_bonus=0.1, evaluation=evaluation)
+    few = tiny.config("grpo", steps=6, prompts_per_step=2)
     renamed = [
         config.model_copy(update={"name": name})
         for name, config in (("parts", parts), ("few", few))

@@ -48,11 +48,16 @@ def two_stages(tiny):
     """SFT, then GRPO with two updates a step: seven steps, checkpoints in and between stages."""
 
     def stage(name, **changes):
-        return tiny.config(name, **{"questions": 5} | changes).model_dump(mode="json")["stages"][0]
+        return tiny.config(name, **{"prompts_per_step": 5} | changes).model_dump(mode="json")[
+            "stages"
+        ][0]
 
     return tiny.config(
         "sft",
-        stages=[stage("sft", steps=3), stage("grpo", steps=4, questions=6, updates=2, lr=3e-3)],
+        stages=[
+            stage("sft", steps=3),
+            stage("grpo", steps=4, prompts_per_step=6, minibatches=2, lr=3e-3),
+        ],
         evaluation={"every": 3, "validation_samples": 2, "test_samples": 2},
     )
 
@@ -124,7 +129,7 @@ def check(runs, rounding, base):
     plain = next(iter(runs.values()))
     lines = plain.metrics()
     assert sum("validation" in line for line in lines) == 3
-    assert sum("term_norms" in line for line in lines) == 4
+    assert sum("per_term_grad_norm" in line for line in lines) == 4
     assert any(0 < share < 1 for line in lines[3:] for share in line["solved"])
     assert distance(trained(plain), load_file(base.model / "model.safetensors")) > 1e-3
     for name, found in runs.items():

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from upge.algorithms import REGISTRY
 from upge.common.errors import UpgeError
 from upge.feedback import ROUNDING
-from upge.rollouts import CachedSampler, question_seed
+from upge.rollouts import CachedSampler, derive_seed
 from upge.training.config import RunConfig
 from upge.training.experience import question_order
 from upge.training.gradient import GradientAccumulator
@@ -66,7 +66,7 @@ def test_every_algorithm_trains_and_repeats_itself(tiny, tmp_path, name):
     assert any(line["grad_norm"] > 0 for line in lines)
     assert all(line["skipped"] == 0 for line in lines)
     terms = len(REGISTRY[name].terms)
-    assert [len(line.get("term_norms", ())) for line in lines] == [terms, 0, terms]
+    assert [len(line.get("per_term_grad_norm", ())) for line in lines] == [terms, 0, terms]
     assert all(f"term{i}/mass" in line for line in lines for i in range(terms))
     samples = name not in SFT_LIKE
     assert all(("reward" in line) == samples for line in lines)
@@ -126,8 +126,8 @@ def test_sft_equals_a_plain_training_script(tiny, tmp_path):
     )
     expected = []
     for step in range(stage.steps):
-        order = question_seed(config.seed, 0, "order")
-        own = [pool[i] for i in question_order(len(pool), stage.questions, step, order)]
+        order = derive_seed(config.seed, 0, "order")
+        own = [pool[i] for i in question_order(len(pool), stage.prompts_per_step, step, order)]
         width = max(len(q.prompt) + len(q.demonstration) for q in own)
         ids, labels = torch.zeros(len(own), width).long(), torch.full((len(own), width), -100)
         for row, q in enumerate(own):
@@ -151,7 +151,7 @@ def test_sft_equals_a_plain_training_script(tiny, tmp_path):
 
 
 def test_a_step_updates_in_parts_and_epochs(tiny, tmp_path, plans):
-    config = tiny.config("luffy", steps=1, questions=5, updates=2, epochs=2)
+    config = tiny.config("luffy", steps=1, prompts_per_step=5, minibatches=2, epochs=2)
     lines = run(config, tmp_path / "run").metrics()
     groups = [set(plan.batch.group.tolist()) for plan in plans]
     assert groups[:2] == groups[2:]
@@ -184,7 +184,7 @@ def test_every_update_counts(tiny, tmp_path):
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("name", ["hpt", "hpt_official", "hpt_global_token", "off_on"])
 def test_the_gate_decides_between_rollouts_and_demonstration(tiny, tmp_path, plans, name, gamma):
-    config = tiny.config(name, steps=4, questions=8, options={"gamma": gamma})
+    config = tiny.config(name, steps=4, prompts_per_step=8, options={"gamma": gamma})
     lines = run(config, tmp_path / "run").metrics()
     switched = Counter()
     for plan, line in zip(plans, lines, strict=True):
@@ -250,7 +250,7 @@ def test_epochs_and_seeds_are_shuffled_anew():
 @pytest.mark.parametrize("name", SFT_LIKE)
 def test_only_questions_with_a_demonstration_are_asked(tiny, tmp_path, plans, name):
     """20 of 30 problems are worked, 4 are held out: 26 can be asked, at most 20 are."""
-    config = tiny.config(name, steps=4, questions=8)
+    config = tiny.config(name, steps=4, prompts_per_step=8)
     run(config, tmp_path / "run")
     assert all(len(plan.batch.mask) == 8 for plan in plans)
     asked = Counter(tuple(row[:4].tolist()) for plan in plans for row in plan.batch.tokens)
@@ -272,7 +272,7 @@ def test_fewer_questions_than_a_step_asks(tiny, tmp_path, plans):
     few = tmp_path / "few.jsonl"
     tiny_runs.write_problems(few, demonstrations=3, count=3)
     config = tiny.config(
-        "luffy", questions=7, steps=2, data=tiny.data(train=str(few), validation=str(few))
+        "luffy", prompts_per_step=7, steps=2, data=tiny.data(train=str(few), validation=str(few))
     )
     run(config, tmp_path / "run")
     assert all(plan.batch.num_questions == 7 for plan in plans)
@@ -303,14 +303,14 @@ def test_demonstrations_become_likelier(tiny, tmp_path, name):
 
 
 def test_rewards_rise_under_grpo(tiny, tmp_path):
-    config = tiny.config("dr_grpo", steps=30, questions=16, rollouts=8, lr=3e-3)
+    config = tiny.config("dr_grpo", steps=30, prompts_per_step=16, group_size=8, lr=3e-3)
     rewards = [line["reward"] for line in run(config, tmp_path).metrics()]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
 
 
 def test_the_entropy_bonus_raises_entropy(tiny, tmp_path):
     def entropy(bonus):
-        config = tiny.config("grpo", steps=12, lr=3e-3, entropy_bonus=bonus, questions=8)
+        config = tiny.config("grpo", steps=12, lr=3e-3, entropy_bonus=bonus, prompts_per_step=8)
         lines = run(config, tmp_path / str(bonus)).metrics()
         return [line["entropy"] for line in lines if "entropy" in line][-1]
 
@@ -320,7 +320,7 @@ def test_the_entropy_bonus_raises_entropy(tiny, tmp_path):
 def test_entropy_is_of_the_policy_and_not_of_the_method(tiny, tmp_path):
     """At the first step all methods have the same policy and rollouts."""
     first = [
-        run(tiny.config(name, steps=1, rollouts=4), tmp_path / name).metrics()[0]["entropy"]
+        run(tiny.config(name, steps=1, group_size=4), tmp_path / name).metrics()[0]["entropy"]
         for name in ("grpo", "srft", "hpt")
     ]
     assert first[0] > 0.1

@@ -14,7 +14,7 @@ from upge.common.errors import UpgeError
 from upge.rollouts.cached import CachedSampler
 from upge.training import loop
 from upge.training.gradient import GradientAccumulator
-from upge.training.precision import PreciseSampler
+from upge.training.precision import AutocastSampler
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_sampling_and_training_are_of_one_precision(
     stored = load_file(folder.policy / "model.safetensors")
     assert {weight.dtype for weight in stored.values()} == {torch.float32}
     assert weights(folder) != (tiny.model / "model.safetensors").read_bytes()
-    monkeypatch.setattr(PreciseSampler, "__call__", lambda self, *asked: self.sampler(*asked))
+    monkeypatch.setattr(AutocastSampler, "__call__", lambda self, *asked: self.sampler(*asked))
     run(tiny.config("grpo", precision="bfloat16"), tmp_path / "other")
     assert set(seen) == {torch.bfloat16, torch.float32}
     assert max(differences) > max(10 * close, 1e-3)

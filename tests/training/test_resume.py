@@ -44,7 +44,7 @@ def two_stages(tiny):
 
     return tiny.config(
         "sft",
-        stages=[stage("sft", steps=3), stage("hpt", steps=5, updates=2, warmup=4, lr=3e-3)],
+        stages=[stage("sft", steps=3), stage("hpt", steps=5, minibatches=2, warmup=4, lr=3e-3)],
         evaluation={"every": 3, "validation_samples": 2, "test_samples": 2},
     )
 
@@ -256,7 +256,9 @@ def test_too_little_memory_is_a_sentence_and_it_resumes(tiny, whole, tmp_path, a
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Policy, "forward", forward)
-        with pytest.raises(UpgeError, match=f"^too little memory{wanted}: lower token_budget or"):
+        with pytest.raises(
+            UpgeError, match=f"^too little memory{wanted}: lower tokens_per_microbatch or"
+        ):
             run(two_stages(tiny), tmp_path)
     run(two_stages(tiny), tmp_path)
     assert_same(RunFolder(tmp_path), whole)
@@ -284,7 +286,7 @@ def overflow(monkeypatch):
 
 
 def quiet(tiny, **changes):
-    return tiny.config("sft", norms_every=None, token_budget=1000, **changes)
+    return tiny.config("sft", norms_every=None, tokens_per_microbatch=1000, **changes)
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tiny, tmp_path, overflow):

@@ -16,8 +16,7 @@ import torch
 from ragged import TRAINED, policy
 
 from upge.common.errors import UpgeError
-from upge.training import doctor
-from upge.training import strategy as strategies
+from upge.training import doctor, launch
 from upge.training.launch import open_strategy
 
 #: Some hundredfold what was measured: 6e-15 in float64.
@@ -136,9 +135,9 @@ def test_a_launch_that_would_train_something_else(monkeypatch, processes, steps,
         num_processes=processes, gradient_accumulation_steps=steps, mixed_precision="no"
     )
     with pytest.raises(UpgeError, match=sentence):
-        strategies._check_launch(accelerator)
+        launch._check_launch(accelerator)
     accelerator.num_processes, accelerator.gradient_accumulation_steps = 2, 1
-    strategies._check_launch(accelerator)
+    launch._check_launch(accelerator)
 
 
 # ----------------------------------------------------------------------------------- scaled losses

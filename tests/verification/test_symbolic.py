@@ -24,7 +24,7 @@ from upge.reference import ConstantOne
 from upge.stabilization import Clip, Stabilization
 from upge.verification import formulas as twins
 from upge.verification import published, symbolic
-from upge.verification.formulas import TWINS, twin, weights
+from upge.verification.formulas import FORMULAS, twin, weights
 from upge.verification.maths import SymbolicOps, Where, exact
 from upge.verification.published import Sample
 from upge.verification.symbolic import PATTERNS, verify_symbolic
@@ -46,7 +46,7 @@ def test_published_gradient_is_the_row(name: str) -> None:
         ("dapo", {"clip_low": 0.5, "clip_high": 1.5}),
         ("gspo", {"clip_low": 0.2, "clip_high": 0.3}),
         ("cispo", {"ratio_min": 0.5, "ratio_max": 1.3}),
-        ("ppo", {"gamma": 0.5, "lam": 0.0}),
+        ("ppo", {"gamma": 0.5, "gae_lambda": 0.0}),
         ("sapo", {"tau_pos": 2.0, "tau_neg": 0.7}),
         ("hpt", {"gamma": 0.25}),
         ("hpt_official", {"gamma": 0.25, "sft_coefficient": 0.3, "devices": 1}),
@@ -99,7 +99,7 @@ def test_cispo_as_printed_is_refuted() -> None:
         pytest.param("gspo", get("grpo"), id="token level"),
         pytest.param("gmpo", get("gspo", clip_low=0.4, clip_high=0.4), id="sequence clip"),
         pytest.param("ppo_dual_clip", get("ppo"), id="no dual clip"),
-        pytest.param("ppo", get("ppo", lam=0.9), id="another lambda"),
+        pytest.param("ppo", get("ppo", gae_lambda=0.9), id="another lambda"),
         pytest.param("luffy", get("luffy", shaping=0.2), id="another shaping"),
         pytest.param("srft", get("srft_official"), id="another entropy weight"),
         pytest.param("hpt", get("hpt", gamma=0.5), id="another gate"),
@@ -245,7 +245,7 @@ def estimators() -> Iterator[tuple[str, Estimator]]:
     for name in NORMALIZERS:
         yield f"grpo with {name}", get("grpo", normalizer=name)
         yield f"hpt with {name}", get("hpt", normalizer=name)
-    yield "grpo with a capped ratio", get("grpo", clip=0.4, ratio_cap=1.1)
+    yield "grpo with a capped ratio", get("grpo", clip=0.4, is_cap=1.1)
     for gate in GATES:
         yield f"hpt with {gate}", get("hpt_global_token", gate=gate, gamma=0.4)
     for sign in (-1, 1):
@@ -284,7 +284,7 @@ def concrete(kind: type) -> Iterator[type]:
 
 
 def test_every_component_has_a_twin() -> None:
-    assert {*concrete(Component), EntropyWeight, Gate} == set(TWINS)
+    assert {*concrete(Component), EntropyWeight, Gate} == set(FORMULAS)
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def test_a_component_without_twin_is_named() -> None:
 
 
 def test_a_twin_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "TWINS", dict(TWINS))
+    monkeypatch.setattr(twins, "FORMULAS", dict(FORMULAS))
 
     @dataclass(frozen=True)
     class Half(Stabilization):

@@ -346,12 +346,12 @@ def _rows(suite: str, responses: Responses, by: By) -> list[Row]:
     """avg@k and pass@k of a suite, or of each of its families or levels."""
     import torch
 
-    from upge.evaluation.metrics import avg_at_k, doublings, mean_by, pass_at_k
+    from upge.evaluation.metrics import avg_at_k, mean_by, pass_at_k, powers_of_two
 
     rewards = responses.rewards
     n = rewards.shape[1]
-    names = [f"avg@{n}", *(f"pass@{k}" for k in doublings(n))]
-    values = torch.cat([avg_at_k(rewards)[:, None], pass_at_k(rewards, doublings(n))], 1)
+    names = [f"avg@{n}", *(f"pass@{k}" for k in powers_of_two(n))]
+    values = torch.cat([avg_at_k(rewards)[:, None], pass_at_k(rewards, powers_of_two(n))], 1)
     labels = [suite if by is By.SUITE else getattr(p, by.value) for p in responses.problems]
     counts = Counter(labels)
     return [
@@ -393,7 +393,7 @@ def sample(
     log π is the sum over a response's tokens, at the sampling temperature (at 1 if that is 0) and
     before --top-p. A prompt is taken as it is, without the template that a run may have.
     """
-    from upge.rollouts import Sampling, question_seed
+    from upge.rollouts import Sampling, derive_seed
 
     config = _run_config(model)
     settings = Sampling(_max_tokens(max_tokens, config, None), temperature, top_p)
@@ -402,7 +402,7 @@ def sample(
         loaded.prompts,
         samples,
         settings,
-        [question_seed(seed, "sample", place) for place in range(len(prompts))],
+        [derive_seed(seed, "sample", place) for place in range(len(prompts))],
     )
     rows = [
         {

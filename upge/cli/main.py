@@ -22,7 +22,7 @@ from upge.cli.plan import plan
 from upge.cli.train import train
 from upge.cli.verify import verify
 from upge.cli.weights import weights
-from upge.common.errors import UpgeError, naming_memory
+from upge.common.errors import UpgeError, oom_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +66,7 @@ def _run() -> None:
     """The command; an output that can't be written, as to a full disk, is the user's to mend."""
     try:
         try:
-            with naming_memory():
+            with oom_error():
                 app()
         finally:
             if sys.stdout is not None:

@@ -78,7 +78,9 @@ def _from_options(made: dict[str, Any]) -> dict[str, Any]:
         "max_tokens": made.get("max_tokens", TEXT_TOKENS if long else SYNTHETIC_TOKENS),
         "seed": made.get("seed", 0),
         "data": _json_lines(made["data"], is_tiny) if own_data else {"kind": "synthetic"},
-        "stages": [stage | {key: made[key] for key in ("questions", "rollouts") if key in made}],
+        "stages": [
+            stage | {key: made[key] for key in ("prompts_per_step", "group_size") if key in made}
+        ],
     }
 
 

@@ -57,10 +57,10 @@ def train(
             rich_help_panel=_MADE,
         ),
     ] = None,
-    questions: Annotated[
+    prompts_per_step: Annotated[
         int | None, typer.Option(help="Questions a step. Default: 16.", rich_help_panel=_MADE)
     ] = None,
-    rollouts: Annotated[
+    group_size: Annotated[
         int | None,
         typer.Option(help="Responses to each question. Default: 8.", rich_help_panel=_MADE),
     ] = None,
@@ -92,6 +92,8 @@ def train(
             help="With several processes, first compare a step with a plain process's; see doctor."
         ),
     ] = True,
+    questions: Annotated[int | None, typer.Option(hidden=True)] = None,
+    rollouts: Annotated[int | None, typer.Option(hidden=True)] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -126,8 +128,8 @@ def train(
         "data": data,
         "steps": steps,
         "lr": lr,
-        "questions": questions,
-        "rollouts": rollouts,
+        "prompts_per_step": prompts_per_step or questions,
+        "group_size": group_size or rollouts,
         "max_tokens": max_tokens,
         "seed": seed,
     }

@@ -25,7 +25,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UpgeError:
 
 
 @contextmanager
-def naming_memory() -> Iterator[None]:
+def oom_error() -> Iterator[None]:
     """Turn an allocation that fails into a sentence.
 
     Raises:
@@ -39,7 +39,8 @@ def naming_memory() -> Iterator[None]:
             raise
         wanted = _WANTED.search(said)
         raise UpgeError(
-            f"too little memory{f' for another {wanted[1]}' if wanted else ''}: lower token_budget "
-            "or UPGE_SAMPLER_MEMORY (GiB that sampling may hold), take a smaller model or more "
-            "processes; the same command goes on where a run stood, and upge plan counts beforehand"
+            f"too little memory{f' for another {wanted[1]}' if wanted else ''}: lower "
+            "tokens_per_microbatch or UPGE_SAMPLER_MEMORY (GiB for sampling), or take a smaller "
+            "model or more processes; then rerun the command to resume; "
+            "upge plan estimates memory"
         ) from error

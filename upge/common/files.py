@@ -95,10 +95,8 @@ def atomic_write_all(contents: Mapping[Path, str | bytes]) -> list[Path]:
     try:
         for path, partial in partials.items():
             content = contents[path]
-            with partial.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(partial)
         for path, partial in partials.items():
             partial.replace(path)
         for folder in {path.parent for path in contents}:

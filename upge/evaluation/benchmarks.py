@@ -11,7 +11,7 @@ from typing import Any
 
 from upge.common.errors import UpgeError
 from upge.tasks.benchmarks import SAMPLES, load, local_file
-from upge.tasks.encoding import check_vocabulary, encode, room
+from upge.tasks.encoding import check_vocabulary, encode, tokens_left
 from upge.tasks.problem import Problem
 from upge.tasks.templates import CHAT, prompt
 
@@ -144,6 +144,6 @@ def check_positions(
         raise UpgeError(
             f"--max-tokens: {max_tokens}{default}, and the longest prompt ({lengths[name]} tokens "
             f"in {name}) are more than the model's {positions} positions; wanted "
-            f"{room(positions - lengths[name])}"
+            f"{tokens_left(positions - lengths[name])}"
         )
     return lengths[name] + max_tokens

@@ -91,7 +91,7 @@ def pass_at_k_of_counts(correct: Tensor, n: int, ks: Sequence[int]) -> Tensor:
     return -log_miss[correct].expm1()
 
 
-def doublings(n: int) -> list[int]:
+def powers_of_two(n: int) -> list[int]:
     """1, 2, 4 … up to n: the k of the paper's Figure 2."""
     return [2**i for i in range(n.bit_length())]
 

@@ -14,7 +14,7 @@ from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.evaluation.folder import schema
 from upge.rollouts.cached import CachedSampler
-from upge.rollouts.sampler import Sampler, Sampling, question_seed
+from upge.rollouts.sampler import Sampler, Sampling, derive_seed
 from upge.tasks.encoding import encode
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
@@ -196,7 +196,7 @@ def draw(
             [prompts[row] for row in rows],
             count,
             settings,
-            [question_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
+            [derive_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
         )
         if not (hidden or rollouts.logp.isfinite().all()):
             raise UpgeError(

@@ -13,11 +13,11 @@ from upge.common.errors import UpgeError
 from upge.evaluation.folder import EvaluationFolder
 from upge.evaluation.metrics import (
     avg_at_k,
-    doublings,
     exclusive_solves,
     interval,
     paired_interval,
     pass_at_k,
+    powers_of_two,
 )
 from upge.tasks.grading import Verdict
 
@@ -96,7 +96,7 @@ class Outcome:
         return row
 
     def _passes(self, places: list[int]) -> Row:
-        ks = doublings(self.samples)
+        ks = powers_of_two(self.samples)
         means = pass_at_k(self.rewards[places], ks).mean(0).tolist()
         return {f"pass@{k}": mean for k, mean in zip(ks, means, strict=True)}
 

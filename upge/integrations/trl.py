@@ -175,8 +175,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         known = batch.old_logp is not None
         stand_in = batch if known else replace(batch, old_logp=torch.zeros(batch.mask.shape))
         plan = replace(self.estimator.plan(stand_in, partial=True), batch=batch)
-        shown = plan.open_rows() & ~batch.rows_of("online")
-        counts = batch.all_sum(torch.stack([shown.sum(), plan.open_rows().sum()])).tolist()
+        shown = plan.gated_in() & ~batch.rows_of("online")
+        counts = batch.all_sum(torch.stack([shown.sum(), plan.gated_in().sum()])).tolist()
         self._metrics["train"]["offline_ratio"].append(counts[0] / max(counts[1], 1))
         return plan
 
@@ -192,7 +192,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
 
     def _split(self, plan: Plan) -> list[Plan]:
         """The rows that bear weight, in as many parts as gradients are accumulated."""
-        rows = plan.needed_rows().nonzero().flatten()
+        rows = plan.nonzero_rows().nonzero().flatten()
         parts = rows.tensor_split(self.args.gradient_accumulation_steps)
         return [plan.select(part) for part in parts]
 

@@ -36,8 +36,9 @@ def check_gpu_memory(config: RunConfig, free: int | None = None) -> None:
     if free is not None and needed is not None and needed > free:
         raise UpgeError(
             f"{config.name}: needs about {needed / _GIGA:.1f} GB of GPU memory, of which "
-            f"{free / _GIGA:.1f} are free; lower token_budget (now {config.token_budget}), take a "
-            "smaller model or precision: bfloat16, or free the GPU (see upge plan)"
+            f"{free / _GIGA:.1f} are free; lower tokens_per_microbatch (now "
+            f"{config.tokens_per_microbatch}), take a smaller model or "
+            "precision: bfloat16, or free the GPU (see upge plan)"
         )
 
 

@@ -15,7 +15,7 @@ from upge.planning.flops import block_flops, head_flops, training_flops
 from upge.planning.memory import BFLOAT16, FLOAT32
 from upge.planning.shapes import ModelShape
 from upge.planning.workload import Batch, Work
-from upge.rollouts.backends import COPIES, Backend
+from upge.rollouts.backends import ENGINES, Backend
 from upge.rollouts.cached import LOGIT_BYTES, memory_held, rows_held
 
 _GIGA, _TERA = 1e9, 1e12
@@ -84,7 +84,7 @@ class Setting:
     @property
     def has_engine(self) -> bool:
         """Whether every GPU has an engine with weights of its own, beside the policy."""
-        return self.backend in COPIES
+        return self.backend in ENGINES
 
     @property
     def sampler_size(self) -> int:

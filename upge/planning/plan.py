@@ -240,7 +240,7 @@ def run_memory(config: RunConfig, cluster: Cluster, assumed: Assumptions) -> Mem
     state = state_bytes(shape, cluster.gpus, cluster.sharding, mixed=mixed, offload=cluster.offload)
     activations = activation_bytes(
         shape,
-        config.token_budget,
+        config.tokens_per_microbatch,
         mixed=mixed,
         checkpointing=cluster.checkpointing,
         chunk=positions_at_a_time(shape.vocabulary),
@@ -292,7 +292,11 @@ def _sampler(config: RunConfig, setting: Setting, length: int) -> dict[str, int]
         weights = setting.sampler_size * shape.parameters
         return {"engine's weights": weights, "engine's KV cache": max(whole - weights, 0)}
     held = concurrency(setting, length)
-    rows = [s.questions * s.rollouts // cluster.gpus for s in config.stages if s.samples_rollouts]
+    rows = [
+        s.prompts_per_step * s.group_size // cluster.gpus
+        for s in config.stages
+        if s.samples_rollouts
+    ]
     if _evaluates(config):  # by one process, which takes as many rows as it can
         rows.append(held)
     together = min(max(rows), held)

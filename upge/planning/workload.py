@@ -82,12 +82,14 @@ def step_work(stage: Stage, lengths: Lengths, *, measures_mismatch: bool = False
         measures_mismatch: whether rollouts are scored once more, since another engine sampled them.
     """
     rollouts = Batch(
-        stage.questions * stage.rollouts if stage.samples_rollouts else 0,
+        stage.prompts_per_step * stage.group_size if stage.samples_rollouts else 0,
         lengths.prompt,
         lengths.response,
     )
     demonstrations = Batch(
-        stage.questions if stage.reads_demonstrations else 0, lengths.prompt, lengths.demonstration
+        stage.prompts_per_step if stage.reads_demonstrations else 0,
+        lengths.prompt,
+        lengths.demonstration,
     )
     online, offline = _open(stage, lengths, rollouts, demonstrations)
     trained = (

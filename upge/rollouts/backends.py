@@ -3,7 +3,7 @@
 A batch's ``old_logp`` is what the backend says: log π of the policy that sampled, not the trainer's
 of the same weights. The ratio π_θ/π_θold of an algorithm then corrects for a backend that is not
 quite the policy, too, and its clip or cap bounds that correction: ``tis``, or the option
-``ratio_cap`` of any algorithm, is truncated importance sampling. How far the two are apart is in a
+``is_cap`` of any algorithm, is truncated importance sampling. How far the two are apart is in a
 run's metrics (:mod:`upge.rollouts.mismatch`).
 """
 
@@ -24,7 +24,7 @@ Backend = Literal["transformers", "vllm"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 #: Those that sample from a copy with arithmetic of its own, which may differ from the original.
-COPIES: frozenset[Backend] = frozenset({"vllm"})
+ENGINES: frozenset[Backend] = frozenset({"vllm"})
 
 
 def check_backend(backend: Backend) -> None:
@@ -33,7 +33,7 @@ def check_backend(backend: Backend) -> None:
     Raises:
         UpgeError: names the extra to install.
     """
-    if backend in COPIES and not available(backend):
+    if backend in ENGINES and not available(backend):
         raise UpgeError(
             f"{backend} is not installed; install it with {hint(backend, backend)}, or take "
             "backend: transformers"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from upge.common.errors import UpgeError
-from upge.tasks.encoding import room
+from upge.tasks.encoding import tokens_left
 
 #: Logits divided by less than this may overflow.
 _COLDEST = 1e-9
@@ -112,7 +112,7 @@ def check_request(
         raise UpgeError(
             f"max_tokens: got {settings.max_tokens}, which with the longest prompt ({longest} "
             f"tokens) is more than the model's {positions} positions; wanted "
-            f"{room(positions - longest)}"
+            f"{tokens_left(positions - longest)}"
         )
 
 
@@ -130,7 +130,7 @@ def end_of_sequence(model: Any, eos: int | None) -> int:
     return eos
 
 
-def question_seed(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed from whatever names a draw: run seed, step, question … The same on every machine."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

@@ -38,8 +38,8 @@ from upge.rollouts.sampler import (
     Rollouts,
     Sampling,
     check_request,
+    derive_seed,
     end_of_sequence,
-    question_seed,
 )
 from upge.rollouts.vllm_worker import FOLDER, OWNER
 
@@ -169,7 +169,7 @@ class VLLMSampler:
             temperature=settings.temperature,
             top_p=1.0 if greedy else settings.top_p,
             max_tokens=settings.max_tokens,
-            seed=question_seed("vllm", seed) >> 1,
+            seed=derive_seed("vllm", seed) >> 1,
             stop_token_ids=[self.eos],
             ignore_eos=True,  # others that the model's configuration may name
             detokenize=False,

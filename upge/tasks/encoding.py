@@ -53,6 +53,6 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def room(positions: int) -> str:
+def tokens_left(positions: int) -> str:
     """What to want where prompt and response don't fit: so many tokens at most, if any are left."""
     return f"at most {positions}" if positions > 0 else "shorter prompts, or a longer model"

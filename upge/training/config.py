@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
 from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
@@ -155,6 +155,31 @@ class Benchmarks(Config):
         return self
 
 
+#: Old names of a stage's and of a run's keys, read until 0.3.
+RENAMED = {
+    "questions": "prompts_per_step",
+    "rollouts": "group_size",
+    "updates": "minibatches",
+    "token_budget": "tokens_per_microbatch",
+}
+
+
+def _renamed(name: str, default: int) -> Any:
+    """A field that is also read by its old name."""
+    old = next(old for old, new in RENAMED.items() if new == name)
+    return Field(default=default, validation_alias=AliasChoices(name, old))
+
+
+def current_names(given: Any) -> Any:
+    """A run's configuration with today's names for its keys, those of its stages too."""
+    if isinstance(given, list):
+        return [current_names(item) for item in given]
+    if not isinstance(given, dict):
+        return given
+    named = {RENAMED.get(key, key): value for key, value in given.items()}
+    return named | ({"stages": current_names(named["stages"])} if "stages" in named else {})
+
+
 class Stage(Config):
     """One algorithm for some steps; a list of stages is a pipeline, as SFT→GRPO.
 
@@ -162,9 +187,9 @@ class Stage(Config):
         algorithm: its name in the registry.
         options: its options, over the registry's defaults.
         steps: batches of questions to train on.
-        questions: questions a step.
-        rollouts: responses sampled for each, n.
-        updates: optimizer steps a batch: it is split into so many parts of whole questions.
+        prompts_per_step: questions in a step.
+        group_size: responses sampled for each, n.
+        minibatches: optimizer steps a batch: it is split into so many parts of whole questions.
         epochs: passes over those parts.
         lr: constant learning rate of AdamW, after ``warmup`` optimizer steps.
         betas, weight_decay: of AdamW.
@@ -183,9 +208,9 @@ class Stage(Config):
     algorithm: str
     options: dict[str, float | str] = Field(default={})
     steps: PositiveInt
-    questions: Count = 16
-    rollouts: Count = 8
-    updates: Count = 1
+    prompts_per_step: Count = _renamed("prompts_per_step", 16)
+    group_size: Count = _renamed("group_size", 8)
+    minibatches: Count = _renamed("minibatches", 1)
     epochs: Count = 1
     lr: Rate
     betas: tuple[Decay, Decay] = (0.9, 0.95)
@@ -203,15 +228,15 @@ class Stage(Config):
     def _possible(self) -> Self:
         estimator = self.estimator
         Sampling(1, self.temperature)  # says which temperatures there are
-        if self.updates > self.questions:
+        if self.minibatches > self.prompts_per_step:
             raise ValueError(
-                f"updates: got {self.updates} parts of {self.questions} questions, wanted at most "
-                "one a question"
+                f"minibatches: got {self.minibatches} of {self.prompts_per_step} prompts, wanted "
+                "at most one a prompt"
             )
         online = [term for term in estimator.terms if term.samples == "online"]
-        if self.rollouts == 1 and online and all(map(_compares_rollouts, online)):
+        if self.group_size == 1 and online and all(map(_compares_rollouts, online)):
             raise ValueError(
-                f"rollouts: got 1, but {self.algorithm} compares the rollouts of a question with "
+                f"group_size: got 1, but {self.algorithm} compares the rollouts of a question with "
                 "each other; wanted at least 2"
             )
         if "values" in estimator.needs:
@@ -297,7 +322,7 @@ class RunConfig(Config):
         seed: of the order of questions and of all sampling.
         max_tokens: the longest response, in tokens.
         long_demonstrations: what happens to demonstrations beyond it.
-        token_budget: padded tokens a micro-batch, at most.
+        tokens_per_microbatch: padded tokens a micro-batch, at most.
         checkpoint_every: steps between checkpoints; where these take long, every two minutes too.
         norms_every: steps between measurements of each term's gradient norm; None for none.
         trackers: where metrics also go, besides the run's folder.
@@ -315,7 +340,7 @@ class RunConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     max_tokens: PositiveInt = 64
     long_demonstrations: Literal["refuse", "drop"] = "refuse"
-    token_budget: PositiveInt = 8192
+    tokens_per_microbatch: PositiveInt = _renamed("tokens_per_microbatch", 8192)
     checkpoint_every: PositiveInt = 50
     norms_every: PositiveInt | None = 25
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -330,10 +355,10 @@ class RunConfig(Config):
                 f"name: got {name!r:.60}, wanted what can be a folder's name, of at most 200 bytes "
                 "and without '/'"
             )
-        if self.token_budget < self.max_tokens:
+        if self.tokens_per_microbatch < self.max_tokens:
             raise ValueError(
-                f"token_budget: got {self.token_budget}, in which no response of max_tokens "
-                f"{self.max_tokens} fits; wanted more"
+                f"tokens_per_microbatch: got {self.tokens_per_microbatch}, in which no response of "
+                f"max_tokens {self.max_tokens} fits; wanted more"
             )
         return self
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
-from upge.tasks.encoding import check_vocabulary, encode, room
+from upge.tasks.encoding import check_vocabulary, encode, tokens_left
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
 from upge.training.config import RunConfig
@@ -101,10 +101,11 @@ def check_lengths(
     """
     check_vocabulary([*trained, *tested], model)
     prompt = max(map(len, trained))
-    if prompt + config.max_tokens > config.token_budget:
+    if prompt + config.max_tokens > config.tokens_per_microbatch:
         raise UpgeError(
-            f"token_budget: got {config.token_budget}, in which the longest prompt ({prompt} "
-            f"tokens) and a response of max_tokens {config.max_tokens} don't fit; wanted at least "
+            f"tokens_per_microbatch: got {config.tokens_per_microbatch}, in which the longest "
+            f"prompt ({prompt} tokens) and a response of max_tokens {config.max_tokens} don't fit; "
+            "wanted at least "
             f"{prompt + config.max_tokens}"
         )
     prompt = max(map(len, [*trained, *tested]))
@@ -112,7 +113,8 @@ def check_lengths(
     if positions is not None and prompt + config.max_tokens > positions:
         raise UpgeError(
             f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
-            f"is more than the model's {positions} positions; wanted {room(positions - prompt)}"
+            f"is more than the model's {positions} positions; wanted "
+            f"{tokens_left(positions - prompt)}"
         )
 
 

@@ -75,7 +75,7 @@ class GradientAccumulator:
     Args:
         policy: π_θ, as prepared by Accelerate.
         accelerator: Accelerate's object, for backward passes and sums over processes.
-        token_budget: padded tokens a micro-batch, at most (but always a row).
+        tokens_per_microbatch: padded tokens a micro-batch, at most (but always a row).
         micro_batch: rows a micro-batch, in the order they come, in place of a token budget.
         faults: faults of other trainers to commit, see :data:`Fault`.
     """
@@ -84,11 +84,15 @@ class GradientAccumulator:
         self,
         policy: Any,
         accelerator: Any,
-        token_budget: int,
+        tokens_per_microbatch: int,
         micro_batch: int | None = None,
         faults: Sequence[Fault] = (),
     ) -> None:
-        self.policy, self.accelerator, self.token_budget = policy, accelerator, token_budget
+        self.policy, self.accelerator, self.tokens_per_microbatch = (
+            policy,
+            accelerator,
+            tokens_per_microbatch,
+        )
         self.micro_batch, self.faults = micro_batch, faults
 
     def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
@@ -121,7 +125,7 @@ class GradientAccumulator:
             entropy_bonus: c; H is the mean entropy over all tokens of rows that bear weight.
             only: the term to take alone; all of them if not given.
         """
-        batch, needed = plan.batch, plan.needed_rows()
+        batch, needed = plan.batch, plan.nonzero_rows()
         rows = needed.nonzero().flatten()
         live_tokens = self._sum(batch.mask[rows].sum()).clamp(min=1)
         report = _empty_report(len(plan.parts), batch.mask.device)
@@ -175,7 +179,7 @@ class GradientAccumulator:
         parts: list[list[int]] = []
         for place in lengths.argsort(stable=True).tolist():
             length = int(lengths[place])
-            if not parts or (len(parts[-1]) + 1) * length > self.token_budget:
+            if not parts or (len(parts[-1]) + 1) * length > self.tokens_per_microbatch:
                 parts.append([])
             parts[-1].append(place)
         return parts

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
-from upge.common.errors import UpgeError, naming_memory
+from upge.common.errors import UpgeError, oom_error
 from upge.common.optional import require
 from upge.estimator import Plan
 from upge.evaluation.responses import Responses, respond_suites
@@ -31,7 +31,7 @@ from upge.models.pretrained import (
     load_tokenizer,
     save_pretrained,
 )
-from upge.rollouts import COPIES, Sampling, check_backend, open_sampler, question_seed
+from upge.rollouts import ENGINES, Sampling, check_backend, derive_seed, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.tasks.dataset import Dataset
 from upge.tasks.encoding import encode
@@ -54,7 +54,7 @@ from upge.training.gradient import (
     weighs_by_batch,
 )
 from upge.training.launch import open_accelerator, open_strategy
-from upge.training.precision import MIXED, PreciseSampler, products
+from upge.training.precision import MIXED, AutocastSampler, products
 from upge.training.records import RunFolder, file_error
 from upge.training.vigil import Vigil, main_first
 
@@ -125,7 +125,7 @@ class Trainer:
     def _run_alone(self) -> Mapping[str, Any]:
         """While no other run has the folder."""
         lock = self.folder.locked() if self._is_main else nullcontext()
-        with lock, self._vigil(), naming_memory():
+        with lock, self._vigil(), oom_error():
             return self._run()
 
     def _vigil(self) -> Vigil:
@@ -203,7 +203,7 @@ class Trainer:
             )
 
     def _check_processes(self) -> None:
-        fewest = min((stage.questions for stage in self.config.stages), default=None)
+        fewest = min((stage.prompts_per_step for stage in self.config.stages), default=None)
         if fewest is not None and fewest < self.accelerator.num_processes:
             raise UpgeError(
                 f"questions: got {fewest} for {self.accelerator.num_processes} processes, "
@@ -227,7 +227,7 @@ class Trainer:
     def _spread(self) -> None:
         """Over the processes, with the weights that the run starts or goes on from."""
         self.strategy = open_strategy(self.accelerator, self.model)
-        if self.strategy.has_copy and self.config.backend in COPIES:
+        if self.strategy.has_copy and self.config.backend in ENGINES:
             self.model.cpu()  # read by the engine's loader and by checkpoints alone
         sampler = open_sampler(
             self.config.backend,
@@ -236,7 +236,7 @@ class Trainer:
             dtype=products(self.accelerator) or self.model.dtype,
             device=self.accelerator.device,
         )
-        self.sampler = PreciseSampler(sampler, self.accelerator)
+        self.sampler = AutocastSampler(sampler, self.accelerator)
         self._synchronize()
 
     def _synchronize(self) -> None:
@@ -273,7 +273,7 @@ class Trainer:
         self.gradient = GradientAccumulator(
             self.strategy.policy,
             self.accelerator,
-            self.config.token_budget,
+            self.config.tokens_per_microbatch,
             stage.micro_batch,
             stage.faults,
         )
@@ -308,12 +308,12 @@ class Trainer:
     def _step(self, number: int, stage: Stage, pool: list[Question], step: int) -> Metrics:
         seed = self.config.seed
         order = question_order(
-            len(pool), stage.questions, step, question_seed(seed, number, "order")
+            len(pool), stage.prompts_per_step, step, derive_seed(seed, number, "order")
         )
         experience = self._collect(
             stage,
             [pool[i] for i in order],
-            [question_seed(seed, number, step, slot) for slot in range(len(order))],
+            [derive_seed(seed, number, step, slot) for slot in range(len(order))],
         )
         metrics: Metrics = {"step": self.progress.step + 1, "stage": number}
         metrics |= self._experience_metrics(stage, experience)
@@ -325,7 +325,9 @@ class Trainer:
         for part in _parts(experience.batch, stage):
             plan = self.gradient.plan(stage.estimator, part)
             if self._measures_norms and not norms:
-                metrics["term_norms"] = [self._term_norm(plan, i) for i in range(len(plan.parts))]
+                metrics["per_term_grad_norm"] = [
+                    self._term_norm(plan, i) for i in range(len(plan.parts))
+                ]
             report = self.gradient(plan, stage.entropy_bonus)
             report.finite &= finite == self.accelerator.num_processes
             norms.append(self.strategy.norm())
@@ -349,7 +351,7 @@ class Trainer:
             slots=range(len(questions))[rank::world],
             sampler=self.sampler if stage.samples_rollouts else None,
             demonstrations=stage.reads_demonstrations,
-            samples=stage.rollouts,
+            samples=stage.group_size,
             settings=Sampling(self.config.max_tokens, stage.temperature),
             seeds=seeds[rank::world],
             verifier=self.dataset.verifier,
@@ -412,7 +414,7 @@ class Trainer:
 
     def _experience_metrics(self, stage: Stage, experience: Experience) -> Metrics:
         batch = experience.batch
-        opened = stage.estimator.plan(batch, partial=True).open_rows()
+        opened = stage.estimator.plan(batch, partial=True).gated_in()
         offline = batch.rows_of("offline")
         rollouts = batch.rows_of("online")
         lengths = batch.mask.sum(1).double()
@@ -445,7 +447,7 @@ class Trainer:
 
     def _mismatch(self, stage: Stage, batch: TrajectoryBatch) -> Metrics:
         """How far the sampler's policy is from the trained one, where it is a copy."""
-        if self.config.backend not in COPIES or not stage.samples_rollouts:
+        if self.config.backend not in ENGINES or not stage.samples_rollouts:
             return {}
         logp, _ = self.gradient.score(batch)
         sampled = batch.require("old_logp", "the mismatch")
@@ -550,7 +552,7 @@ def _accelerator(config: RunConfig, folder: RunFolder) -> Any:
 
 def _parts(batch: TrajectoryBatch, stage: Stage) -> list[TrajectoryBatch]:
     """The batches of a step's optimizer updates: whole questions, ``epochs`` times over."""
-    if stage.updates == 1:
+    if stage.minibatches == 1:
         return [batch] * stage.epochs
-    part = batch.group * stage.updates // stage.questions
-    return [batch.select(part == i) for i in range(stage.updates)] * stage.epochs
+    part = batch.group * stage.minibatches // stage.prompts_per_step
+    return [batch.select(part == i) for i in range(stage.minibatches)] * stage.epochs

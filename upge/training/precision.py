@@ -32,7 +32,7 @@ def products(accelerator: Any) -> torch.dtype | None:
 
 
 @dataclass(frozen=True)
-class PreciseSampler:
+class AutocastSampler:
     """A :class:`~upge.rollouts.sampler.Sampler` in the accelerator's precision.
 
     Args:

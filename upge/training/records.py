@@ -28,7 +28,7 @@ tokens_avoided           of those that had no weight
 term0/mass               Σ|w| of the algorithm's first term; terms as in ``upge algorithms NAME``
 term0/clip_fraction      share of its tokens that the stabilizer changes
 term0/effective_sample_size  of its ratios π_θ/π_ref, over its tokens: 1 where all are equal
-term_norms               each term's gradient norm, every ``norms_every`` steps
+per_term_grad_norm               each term's gradient norm, every ``norms_every`` steps
 grad_norm                of the whole gradient, before the clip
 loss                     −Σ w log π: not comparable between steps but for SFT
 skipped                  updates that were not applied

@@ -109,10 +109,10 @@ class Rows:
 
 
 Twin = TypeVar("Twin", bound=Callable[..., Any])
-TWINS: dict[type, Callable[..., Any]] = {}
+FORMULAS: dict[type, Callable[..., Any]] = {}
 
 
-def twin(kind: type) -> Callable[[Twin], Twin]:
+def formula(kind: type) -> Callable[[Twin], Twin]:
     """Makes the decorated function the twin of components of this very type.
 
     Unlike with ``functools.singledispatch`` a subclass has no twin until it is given its own: it
@@ -122,43 +122,43 @@ def twin(kind: type) -> Callable[[Twin], Twin]:
     """
 
     def add(formula: Twin) -> Twin:
-        TWINS[kind] = formula
+        FORMULAS[kind] = formula
         return formula
 
     return add
 
 
 def _twin(component: Any, *args: Any) -> Any:
-    if type(component) not in TWINS:
+    if type(component) not in FORMULAS:
         name = type(component).__name__
         raise UpgeError(
             f"{name} has no symbolic twin; write its formula in "
-            f"upge/verification/formulas.py under @twin({name})"
+            f"upge/verification/formulas.py under @formula({name})"
         )
-    return TWINS[type(component)](component, *args)
+    return FORMULAS[type(component)](component, *args)
 
 
-@twin(CurrentPolicy)
+@formula(CurrentPolicy)
 def _current_policy(_: CurrentPolicy, rows: Rows, i: int, t: int) -> Scalar:
     return rows.samples[i].logp[t]
 
 
-@twin(RolloutPolicy)
+@formula(RolloutPolicy)
 def _rollout_policy(_: RolloutPolicy, rows: Rows, i: int, t: int) -> Scalar:
     return rows.samples[i].old_logp[t]
 
 
-@twin(ConstantOne)
+@formula(ConstantOne)
 def _constant_one(_: ConstantOne, rows: Rows, i: int, t: int) -> Scalar:
     return 0
 
 
-@twin(SequenceRatio)
+@formula(SequenceRatio)
 def _sequence_ratio(_: SequenceRatio, rows: Rows, i: int, t: int) -> Scalar:
     return rows.samples[i].logp[t] - rows.mean_log_ratio(i)
 
 
-@twin(NoMask)
+@formula(NoMask)
 def _no_mask(_: NoMask, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     return 1
 
@@ -170,47 +170,47 @@ def _clip(ratio: Scalar, advantage: Scalar, low: float, high: float, maths: Math
     return maths.where(advantage, too_high, maths.where(-advantage, too_low, 1))
 
 
-@twin(Clip)
+@formula(Clip)
 def _ratio_clip(c: Clip, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     sequence = c.level == "sequence"
     ratio = rows.maths.exp(rows.mean_log_ratio(i)) if sequence else rows.ratio(i, t)
     return _clip(ratio, advantage, c.low, c.high, rows.maths)
 
 
-@twin(CISMask)
+@formula(CISMask)
 def _cis_mask(c: CISMask, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     return _clip(rows.ratio(i, t), advantage, c.low, c.high, rows.maths)
 
 
-@twin(DualClip)
+@formula(DualClip)
 def _dual_clip(c: DualClip, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     where = rows.maths.where
     far = where(-advantage, where(rows.ratio(i, t) - rows.maths.number(c.dual), 0, 1), 1)
     return far * _ratio_clip(c, rows, i, t, advantage)
 
 
-@twin(WeightClip)
+@formula(WeightClip)
 def _weight_clip(c: WeightClip, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     where, number = rows.maths.where, rows.maths.number
     ratio, low, high = rows.ratio(i, t), number(c.low), number(c.high)
     return where(ratio - high, high, where(low - ratio, low, ratio)) / ratio
 
 
-@twin(RatioCap)
-def _ratio_cap(c: RatioCap, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
+@formula(RatioCap)
+def _is_cap(c: RatioCap, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     ratio, cap = rows.ratio(i, t), rows.maths.number(c.cap)
     capped = rows.maths.where(ratio - cap, cap, ratio) / ratio
     return _twin(c.inner, rows, i, t, advantage) * capped
 
 
-@twin(SigmoidGate)
+@formula(SigmoidGate)
 def _sigmoid_gate(c: SigmoidGate, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     tau = rows.maths.where(advantage, rows.maths.number(c.tau_pos), rows.maths.number(c.tau_neg))
     p = 1 / (1 + rows.maths.exp(-tau * (rows.ratio(i, t) - 1)))
     return 4 * p * (1 - p)
 
 
-@twin(GeometricClip)
+@formula(GeometricClip)
 def _geometric_clip(c: GeometricClip, rows: Rows, i: int, t: int, advantage: Scalar) -> Scalar:
     where, low, high = rows.maths.where, rows.maths.number(c.low), rows.maths.number(c.high)
 
@@ -227,32 +227,32 @@ def _geometric_clip(c: GeometricClip, rows: Rows, i: int, t: int, advantage: Sca
     return where(advantage, inside_high, inside_low) * rows.maths.exp(-total / rows.length(i))
 
 
-@twin(One)
+@formula(One)
 def _one(_: One, rows: Rows, i: int, t: int) -> Scalar:
     return 1
 
 
-@twin(Reward)
+@formula(Reward)
 def _reward(_: Reward, rows: Rows, i: int, t: int) -> Scalar:
     return rows.reward(i)
 
 
-@twin(Signed)
+@formula(Signed)
 def _signed(a: Signed, rows: Rows, i: int, t: int) -> Scalar:
     return rows.maths.number(a.positive if rows.reward(i) > 0 else a.negative)
 
 
-@twin(GAE)
+@formula(GAE)
 def _gae(a: GAE, rows: Rows, i: int, t: int) -> Scalar:
     if rows.samples[i].demonstration:
         return 0
     values, last = rows.values(i), rows.length(i) - 1
-    gamma, lam = rows.maths.number(a.gamma), rows.maths.number(a.lam)
+    gamma, gae_lambda = rows.maths.number(a.gamma), rows.maths.number(a.gae_lambda)
 
     def delta(s: int) -> Scalar:
         return (rows.reward(i) if s == last else gamma * values[s + 1]) - values[s]
 
-    return sum((gamma * lam) ** (s - t) * delta(s) for s in range(t, last + 1))
+    return sum((gamma * gae_lambda) ** (s - t) * delta(s) for s in range(t, last + 1))
 
 
 def _mean(numbers: Sequence[Scalar]) -> Scalar:
@@ -269,115 +269,115 @@ def _all_equal(numbers: Sequence[Scalar]) -> bool:
     return len(set(numbers)) <= 1
 
 
-@twin(GroupZScore)
+@formula(GroupZScore)
 def _group_z_score(a: GroupZScore, rows: Rows, i: int, t: int) -> Scalar:
     among = rows.rewards(rows.question(i, a.over))
     return 0 if _all_equal(among) else _z_score(rows.reward(i), among, rows.maths)
 
 
-@twin(GroupCentered)
+@formula(GroupCentered)
 def _group_centered(a: GroupCentered, rows: Rows, i: int, t: int) -> Scalar:
     among = rows.rewards(rows.question(i, a.over))
-    if a.lone_reward and len(among) <= 1:
+    if a.keep_singletons and len(among) <= 1:
         return rows.reward(i)
     return rows.reward(i) - _mean(among) if among else rows.reward(i)
 
 
-@twin(LeaveOneOut)
+@formula(LeaveOneOut)
 def _leave_one_out(a: LeaveOneOut, rows: Rows, i: int, t: int) -> Scalar:
     others = rows.rewards([j for j in rows.question(i, "online") if j != i])
     lone = not others and i in rows.question(i, "online")
     return 0 if lone else rows.reward(i) - (_mean(others) if others else 0)
 
 
-@twin(BatchZScore)
+@formula(BatchZScore)
 def _batch_z_score(a: BatchZScore, rows: Rows, i: int, t: int) -> Scalar:
     among = [rows.reward(j) for j in rows.of("online") for _ in range(rows.length(j))]
     return 0 if _all_equal(among) else _z_score(rows.reward(i), among, rows.maths)
 
 
-@twin(Unshaped)
+@formula(Unshaped)
 def _unshaped(_: Unshaped, rows: Rows, i: int, t: int) -> Scalar:
     return 1
 
 
-@twin(PolicyShaping)
+@formula(PolicyShaping)
 def _policy_shaping(f: PolicyShaping, rows: Rows, i: int, t: int) -> Scalar:
     gamma = rows.maths.number(f.gamma)
     return gamma / (rows.maths.exp(rows.samples[i].logp[t]) + gamma) ** 2
 
 
-@twin(Complement)
+@formula(Complement)
 def _complement(_: Complement, rows: Rows, i: int, t: int) -> Scalar:
     return 1 - rows.maths.exp(rows.samples[i].logp[t])
 
 
-@twin(TokenSum)
+@formula(TokenSum)
 def _token_sum(_: TokenSum, rows: Rows, i: int, own: list[int], counted: list[int]) -> Scalar:
     return 1
 
 
-@twin(TokenMean)
+@formula(TokenMean)
 def _token_mean(_: TokenMean, rows: Rows, i: int, own: list[int], counted: list[int]) -> Scalar:
     return rows.maths.number(1) / (max(sum(rows.length(j) for j in counted), 1))
 
 
-@twin(TrajectoryMean)
+@formula(TrajectoryMean)
 def _trajectory_mean(
     _: TrajectoryMean, rows: Rows, i: int, own: list[int], counted: list[int]
 ) -> Scalar:
     return rows.maths.number(1) / (max(len(counted), 1))
 
 
-@twin(SequenceMean)
+@formula(SequenceMean)
 def _sequence_mean(
     _: SequenceMean, rows: Rows, i: int, own: list[int], counted: list[int]
 ) -> Scalar:
     return rows.maths.number(1) / (max(len(counted), 1) * rows.length(i))
 
 
-@twin(FixedLength)
+@formula(FixedLength)
 def _fixed_length(_: FixedLength, rows: Rows, i: int, own: list[int], counted: list[int]) -> Scalar:
     return rows.maths.number(1) / (max(len(counted), 1) * rows.max_length)
 
 
-@twin(LengthSum)
+@formula(LengthSum)
 def _length_sum(_: LengthSum, rows: Rows, i: int, own: list[int], counted: list[int]) -> Scalar:
     return rows.maths.number(1) / rows.max_length
 
 
-@twin(QuestionSum)
+@formula(QuestionSum)
 def _question_sum(_: QuestionSum, rows: Rows, i: int, own: list[int], counted: list[int]) -> Scalar:
     questions = {rows.samples[j].question for j in counted}
     of_this = [j for j in own if rows.samples[j].question == rows.samples[i].question]
     return rows.maths.number(1) / (max(len(questions), 1) * len(of_this))
 
 
-@twin(QuestionMean)
+@formula(QuestionMean)
 def _question_mean(
     z: QuestionMean, rows: Rows, i: int, own: list[int], counted: list[int]
 ) -> Scalar:
     return _question_sum(z, rows, i, own, counted) / rows.length(i)
 
 
-@twin(Switch)
+@formula(Switch)
 def _switch(f: Switch, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     # A P within 1e-6 of gamma is equal to it, as in the component.
     return (1, 0) if p - rows.maths.number(f.gamma) > 1e-6 else (0, 1)
 
 
-@twin(Linear)
+@formula(Linear)
 def _linear(f: Linear, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     return p, 1 - p
 
 
-@twin(Sigmoid)
+@formula(Sigmoid)
 def _sigmoid(f: Sigmoid, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     x = rows.maths.number(f.steepness) * (p - rows.maths.number(f.gamma))
     return 1 / (1 + rows.maths.exp(-x)), 1 / (1 + rows.maths.exp(x))
 
 
-@twin(Wiener)
+@formula(Wiener)
 def _wiener(f: Wiener, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     number = rows.maths.number
     mu, noise, novelty = number(f.mu), number(f.noise), number(f.novelty)
@@ -395,7 +395,7 @@ def _wiener(f: Wiener, rows: Rows, p: Scalar, n: int) -> tuple[Scalar, Scalar]:
     return alpha, rows.maths.where(beta, beta, 0)
 
 
-@twin(Gate)
+@formula(Gate)
 def _gate(gate: Gate, rows: Rows, i: int) -> Scalar:
     """α or β at P, the share of solved rollouts; 1 or 0 where there is no demonstration."""
     rewards = rows.rewards(rows.question(i, "online"))
@@ -406,7 +406,7 @@ def _gate(gate: Gate, rows: Rows, i: int) -> Scalar:
     return pair[0] if gate.side == "rl" else pair[1]
 
 
-@twin(EntropyWeight)
+@formula(EntropyWeight)
 def _entropy_weight(e: EntropyWeight, rows: Rows, i: int, samples: Samples) -> Scalar:
     over = [i] if e.level == "sequence" else rows.of(samples)
     return rows.maths.exp(e.sign * _mean([h for j in over for h in rows.entropy(j)]))

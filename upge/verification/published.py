@@ -144,10 +144,10 @@ def _leave_one_out(sample: Sample, group: Iterable[Sample]) -> float:
     return advantage
 
 
-def _gae(sample: Sample, gamma: float, lam: float) -> list[Scalar]:
+def _gae(sample: Sample, gamma: float, gae_lambda: float) -> list[Scalar]:
     """Return generalised advantages (arXiv 1506.02438, eq. 16) with the reward at the last token.
 
-    delta_t = reward_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  V = 0 at the end
+    delta_t = reward_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lambda A_{t+1},  V_end = 0
     """
     if sample.values is None:
         raise ValueError("a loss with generalised advantages needs Sample.values")
@@ -157,7 +157,7 @@ def _gae(sample: Sample, gamma: float, lam: float) -> list[Scalar]:
     reward: Scalar = sample.reward
     for value in reversed(sample.values):
         delta = reward + gamma * next_value - value
-        next_advantage = delta + gamma * lam * next_advantage
+        next_advantage = delta + gamma * gae_lambda * next_advantage
         advantages.insert(0, next_advantage)
         next_value = value
         reward = 0
@@ -256,7 +256,7 @@ def ppo(
     *,
     clip: float = 0.2,
     gamma: float = 1.0,
-    lam: float = 0.95,
+    gae_lambda: float = 0.95,
 ) -> Scalar:
     """Proximal policy optimisation (arXiv 2509.04419, eq. 16; arXiv 1707.06347, eq. 7).
 
@@ -268,7 +268,7 @@ def ppo(
     loss: Scalar = 0
     for group in groups:
         for sample in group:
-            advantages = _gae(sample, gamma, lam)
+            advantages = _gae(sample, gamma, gae_lambda)
             for t in range(len(sample.logp)):
                 term = _surrogate(_ratio(sample, t, ops), advantages[t], clip, clip, ops)
                 loss = loss - term / (len(groups) * len(group) * len(sample.logp))
@@ -282,7 +282,7 @@ def ppo_dual_clip(
     clip: float = 0.2,
     dual_clip: float = 3.0,
     gamma: float = 1.0,
-    lam: float = 0.95,
+    gae_lambda: float = 0.95,
 ) -> Scalar:
     """PPO with a dual clip (arXiv 1912.09729).
 
@@ -296,7 +296,7 @@ def ppo_dual_clip(
     loss: Scalar = 0
     for group in groups:
         for sample in group:
-            advantages = _gae(sample, gamma, lam)
+            advantages = _gae(sample, gamma, gae_lambda)
             for t in range(len(sample.logp)):
                 ratio = _ratio(sample, t, ops)
                 gain = ops.maximum(advantages[t], 0)

@@ -105,16 +105,16 @@ ROWS: dict[str, TrlRow] = {
     "ppo": TrlRow(
         trainer="GRPOTrainer",
         settings={"loss_type": "grpo", "epsilon": 0.2},
-        ours={"clip": 0.2, "gamma": 0.9, "lam": 0.8},
+        ours={"clip": 0.2, "gamma": 0.9, "gae_lambda": 0.8},
         note=f"{_NO_GAE} {_GROUPS}",
-        shared=("gamma", "lam"),
+        shared=("gamma", "gae_lambda"),
     ),
     "ppo_dual_clip": TrlRow(
         trainer="GRPOTrainer",
         settings={"loss_type": "grpo", "epsilon": 0.2, "delta": 3.0},
-        ours={"clip": 0.2, "dual_clip": 3.0, "gamma": 0.9, "lam": 0.8},
+        ours={"clip": 0.2, "dual_clip": 3.0, "gamma": 0.9, "gae_lambda": 0.8},
         note=f"{_NO_GAE} {_GROUPS}",
-        shared=("gamma", "lam"),
+        shared=("gamma", "gae_lambda"),
     ),
     "grpo": TrlRow(
         trainer="GRPOTrainer",

@@ -98,7 +98,7 @@ ROWS: dict[str, VerlRow | _SftRow] = {
         unwhitened=True,
         aggregation=_MEAN,
         settings=_clip(0.2, 0.2) | _NO_DUAL,
-        ours={"clip": 0.2, "gamma": 0.9, "lam": 0.8},
+        ours={"clip": 0.2, "gamma": 0.9, "gae_lambda": 0.8},
         note=f"{_GAE} {_DUAL} {_GROUPS}",
     ),
     "ppo_dual_clip": VerlRow(
@@ -108,7 +108,7 @@ ROWS: dict[str, VerlRow | _SftRow] = {
         unwhitened=True,
         aggregation=_MEAN,
         settings=_clip(0.2, 0.2) | {"clip_ratio_c": 3.0},
-        ours={"clip": 0.2, "dual_clip": 3.0, "gamma": 0.9, "lam": 0.8},
+        ours={"clip": 0.2, "dual_clip": 3.0, "gamma": 0.9, "gae_lambda": 0.8},
         note=f"{_GAE} {_GROUPS}",
     ),
     "grpo": VerlRow(
