@@ -24,7 +24,7 @@ from upge.reference import ConstantOne
 from upge.stabilization import Clip, Stabilization
 from upge.verification import formulas as twins
 from upge.verification import published, symbolic
-from upge.verification.formulas import FORMULAS, twin, weights
+from upge.verification.formulas import FORMULAS, formula, weights
 from upge.verification.maths import SymbolicOps, Where, exact
 from upge.verification.published import Sample
 from upge.verification.symbolic import PATTERNS, verify_symbolic
@@ -308,7 +308,7 @@ def test_a_twin_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
         def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
             return torch.full_like(advantage, 0.5)
 
-    twin(Half)(lambda component, rows, i, t, advantage: rows.maths.number(0.5))
+    formula(Half)(lambda component, rows, i, t, advantage: rows.maths.number(0.5))
     terms = (replace(algorithm("reinforce").terms[0], stabilization=Half()),)
 
     def halved(samples: list[Sample], ops: published.Ops) -> object:
