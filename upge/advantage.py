@@ -1,7 +1,7 @@
 """Component 3, the advantage estimate Â of eq. 6.
 
 Every rule reads rewards (and values), never the current policy, so advantages are known before
-the forward pass. Statistics are taken in float64. A rule that centres gives exactly 0 where all
+the forward pass. Statistics are taken in float64. A rule that centers gives exactly 0 where all
 rewards of its set are equal or the set has one member.
 """
 
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from upge.batch import Samples, TrajectoryBatch
-from upge.common.errors import unknown
-from upge.component import Component, between
+from upge.component import UNIT, Component, Limits, Range
 
 #: Rewards this close, relative to their size, are equal but for rounding.
 _ROUNDING = 1e-13
@@ -29,7 +28,18 @@ _SUCCESS = "a reward above 0 is a success: R ∈ {0, 1} (paper, eq. 7) and R ∈
 
 @dataclass(frozen=True)
 class Advantage(Component):
-    """Returns Â in the reward's units or normalised, (N, 1) or (N, T), in float64."""
+    """Returns Â in the reward's units or normalized, (N, 1) or (N, T), in float64.
+
+    Attributes:
+        centers: whether Â vanishes for a set of one reward, or of equal ones.
+    """
+
+    centers: ClassVar[bool] = False
+
+    @property
+    def compares(self) -> Samples | None:
+        """The samples whose rewards a row's own is compared with; None for none."""
+        return getattr(self, "over", None)
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -40,8 +50,7 @@ class Advantage(Component):
 class One(Advantage):
     """Â ≡ 1 (SFT, eq. 15)."""
 
-    text: ClassVar[str] = "1"
-    latex: ClassVar[str] = r"1"
+    symbol: ClassVar[str] = "1"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return torch.ones_like(batch.reward)[:, None]
@@ -51,8 +60,7 @@ class One(Advantage):
 class Reward(Advantage):
     """Â = R(τ)."""
 
-    text: ClassVar[str] = "R"
-    latex: ClassVar[str] = r"R(\tau)"
+    symbol: ClassVar[str] = "R"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return batch.reward[:, None]
@@ -62,26 +70,17 @@ class Reward(Advantage):
 class Signed(Advantage):
     """Â = ``positive`` where R(τ) > 0, else ``negative``; ±1 is Table 1's row REINFORCE."""
 
-    choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
     positive: float = 1.0
     negative: float = -1.0
-
-    def __post_init__(self) -> None:
-        between(self, -1e30, 1e30, "positive", "negative")
+    choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
+    limits: ClassVar[Limits] = dict.fromkeys(("positive", "negative"), Range(-1e30, 1e30))
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """±1, or the two values."""
         if (self.positive, self.negative) == (1.0, -1.0):
             return "±1"
         return f"{{{self.positive:g}, {self.negative:g}}}"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """±1, or the two values."""
-        if (self.positive, self.negative) == (1.0, -1.0):
-            return r"\pm 1"
-        return rf"\{{{self.positive:g},\,{self.negative:g}\}}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         positive = torch.full_like(batch.reward, self.positive)
@@ -92,22 +91,19 @@ class Signed(Advantage):
 class GAE(Advantage):
     """Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V(s_{t+1}) − V(s_t), r only at the last token.
 
-    V after the last token is 0. Positions without a response token are stepped over. (N, T).
+    V after the last token is 0. Positions without a response token are skipped. (N, T).
 
     Source: arXiv 1506.02438, eq. 16.
     """
 
+    gamma: float
+    gae_lambda: float
+    symbol: ClassVar[str] = "GAE"
     choices: ClassVar[tuple[str, ...]] = (
         "the reward stands at the last response token, and V is 0 after it: verl's code",
     )
-    gamma: float
-    gae_lambda: float
-    text: ClassVar[str] = "GAE"
-    latex: ClassVar[str] = r"\hat A_{GAE}"
     needs: ClassVar[frozenset[str]] = frozenset({"values"})
-
-    def __post_init__(self) -> None:
-        between(self, 0, 1, "gamma", "gae_lambda")
+    limits: ClassVar[Limits] = {"gamma": UNIT, "gae_lambda": UNIT}
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         values = batch.require("values", "GAE").double()
@@ -126,9 +122,14 @@ class GAE(Advantage):
 
 
 class _Moments(NamedTuple):
-    """Of the rewards of each row's set, (N,): size, the row's deviation from the mean, std.
+    """Of the rewards of each row's set, (N,).
 
-    ``flat`` marks rows whose deviation is 0 but for rounding: members of a set of equal rewards.
+    Attributes:
+        size: of the set.
+        member: whether the row is in it.
+        deviation: of the row's reward from the set's mean.
+        std: over n − 1.
+        equal: whether all rewards of the set are equal.
     """
 
     size: Tensor
@@ -139,56 +140,38 @@ class _Moments(NamedTuple):
 
     @property
     def flat(self) -> Tensor:
+        """(N,) bool: rows whose deviation is 0 but for rounding."""
         return self.equal & self.member
 
 
 def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
-    """Moments (N,) of the rewards of each row's question over its rollouts or all its rows."""
-    rows, reward = batch.rows_of(over), batch.reward
-    index = batch.question
-
-    def spread(x: Tensor) -> Tensor:
-        return x[index]
-
+    """Moments of the rewards of each row's question over its rollouts or all its rows."""
+    rows, reward, index = batch.rows_of(over), batch.reward, batch.question
     count = batch.per_question(rows.double())
     mean = batch.per_question(torch.where(rows, reward, 0.0)) / count.clamp(min=1)
-    deviation = reward - spread(mean)
+    deviation = reward - mean[index]
     # Squared in units of the largest one, so that very small rewards don't vanish.
     size = torch.where(rows, deviation.abs(), 0.0)
     unit = torch.zeros_like(mean).scatter_reduce(0, index, size, "amax")
     unit = torch.where(unit > 0, unit, 1.0)
-    squares = batch.per_question((size / spread(unit)) ** 2)
+    squares = batch.per_question((size / unit[index]) ** 2)
     std = unit * (squares / (count - 1).clamp(min=1)).sqrt()
     nothing = torch.full_like(mean, torch.inf)
     highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
     lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
     equal = highest - lowest <= _ROUNDING * torch.maximum(highest.abs(), lowest.abs())
-    return _Moments(spread(count), rows, deviation, spread(std), spread(equal))
+    return _Moments(count[index], rows, deviation, std[index], equal[index])
 
 
 #: The sets of a question's trajectories that statistics may be taken over, as printed.
-_GROUPS: dict[str, tuple[str, str]] = {
-    "online": ("Gon", "G_{on}"),
-    "offline": ("Goff", "G_{off}"),
-    "all": ("Gon∪Goff", r"G_{on}\cup G_{off}"),
-}
+_GROUPS = {"online": "Gon", "offline": "Goff", "all": "Gon∪Goff"}
 
 
 @dataclass(frozen=True)
 class _GroupAdvantage(Advantage):
     over: Samples = "online"
-
-    def __post_init__(self) -> None:
-        if self.over not in _GROUPS:
-            raise unknown(f"{type(self).__name__}.over", str(self.over), _GROUPS)
-
-    @property
-    def _group(self) -> str:
-        return _GROUPS[self.over][0]
-
-    @property
-    def _group_latex(self) -> str:
-        return _GROUPS[self.over][1]
+    centers: ClassVar[bool] = True
+    limits: ClassVar[Limits] = {"over": tuple(_GROUPS)}
 
 
 @dataclass(frozen=True)
@@ -198,22 +181,12 @@ class GroupZScore(_GroupAdvantage):
     std divides by n − 1 and nothing is added to it.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (
-        _BESSEL,
-        _NO_EPSILON,
-        _EQUAL,
-    )
+    choices: ClassVar[tuple[str, ...]] = (_BESSEL, _NO_EPSILON, _EQUAL)
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Eq. 5's form, over G_on or over its union with G_off."""
-        return f"(R − mean_{self._group})/std_{self._group}"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """Eq. 5's form, over G_on or over its union with G_off."""
-        group = self._group_latex
-        return rf"\tfrac{{R-\mathrm{{mean}}_{{{group}}}}}{{\mathrm{{std}}_{{{group}}}}}"
+        return f"(R − mean_{_GROUPS[self.over]})/std_{_GROUPS[self.over]}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
@@ -228,18 +201,13 @@ class GroupCentered(_GroupAdvantage):
     With ``keep_singletons`` a set of one keeps Â = R, as in verl's and the official scripts' code.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
     keep_singletons: bool = False
+    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Eq. 5 without its denominator."""
-        return f"R − mean_{self._group}"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """Eq. 5 without its denominator."""
-        return rf"R-\mathrm{{mean}}_{{{self._group_latex}}}"
+        return f"R − mean_{_GROUPS[self.over]}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
@@ -256,9 +224,10 @@ class LeaveOneOut(Advantage):
     For a demonstration these are all of the question's rollouts.
     """
 
+    symbol: ClassVar[str] = "R − mean of others"
     choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
-    text: ClassVar[str] = "R − mean of others"
-    latex: ClassVar[str] = r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j"
+    centers: ClassVar[bool] = True
+    over: ClassVar[Samples] = "online"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, "online")
@@ -273,13 +242,9 @@ class BatchZScore(Advantage):
     std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (
-        _BESSEL,
-        _NO_EPSILON,
-        _EQUAL,
-    )
-    text: ClassVar[str] = "(R − mean_batch)/std_batch"
-    latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
+    symbol: ClassVar[str] = "(R − mean_batch)/std_batch"
+    choices: ClassVar[tuple[str, ...]] = (_BESSEL, _NO_EPSILON, _EQUAL)
+    over: ClassVar[Samples] = "online"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         reward = batch.reward

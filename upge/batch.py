@@ -1,9 +1,9 @@
-"""The one record that travels: N trajectories of T token positions, checked once when built."""
+"""A batch of N trajectories × T tokens, checked once when it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,9 +27,18 @@ MAX_LENGTH = 2**31
 #: Rounding may lift the log-probability of a certain token this far above 0.
 LOGP_SLACK = 1e-3
 
-
 _REQUIRED = ("mask", "reward", "group", "offline")
-_TENSORS = (*_REQUIRED, "old_logp", "values", "tokens", "attention", "logp", "entropy")
+
+#: Optional fields of floats (N, T): whether they are log-probabilities, and what to do without one.
+_FLOATS = {
+    "old_logp": (True, "pass the rollout policy's log-probabilities"),
+    "values": (False, "pass a critic's values"),
+    "logp": (True, "pass the current policy's log-probabilities"),
+    "entropy": (False, "pass the current policy's entropies"),
+}
+
+#: Fields that are read at rollout tokens alone, and fields of rows.
+_OF_ROLLOUTS, _OF_ROWS = ("old_logp", "values"), ("reward", "group")
 
 
 def _identity(total: Tensor) -> Tensor:
@@ -51,15 +60,15 @@ class TrajectoryBatch:
         values: (N, T), the critic's V(s_t) in the reward's units, for GAE.
         tokens: (N, T) token ids of prompt and response; position t of ``logp`` scores tokens[:, t].
         attention: (N, T) bool, true at prompt and response tokens, false at padding.
-        max_length: the longest response the run allows, in tokens, for fixed-length normalisers;
+        max_length: the longest response the run allows, in tokens, for fixed-length normalizers;
             T if not given.
         logp: (N, T), log π_θ of the tokens under the current policy, detached; set by :meth:`at`.
         entropy: (N, T), the current policy's entropy at each position in nats, detached; likewise.
-        all_sum: sums a tensor over all processes, so that every normaliser is global. A question's
+        all_sum: sums a tensor over all processes, so that every normalizer is global. A question's
             trajectories must all be in one process.
 
     Raises:
-        UpgeError: a shape, type or value that cannot be meant, naming the argument.
+        UpgeError: an impossible shape, type or value, naming the argument.
     """
 
     mask: Tensor
@@ -76,82 +85,63 @@ class TrajectoryBatch:
     all_sum: Callable[[Tensor], Tensor] = _identity
 
     def __post_init__(self) -> None:
-        for name in _TENSORS:
-            given = getattr(self, name)
-            if not isinstance(given, Tensor) and (given is not None or name in _REQUIRED):
-                raise UpgeError(f"{name}: got {type(given).__name__}, wanted a torch tensor")
+        for name in (*_REQUIRED, *_FLOATS, "tokens", "attention"):
+            value = getattr(self, name)
+            if value is not None or name in _REQUIRED:
+                _check_tensor(name, value)
         if self.mask.dim() != 2:
             raise UpgeError(f"mask: got shape {tuple(self.mask.shape)}, wanted (N, T)")
-        self._set("mask", _flags("mask", self.mask))
-        self._set("offline", _flags("offline", self.offline))
+        self._set(mask=_flags("mask", self.mask), offline=_flags("offline", self.offline))
         if self.offline.dim() == 1:
-            self._expect_shape("offline", self.offline, (self.mask.shape[0],))
-            self._set("offline", self.offline[:, None].expand_as(self.mask))
-        self._expect_shape("offline", self.offline, tuple(self.mask.shape))
-        for name in ("reward", "group"):
-            self._expect_shape(name, getattr(self, name), (self.mask.shape[0],))
+            self._check_shape("offline", self.offline, dims=1)
+            self._set(offline=self.offline[:, None].expand_as(self.mask))
+        for name in (*_REQUIRED, *_FLOATS, "tokens", "attention"):
+            if (value := getattr(self, name)) is not None:
+                self._check_shape(name, value, dims=1 if name in _OF_ROWS else 2)
         if self.group.is_floating_point() or self.group.dtype == torch.bool:
             raise UpgeError(f"group: got {self.group.dtype}, wanted integers (one a question)")
-        self._check_finite("reward", self.reward, self.mask.any(1))
-        reward = torch.where(self.mask.any(1), self.reward.detach().double(), 0.0)
-        if (reward.abs() > MAX_REWARD).any():
-            raise UpgeError(f"reward: got {reward.abs().max().item():g}, wanted at most 1e100")
-        self._set("reward", reward)
-        online = self.mask & ~self.offline
-        for name, where, is_logp in (
-            ("old_logp", online, True),
-            ("values", online, False),
-            ("logp", self.mask, True),
-            ("entropy", self.mask, False),
-        ):
-            self._check_field(name, where, is_logp)
-        for name in ("tokens", "attention"):
-            if (given := getattr(self, name)) is not None:
-                self._expect_shape(name, given, tuple(self.mask.shape))
-        self._check_max_length()
+        rows = self.mask.any(1)
+        _check_finite("reward", self.reward, rows)
+        self._set(reward=torch.where(rows, self.reward.detach().double(), 0.0))
+        if (self.reward.abs() > MAX_REWARD).any():
+            raise UpgeError(f"reward: got {self.reward.abs().max():g}, wanted at most 1e100")
+        for name in _FLOATS:
+            if (value := getattr(self, name)) is not None:
+                self._set(**{name: self._masked(name, value)})
+        if self.max_length is not None:
+            self._check_max_length(self.max_length)
 
-    def _set(self, name: str, value: Tensor) -> None:
-        object.__setattr__(self, name, value)
+    def _set(self, **values: Tensor) -> None:
+        self.__dict__.update(values)  # the dataclass is frozen
 
-    def _expect_shape(self, name: str, given: Tensor, wanted: tuple[int, ...]) -> None:
-        if tuple(given.shape) != wanted:
+    def _check_shape(self, name: str, value: Tensor, dims: int = 2) -> None:
+        shape = self.mask.shape[:dims]
+        if value.shape != shape:
             raise UpgeError(
-                f"{name}: got shape {tuple(given.shape)}, wanted {wanted} to go with mask "
+                f"{name}: got shape {tuple(value.shape)}, wanted {tuple(shape)} to go with mask "
                 f"{tuple(self.mask.shape)}"
             )
 
-    def _check_finite(self, name: str, given: Tensor, where: Tensor) -> None:
-        bad = ~torch.isfinite(given) & where
-        if bad.any():
-            place = bad.nonzero()[0].tolist()
-            raise UpgeError(
-                f"{name}: got {given[tuple(place)].item()} at {place}, wanted finite numbers"
-            )
+    def _masked(self, name: str, value: Tensor, check: bool = True) -> Tensor:
+        """A float field with 0 where it is not read, in the batch's type."""
+        where = self.tokens_of("online") if name in _OF_ROLLOUTS else self.mask
+        if check:
+            if not value.is_floating_point():
+                raise UpgeError(f"{name}: got {value.dtype}, wanted floating-point numbers")
+            _check_finite(name, value, where)
+            if _FLOATS[name][0] and (above := value[where] > LOGP_SLACK).any():
+                raise UpgeError(
+                    f"{name}: got {value[where][above][0].item():.6g}, wanted log-probabilities "
+                    "(≤ 0)"
+                )
+        return torch.where(where, value.detach(), 0.0).to(self.dtype)
 
-    def _check_field(self, name: str, where: Tensor, is_logp: bool) -> None:
-        given: Tensor | None = getattr(self, name)
-        if given is None:
-            return
-        self._expect_shape(name, given, tuple(self.mask.shape))
-        if not given.is_floating_point():
-            raise UpgeError(f"{name}: got {given.dtype}, wanted floating-point numbers")
-        self._check_finite(name, given, where)
-        if is_logp and (above := given[where] > LOGP_SLACK).any():
-            raise UpgeError(
-                f"{name}: got {given[where][above][0].item():.6g}, wanted log-probabilities (≤ 0)"
-            )
-        self._set(name, torch.where(where, given.detach(), 0.0).to(self.dtype))
-
-    def _check_max_length(self) -> None:
-        if self.max_length is None:
-            return
-        if isinstance(self.max_length, bool) or not isinstance(self.max_length, int):
-            raise UpgeError(f"max_length: got {self.max_length!r}, wanted a whole number of tokens")
+    def _check_max_length(self, given: object) -> None:
         longest = int(self.mask.sum(1).max()) if self.mask.numel() else 0
-        if not max(longest, 1) <= self.max_length <= MAX_LENGTH:
+        if not (type(given) is int and max(longest, 1) <= given <= MAX_LENGTH):
             raise UpgeError(
-                f"max_length: got {self.max_length}, wanted at least 1 and the longest response's "
-                f"{longest} tokens, and at most {MAX_LENGTH}"
+                f"max_length: got {given!r}, wanted a whole number of tokens, at least 1 and the "
+                f"longest response's {longest} tokens, and at most {MAX_LENGTH}"
             )
 
     @property
@@ -161,36 +151,58 @@ class TrajectoryBatch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What weights are computed in: the log-probabilities' type, at least float32."""
+        """The type of weights: that of the log-probabilities, at least float32."""
         source = self.old_logp if self.logp is None else self.logp
         double = source is not None and source.dtype == torch.float64
         return torch.float64 if double else torch.float32
 
-    def at(self, logp: Tensor, entropy: Tensor | None = None) -> TrajectoryBatch:
-        """The batch as the current policy sees it: ``logp`` and, if given, ``entropy`` set."""
-        return replace(self, logp=logp, entropy=self.entropy if entropy is None else entropy)
+    def _derived(self, **values: Any) -> TrajectoryBatch:
+        """A copy with other values, unchecked: what it derives from was checked."""
+        derived = object.__new__(TrajectoryBatch)
+        derived.__dict__.update({f.name: getattr(self, f.name) for f in fields(self)} | values)
+        return derived
+
+    def at(
+        self, logp: Tensor, entropy: Tensor | None = None, *, check: bool = True
+    ) -> TrajectoryBatch:
+        """The batch with the current policy's ``logp`` and, if given, ``entropy``, both (N, T).
+
+        Args:
+            logp: log π_θ of the tokens.
+            entropy: of the policy at each position, in nats.
+            check: whether to look at the values, which waits for a GPU.
+
+        Raises:
+            UpgeError: as the constructor.
+        """
+        policy = {"logp": logp} | ({} if entropy is None else {"entropy": entropy})
+        for name, value in policy.items():
+            _check_tensor(name, value)
+            self._check_shape(name, value)
+        dtype = torch.float64 if logp.dtype == torch.float64 else torch.float32
+        floats = {n: x.to(dtype) for n in _FLOATS if (x := getattr(self, n)) is not None}
+        scored = self._derived(**floats | {"logp": logp})
+        for name, value in policy.items():
+            scored._set(**{name: scored._masked(name, value, check)})
+        return scored
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The batch's ``rows`` (indices or bool mask), e.g. one micro-batch."""
-        chosen: dict[str, Any] = {
-            f.name: value[rows]
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **chosen)
+        tensors = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return self._derived(
+            **{n: value[rows] for n, value in tensors if isinstance(value, Tensor)}
+        )
 
     def require(self, name: str, reader: str) -> Tensor:
-        """The optional field ``name``, or an error that says which component wants it."""
-        given: Tensor | None = getattr(self, name)
-        if given is None:
-            remedy = {
-                "logp": "pass the current policy's log-probabilities",
-                "old_logp": "pass the rollout policy's log-probabilities",
-                "values": "pass a critic's values",
-                "entropy": "pass the current policy's entropies",
-            }[name]
-            raise UpgeError(f"{reader} needs {name}, which the batch lacks; {remedy}")
-        return given
+        """The optional field ``name``.
+
+        Raises:
+            UpgeError: the batch lacks it; says which component wants it.
+        """
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise UpgeError(f"{reader} needs {name}, which the batch lacks; {_FLOATS[name][1]}")
+        return value
 
     def tokens_of(self, samples: Samples) -> Tensor:
         """(N, T) bool: response tokens of rollouts, of demonstrations, or of both."""
@@ -208,7 +220,7 @@ class TrajectoryBatch:
         index: Tensor = torch.unique(self.group, return_inverse=True)[1]
         return index
 
-    @property
+    @cached_property
     def num_questions(self) -> int:
         """G, padding's groups included."""
         return int(self.question.max()) + 1 if self.question.numel() else 0
@@ -229,7 +241,21 @@ class TrajectoryBatch:
         return total / tokens.sum(1, keepdim=True).clamp(min=1)
 
 
-def _flags(name: str, given: Tensor) -> Tensor:
-    if given.dtype != torch.bool and not ((given == 0) | (given == 1)).all():
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise UpgeError(f"{name}: got {type(value).__name__}, wanted a torch tensor")
+
+
+def _check_finite(name: str, value: Tensor, where: Tensor) -> None:
+    bad = ~torch.isfinite(value) & where
+    if bad.any():
+        place = bad.nonzero()[0].tolist()
+        raise UpgeError(
+            f"{name}: got {value[tuple(place)].item()} at {place}, wanted finite numbers"
+        )
+
+
+def _flags(name: str, value: Tensor) -> Tensor:
+    if value.dtype != torch.bool and not ((value == 0) | (value == 1)).all():
         raise UpgeError(f"{name}: got values other than 0 and 1, wanted a bool tensor")
-    return given.bool()
+    return value.bool()

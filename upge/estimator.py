@@ -9,8 +9,9 @@ with w a tensor without gradient. The loss for autograd is −Σ w · log π_θ(
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from torch import Tensor
 from upge.advantage import Advantage
 from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
 from upge.common.errors import UpgeError
-from upge.feedback import Feedback, Gate
+from upge.component import Component, Limits
+from upge.feedback import SIDES, Feedback, Gate
 from upge.likelihood import Shaping, Unshaped
 from upge.normalization import Normalizer, normalizer
 from upge.reference import CurrentPolicy, Reference, RolloutPolicy
@@ -27,9 +29,12 @@ from upge.stabilization import NoMask, RatioCap, Stabilization
 #: No vocabulary has an entropy near it; e^30 keeps weights finite whatever is given.
 _MAX_EXPONENT = 30.0
 
+#: A stabilizer this close to 1 changes nothing: soft gates are 1 only up to rounding of the ratio.
+_UNCHANGED = 1e-6
+
 
 @dataclass(frozen=True)
-class EntropyWeight:
+class EntropyWeight(Component):
     """exp(sign · H) without gradient, H a mean entropy in nats (SRFT, arXiv 2506.19767).
 
     H is taken over the tokens of the trajectory (``level='sequence'``) or over all tokens of the
@@ -38,18 +43,8 @@ class EntropyWeight:
 
     sign: Literal[-1, 1]
     level: Literal["sequence", "batch"] = "sequence"
-
-    def __post_init__(self) -> None:
-        if self.sign not in (-1, 1) or self.level not in ("sequence", "batch"):
-            raise UpgeError(
-                f"EntropyWeight: got ({self.sign!r}, {self.level!r}), wanted a sign of -1 or 1 and "
-                "the level 'sequence' or 'batch'"
-            )
-
-    @property
-    def latex(self) -> str:
-        """e^{±H}."""
-        return rf"e^{{{'-' if self.sign < 0 else ''}H}}"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    limits: ClassVar[Limits] = {"sign": (-1, 1), "level": ("sequence", "batch")}
 
     @property
     def text(self) -> str:
@@ -60,28 +55,17 @@ class EntropyWeight:
         """Weights of the rows, (N, 1) or a scalar."""
         entropy = batch.require("entropy", "SRFT's entropy weight")
         if self.level == "sequence":
-            return (
-                (self.sign * batch.trajectory_mean(entropy, samples)).clamp(max=_MAX_EXPONENT).exp()
-            )
-        tokens = batch.tokens_of(samples)
-        total = batch.all_sum(torch.where(tokens, entropy, 0.0).sum())
-        mean = total / batch.all_sum(tokens.sum()).clamp(min=1)
+            mean = batch.trajectory_mean(entropy, samples)
+        else:
+            tokens = batch.tokens_of(samples)
+            total = batch.all_sum(torch.where(tokens, entropy, 0.0).sum())
+            mean = total / batch.all_sum(tokens.sum()).clamp(min=1)
         return (self.sign * mean).clamp(max=_MAX_EXPONENT).exp()
-
-
-_KINDS: dict[str, type] = {
-    "reference": Reference,
-    "advantage": Advantage,
-    "normalizer": Normalizer,
-    "stabilization": Stabilization,
-    "shaping": Shaping,
-    "coefficient": (int | float),  # type: ignore[dict-item]
-}
 
 
 @dataclass(frozen=True)
 class Term:
-    """One row of Table 1: which samples it reads, its four components, normaliser and weight.
+    """One row of Table 1: which samples it reads, its four components, normalizer and weight.
 
     Args:
         samples: rollouts (``online``), demonstrations (``offline``) or ``all``.
@@ -93,6 +77,9 @@ class Term:
         coefficient: c, ≥ 0.
         gate: α(P) or β(P) of the performance feedback, if the term is gated.
         entropy_weight: exp(±H), if the term is so weighted.
+
+    Raises:
+        UpgeError: a coefficient below 0; demonstrations read by what only rollouts have.
     """
 
     samples: Samples
@@ -106,89 +93,82 @@ class Term:
     entropy_weight: EntropyWeight | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
-            if not isinstance(part := getattr(self, name), kind):
-                raise UpgeError(f"{name}: got {part!r:.60}, wanted an instance of {kind.__name__}")
         if self.samples not in ("online", "offline", "all"):
             raise UpgeError(f"samples: got {self.samples!r}, wanted 'online', 'offline' or 'all'")
         if not 0 <= self.coefficient < float("inf"):
             raise UpgeError(f"coefficient: got {self.coefficient}, wanted a finite number ≥ 0")
-        if self.samples != "online" and "old_logp" in self.reference.needs | self.mask_needs:
+        if self.samples == "online":
+            return
+        if "old_logp" in self.needs:
             raise UpgeError(
                 "a term that reads demonstrations has no rollout policy: its reference and mask "
                 "can't use π_θold; take CurrentPolicy or ConstantOne, and no clip"
             )
-        if self.samples != "online" and "values" in self.advantage.needs:
+        if "values" in self.needs:
             raise UpgeError(
                 "a term that reads demonstrations can't use a critic's values, which are of the "
                 "rollouts; take another advantage"
             )
 
     @property
-    def mask_needs(self) -> frozenset[str]:
-        """The optional batch fields that the stabilizer reads."""
-        return self.stabilization.needs
+    def parts(self) -> tuple[Component, ...]:
+        """Its components."""
+        parts = (self.reference, self.stabilization, self.advantage, self.shaping, self.normalizer)
+        return parts if self.entropy_weight is None else (*parts, self.entropy_weight)
 
     @property
-    def takes_is_cap(self) -> bool:
-        """Whether it reads rollouts, and weighs them token by token if by a ratio."""
-        weighed = isinstance(self.reference, CurrentPolicy | RolloutPolicy)
-        return self.samples == "online" and weighed
+    def weighs_by_batch(self) -> bool:
+        """Whether the whole batch's entropy has to be known before it is split."""
+        return self.entropy_weight is not None and self.entropy_weight.level == "batch"
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What the formulas of its components leave open, as this package decides it."""
-        parts = (self.reference, self.stabilization, self.advantage, self.shaping, self.normalizer)
+        """What the formulas of its components leave open, as decided here."""
         gate = () if self.gate is None else self.gate.choices
-        return tuple(choice for part in parts for choice in part.choices) + gate
+        return tuple(choice for part in self.parts for choice in part.choices) + gate
 
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that the term reads; log π_θ always."""
-        entropy = {"entropy"} if self.entropy_weight else set()
-        parts = (self.reference, self.advantage, self.stabilization, self.shaping)
-        return frozenset({"logp"} | entropy).union(*(part.needs for part in parts))
+        return frozenset({"logp"}).union(*(part.needs for part in self.parts))
 
-
-#: A stabilizer so near to 1 changes nothing: soft gates are 1 only up to rounding where ratios are.
-_UNCHANGED = 1e-6
+    def reads(self, samples: Literal["online", "offline"]) -> bool:
+        """Whether its weights depend on rollouts, or on demonstrations: by gate and Â too."""
+        gated = self.gate is not None and samples == "online"
+        return gated or bool({self.samples, self.advantage.compares} & {samples, "all"})
 
 
 @dataclass(frozen=True)
 class TermEstimate:
     """One term's part: w, and the ratio π_θ/π_ref and stabilizer it was made of, all (N, T).
 
-    ``live`` marks the tokens whose weight does not vanish before ratio and stabilizer are known.
+    ``active`` marks the tokens whose weight does not vanish before ratio and stabilizer are known.
     """
 
     weights: Tensor
     ratio: Tensor
     stabilizer: Tensor
-    live: Tensor
+    active: Tensor
 
     def sums(self) -> Tensor:
         """What :func:`term_metrics` reads, (5,) float64; adds up over micro-batches, processes."""
-        rho = torch.where(self.live, self.ratio, 0.0).double()
-        changed = self.live & ((self.stabilizer - 1).abs() > _UNCHANGED)
-        parts = (self.weights.double().abs(), self.live, changed, rho, rho**2)
+        rho = torch.where(self.active, self.ratio, 0.0).double()
+        changed = self.active & ((self.stabilizer - 1).abs() > _UNCHANGED)
+        parts = (self.weights.double().abs(), self.active, changed, rho, rho**2)
         return torch.stack([part.sum().double() for part in parts])
-
-    def metrics(self) -> dict[str, float]:
-        """Weight mass, clip fraction and effective sample size of the term."""
-        return term_metrics(self.sums())
 
 
 def term_metrics(sums: Tensor) -> dict[str, float]:
-    """Weight mass Σ|w|, share of live tokens the stabilizer changes, effective sample size.
+    """Weight mass Σ|w|, share of active tokens the stabilizer changes, effective sample size.
 
-    The effective sample size is (Σ ρ)²/Σ ρ² of the ratios ρ over the live tokens, over their
-    count: 1 where all ratios are equal, 0 without live tokens.
+    The effective sample size is (Σ ρ)²/Σ ρ² of the ratios ρ over the active tokens, over their
+    count: 1 where all ratios are equal, 0 without active tokens.
 
     Args:
         sums: (5,), :meth:`TermEstimate.sums`, added up over the parts of a batch.
     """
-    mass, live, changed, rho, squared = sums.tolist()
-    count, squared = max(live, 1), max(squared, torch.finfo(torch.float64).tiny)
+    mass, active, changed, rho, squared = sums.tolist()
+    count, squared = max(active, 1), max(squared, torch.finfo(torch.float64).tiny)
     return {
         "mass": mass,
         "clip_fraction": changed / count,
@@ -222,11 +202,11 @@ class Estimate:
         named = {
             f"term{i}/{name}": value
             for i, term in enumerate(self.terms)
-            for name, value in term.metrics().items()
+            for name, value in term_metrics(term.sums()).items()
         }
-        live = (self.weights != 0).any(1)
-        offline = live & ~self.batch.rows_of("online")
-        return named | {"offline_ratio": offline.sum().item() / max(int(live.sum()), 1)}
+        active = (self.weights != 0).any(1)
+        offline = active & ~self.batch.rows_of("online")
+        return named | {"offline_ratio": offline.sum().item() / max(int(active.sum()), 1)}
 
 
 @dataclass(frozen=True)
@@ -237,7 +217,7 @@ class Estimator:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        if not self.terms or not all(isinstance(term, Term) for term in self.terms):
+        if not self.terms:
             raise UpgeError(f"{self.name}: got no terms, wanted at least one")
 
     def __call__(
@@ -246,14 +226,17 @@ class Estimator:
         """Loss, weights and metrics at the current policy's ``logp`` (N, T), which has gradient.
 
         Raises:
-            UpgeError: the batch lacks what a term reads.
+            UpgeError: the batch lacks what a term reads; a number that is no log-probability.
         """
-        return self.plan(batch.at(logp, entropy)).estimate(logp, entropy)
+        scored = batch.at(logp, entropy)
+        return self.plan(scored)._estimate(scored, logp)
+
+    def _each(self, change: Callable[[Term], Term]) -> Estimator:
+        return replace(self, terms=tuple(map(change, self.terms)))
 
     def with_normalizer(self, name: str) -> Estimator:
-        """The same with another normaliser in every term, each counting what it counted."""
-        terms = (replace(t, normalizer=normalizer(name, t.normalizer.scope)) for t in self.terms)
-        return replace(self, terms=tuple(terms))
+        """The same with another normalizer in every term, each counting what it counted."""
+        return self._each(lambda t: replace(t, normalizer=normalizer(name, t.normalizer.scope)))
 
     def with_feedback(self, feedback: Feedback) -> Estimator:
         """The same with another f, g pair in every gated term.
@@ -263,10 +246,8 @@ class Estimator:
         """
         if all(term.gate is None for term in self.terms):
             raise UpgeError(f"{self.name} has no gated term, so it takes no feedback function")
-        terms = (
-            replace(t, gate=replace(t.gate, feedback=feedback)) if t.gate else t for t in self.terms
-        )
-        return replace(self, terms=tuple(terms))
+        gates = {side: Gate(feedback, side) for side in SIDES}
+        return self._each(lambda t: replace(t, gate=gates[t.gate.side]) if t.gate else t)
 
     def with_is_cap(self, cap: float) -> Estimator:
         """The same with rollouts weighed by min(π_θ/π_θold, cap): truncated importance sampling.
@@ -277,17 +258,38 @@ class Estimator:
         Raises:
             UpgeError: no term reads rollouts, or one has a ratio of whole sequences.
         """
+
+        def capped(term: Term) -> Term:
+            if term.samples != "online":
+                return term
+            if not isinstance(term.reference, CurrentPolicy | RolloutPolicy):
+                raise UpgeError(
+                    f"is_cap: {self.name} weighs by {term.reference.text}, not by a token's "
+                    "π_θ/π_θold; take an algorithm that does, as grpo or tis"
+                )
+            mask = RatioCap(term.stabilization, cap)
+            return replace(term, reference=RolloutPolicy(), stabilization=mask)
+
         if all(term.samples != "online" for term in self.terms):
             raise UpgeError(f"{self.name} reads no rollouts, so it takes no is_cap")
-        return replace(self, terms=tuple(_capped(term, cap, self.name) for term in self.terms))
+        return self._each(capped)
 
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that some term reads."""
         return frozenset().union(*(term.needs for term in self.terms))
 
+    def reads(self, samples: Literal["online", "offline"]) -> bool:
+        """Whether some term's weights depend on rollouts, or on demonstrations."""
+        return any(term.reads(samples) for term in self.terms)
+
+    @property
+    def weighs_by_batch(self) -> bool:
+        """Whether some term weighs by the whole batch's entropy."""
+        return any(term.weighs_by_batch for term in self.terms)
+
     def plan(self, batch: TrajectoryBatch, partial: bool = False) -> Plan:
-        """All that is known before the forward pass: advantages, gates, global normalisers.
+        """All that is known before the forward pass: advantages, gates, global normalizers.
 
         Args:
             batch: the whole batch, or a process's part of it.
@@ -298,77 +300,59 @@ class Estimator:
             UpgeError: the batch lacks what a term reads.
         """
         self._check(batch, partial)
-        opened = [_open_tokens(term, batch) for term in self.terms]
+        gates = [None if term.gate is None else term.gate(batch) for term in self.terms]
+        tokens = [batch.tokens_of(term.samples) for term in self.terms]
+        opened = [
+            read if gate is None else read & (gate != 0)
+            for read, gate in zip(tokens, gates, strict=True)
+        ]
         joint = torch.stack(opened).any(0)
-        parts = tuple(
-            _plan_term(term, batch, own, joint)
-            for term, own in zip(self.terms, opened, strict=True)
-        )
-        return Plan(self, batch, parts)
+        parts = []
+        for term, gate, read, gated_in in zip(self.terms, gates, tokens, opened, strict=True):
+            counts = {"term": read, "open": gated_in, "joint": joint, "batch": batch.mask}
+            factor = term.normalizer(batch, read, counts[term.normalizer.scope])
+            if gate is not None:
+                factor = factor * gate
+            advantage = term.advantage(batch).expand(batch.mask.shape)
+            scale = torch.where(read, term.coefficient * factor, 0.0)
+            parts.append(TermPlan(read, advantage, scale, _batch_weight(term, batch)))
+        return Plan(self, batch, tuple(parts))
 
     def _check(self, batch: TrajectoryBatch, partial: bool) -> None:
         for name in sorted(self.needs & {"old_logp", "values"}):
             batch.require(name, self.name)
         if partial or not batch.all_sum(batch.mask.sum()):
             return
-        for kind, remedy in (("offline", "add demonstrations"), ("online", "add rollouts")):
+        kinds: tuple[Samples, ...] = ("offline", "online")
+        for kind, remedy in zip(kinds, ("add demonstrations", "add rollouts"), strict=True):
             reads = any(term.samples == kind for term in self.terms)
-            if reads and not batch.all_sum(batch.rows_of(kind).sum()):  # type: ignore[arg-type]
+            if reads and not batch.all_sum(batch.rows_of(kind).sum()):
                 raise UpgeError(
                     f"{self.name} has an {kind} term, but the batch has no {kind} samples; {remedy}"
                 )
 
 
-def _capped(term: Term, cap: float, name: str) -> Term:
-    if term.samples != "online":
-        return term
-    if not term.takes_is_cap:
-        raise UpgeError(
-            f"is_cap: {name} weighs by {term.reference.text}, not by a token's π_θ/π_θold; "
-            "take an algorithm that does, as grpo or tis"
-        )
-    return replace(term, reference=RolloutPolicy(), stabilization=RatioCap(term.stabilization, cap))
-
-
-def _open_tokens(term: Term, batch: TrajectoryBatch) -> Tensor:
-    tokens = batch.tokens_of(term.samples)
-    return tokens if term.gate is None else tokens & (term.gate(batch) != 0)
-
-
 @dataclass(frozen=True)
-class _Part:
-    """A term's factors that don't depend on the current policy."""
+class TermPlan:
+    """A term's factors that don't depend on the current policy, (N, T).
+
+    ``batch_weight`` is the entropy weight of the whole batch, if the term has one and it is known.
+    """
 
     tokens: Tensor
     advantage: Tensor
     scale: Tensor
-    batch_weight: Tensor | None = None
+    batch_weight: Tensor | None
 
-    def select(self, rows: Tensor) -> _Part:
-        return replace(
-            self,
-            tokens=self.tokens[rows],
-            advantage=self.advantage[rows],
-            scale=self.scale[rows],
-        )
-
-
-def _plan_term(term: Term, batch: TrajectoryBatch, own: Tensor, joint: Tensor) -> _Part:
-    tokens = batch.tokens_of(term.samples)
-    counted = {"term": tokens, "open": own, "joint": joint, "batch": batch.mask}
-    factor = term.normalizer(batch, tokens, counted[term.normalizer.scope])
-    if term.gate is not None:
-        factor = factor * term.gate(batch)
-    advantage = term.advantage(batch).expand(batch.mask.shape)
-    scale = torch.where(tokens, term.coefficient * factor, 0.0)
-    return _Part(tokens, advantage, scale, _batch_weight(term, batch))
+    def select(self, rows: Tensor) -> TermPlan:
+        tensors = (self.tokens[rows], self.advantage[rows], self.scale[rows])
+        return TermPlan(*tensors, self.batch_weight)
 
 
 def _batch_weight(term: Term, batch: TrajectoryBatch) -> Tensor | None:
-    weight = term.entropy_weight
-    if weight is None or weight.level != "batch" or batch.entropy is None:
+    if term.entropy_weight is None or not term.weighs_by_batch or batch.entropy is None:
         return None
-    return weight(batch, term.samples)
+    return term.entropy_weight(batch, term.samples)
 
 
 @dataclass(frozen=True)
@@ -377,62 +361,68 @@ class Plan:
 
     estimator: Estimator
     batch: TrajectoryBatch
-    parts: tuple[_Part, ...]
+    parts: tuple[TermPlan, ...]
 
     def nonzero_rows(self) -> Tensor:
-        """(N,) bool: rows whose weights don't all vanish whatever the policy says."""
-        live = [((part.scale * part.advantage) != 0).any(1) for part in self.parts]
-        return torch.stack(live).any(0)
+        """(N,) bool: rows whose weight can be nonzero for some policy."""
+        return torch.stack([((p.scale * p.advantage) != 0).any(1) for p in self.parts]).any(0)
 
     def gated_in(self) -> Tensor:
         """(N,) bool: rows that some term reads with an open gate, whatever their advantage."""
         return torch.stack([(part.scale != 0).any(1) for part in self.parts]).any(0)
 
     def select(self, rows: Tensor) -> Plan:
-        """The plan for some rows, with the whole batch's normalisers.
+        """The plan for some rows, with the whole batch's normalizers.
 
         Raises:
             UpgeError: a weight needs the whole batch's entropy, which was not known when planned.
         """
-        for term, part in zip(self.estimator.terms, self.parts, strict=True):
-            weight = term.entropy_weight
-            if weight is not None and weight.level == "batch" and part.batch_weight is None:
-                raise UpgeError(
-                    f"{self.estimator.name} weighs by the whole batch's entropy: set the batch's "
-                    "entropy before planning, then split it"
-                )
+        if self.estimator.weighs_by_batch and self.batch.entropy is None:
+            raise UpgeError(
+                f"{self.estimator.name} weighs by the whole batch's entropy: set the batch's "
+                "entropy before planning, then split it"
+            )
         parts = tuple(part.select(rows) for part in self.parts)
-        return replace(self, batch=self.batch.select(rows), parts=parts)
+        return Plan(self.estimator, self.batch.select(rows), parts)
 
     def estimate(self, logp: Tensor, entropy: Tensor | None = None) -> Estimate:
-        """Loss, weights and metrics; ``logp`` (N, T) has gradient, ``entropy`` is detached."""
-        batch = self.batch.at(logp, entropy)
+        """Loss, weights and metrics; ``logp`` (N, T) has gradient, ``entropy`` is detached.
+
+        Values are not looked at, which would wait for a GPU: a NaN ends in the loss.
+
+        Raises:
+            UpgeError: another shape than the mask's; entropies that are needed and lacking.
+        """
+        return self._estimate(self.batch.at(logp, entropy, check=False), logp)
+
+    def _estimate(self, batch: TrajectoryBatch, logp: Tensor) -> Estimate:
         for name in self.estimator.needs:
             batch.require(name, self.estimator.name)
-        terms = tuple(
-            _estimate_term(term, part, batch)
-            for term, part in zip(self.estimator.terms, self.parts, strict=True)
-        )
+        pairs = zip(self.estimator.terms, self.parts, strict=True)
+        terms = tuple(_estimate_term(term, part, batch) for term, part in pairs)
         weights = torch.stack([term.weights for term in terms]).sum(0)
         loss = -(weights * torch.where(batch.mask, logp, 0.0)).sum()
         return Estimate(loss, weights, terms, batch)
 
 
-def _estimate_term(term: Term, part: _Part, batch: TrajectoryBatch) -> TermEstimate:
+def _estimate_term(term: Term, part: TermPlan, batch: TrajectoryBatch) -> TermEstimate:
     logp = batch.require("logp", "the estimator")
-    log_ratio = (logp - term.reference(batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    advantage = part.advantage.to(batch.dtype)
-    ratio, stabilizer = log_ratio.exp(), term.stabilization(batch, advantage)
+    ratio = (logp - term.reference(batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    stabilizer = term.stabilization(batch, part.advantage.to(batch.dtype))
     static = (part.scale * part.advantage).to(batch.dtype)
     weights = static * stabilizer * ratio * term.shaping(batch)
     if part.batch_weight is not None:
         weights = weights * part.batch_weight
     elif term.entropy_weight is not None:
         weights = weights * term.entropy_weight(batch, term.samples)
-    weights = torch.where(static != 0, weights, 0.0)
-    return TermEstimate(torch.where(part.tokens, weights, 0.0), ratio, stabilizer, static != 0)
+    active = static != 0
+    return TermEstimate(torch.where(active, weights, 0.0), ratio, stabilizer, active)
 
 
 def compose(*terms: Term, name: str = "custom") -> Estimator:
-    """An estimator of one's own: ``compose(Term(...), Term(...))``."""
-    return Estimator(tuple(terms), name)
+    """The sum of ``terms``: ``compose(Term(...), Term(...))``.
+
+    Raises:
+        UpgeError: no terms.
+    """
+    return Estimator(terms, name)

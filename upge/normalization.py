@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError, unknown
 from upge.component import Component
 
-#: Which tokens a normaliser counts: those of the term, those of the term where its gate is open,
+#: Which tokens a normalizer counts: those of the term, those of the term where its gate is open,
 #: those of all terms where their gates are open, or all of the batch.
 Scope = Literal["term", "open", "joint", "batch"]
 _SCOPES: dict[str, str] = {
@@ -35,11 +35,12 @@ class Normalizer(Component):
     scope: Scope = "term"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scope not in _SCOPES:
             raise unknown("normalizer scope", str(self.scope), _SCOPES)
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Its name, as the option ``normalizer`` takes it, and what it counts."""
         name = next(name for name, kind in NORMALIZERS.items() if kind is type(self))
         return name if self.scope == "term" else f"{name} over {_SCOPES[self.scope]}"
@@ -60,7 +61,7 @@ def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
 def _longest(batch: TrajectoryBatch) -> int:
     if batch.max_length is None and batch.is_shared:
         raise UpgeError(
-            "max_length: is missing, and a fixed-length normaliser can't take the batch's width "
+            "max_length: is missing, and a fixed-length normalizer can't take the batch's width "
             "for it, which may differ between processes"
         )
     return batch.max_length or max(batch.mask.shape[1], 1)
@@ -70,8 +71,6 @@ def _longest(batch: TrajectoryBatch) -> int:
 class TokenSum(Normalizer):
     """Z = 1 (eq. 14)."""
 
-    latex: ClassVar[str] = r"\sum_\tau\sum_t"
-
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.float64, device=tokens.device)
 
@@ -79,8 +78,6 @@ class TokenSum(Normalizer):
 @dataclass(frozen=True)
 class TokenMean(Normalizer):
     """Z = number of counted tokens (DAPO, arXiv 2503.14476, eq. 8)."""
-
-    latex: ClassVar[str] = r"\tfrac{1}{\sum|\tau|}\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         return _inverse(batch.all_sum(counted.sum()))
@@ -90,8 +87,6 @@ class TokenMean(Normalizer):
 class TrajectoryMean(Normalizer):
     """Z = N: the token sum of a trajectory, averaged over trajectories (REINFORCE)."""
 
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\sum_t"
-
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         return _inverse(_rows(batch, counted))
 
@@ -99,8 +94,6 @@ class TrajectoryMean(Normalizer):
 @dataclass(frozen=True)
 class SequenceMean(Normalizer):
     """Z = N·|τ|: the token mean of a trajectory, averaged over trajectories."""
-
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{|\tau|}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         lengths = _inverse(tokens.sum(1, keepdim=True))
@@ -110,8 +103,6 @@ class SequenceMean(Normalizer):
 @dataclass(frozen=True)
 class FixedLength(Normalizer):
     """Z = N·L with L the longest response allowed (Dr. GRPO, arXiv 2503.20783)."""
-
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{L_{max}}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         return _inverse(_rows(batch, counted)) / _longest(batch)
@@ -124,8 +115,6 @@ class LengthSum(Normalizer):
     Source: the official scripts of arXiv 2509.04419 (``loss_remove_token_mean``).
     """
 
-    latex: ClassVar[str] = r"\tfrac1{L_{max}}\sum_\tau\sum_t"
-
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.float64, device=tokens.device) / _longest(batch)
 
@@ -133,8 +122,6 @@ class LengthSum(Normalizer):
 @dataclass(frozen=True)
 class QuestionSum(Normalizer):
     """Z = Q·n_q: token sums, averaged over a question's trajectories, then questions (eq. 11)."""
-
-    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         questions = batch.all_sum((batch.per_question(counted.any(1).long()) > 0).sum())
@@ -145,8 +132,6 @@ class QuestionSum(Normalizer):
 @dataclass(frozen=True)
 class QuestionMean(QuestionSum):
     """Z = Q·n_q·|τ|: means over tokens, a question's trajectories, and questions (eq. 16–18)."""
-
-    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\tfrac1{|\tau|}\sum_t"
 
     def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
         lengths = _inverse(tokens.sum(1, keepdim=True))
@@ -166,7 +151,7 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
 
 
 def normalizer(name: str, scope: Scope = "term") -> Normalizer:
-    """The normaliser called ``name``; raises UpgeError for a name that is not known."""
+    """The normalizer called ``name``; raises UpgeError for a name that is not known."""
     if not isinstance(name, str):
         raise UpgeError(f"normalizer: got {name!r}, wanted one of {', '.join(NORMALIZERS)}")
     if name not in NORMALIZERS:
