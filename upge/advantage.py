@@ -1,29 +1,27 @@
 """Component 3, the advantage estimate Â of eq. 6.
 
-Every rule reads rewards (and values), never the current policy, so advantages are known before
-the forward pass. Statistics are taken in float64. A rule that centers gives exactly 0 where all
-rewards of its set are equal or the set has one member.
+Rules read rewards (and values), so advantages are known before the forward pass; only those of a
+KL term read the current policy. Statistics are taken in float64. A rule that centers gives exactly
+0 where all rewards of its set are equal or the set has one member.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from upge.batch import Samples, TrajectoryBatch
-from upge.component import UNIT, Component, Limits, Range
-
-#: Rewards this close, relative to their size, are equal but for rounding.
-_ROUNDING = 1e-13
+from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
+from upge.component import AT_LEAST_0, UNIT, Component, Limits, Range
 
 _EQUAL = "Â = 0 where all rewards of the set are equal or it has one member (0/0 otherwise)"
 _BESSEL = "std divides by n − 1: torch's default, which verl and TRL use"
 _NO_EPSILON = "nothing is added to std: the papers' formulas; codes add 1e-8 to 1e-4"
-_SUCCESS = "a reward above 0 is a success: R ∈ {0, 1} (paper, eq. 7) and R ∈ {−1, 1} read alike"
+_SUCCESS = "R > 0 is a success, or R ≥ the batch's success if that is set"
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class Advantage(Component):
     """
 
     centers: ClassVar[bool] = False
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it reads the current policy, so that it is known after the forward pass only."""
+        return "logp" in self.needs
 
     @property
     def compares(self) -> Samples | None:
@@ -68,7 +71,7 @@ class Reward(Advantage):
 
 @dataclass(frozen=True)
 class Signed(Advantage):
-    """Â = ``positive`` where R(τ) > 0, else ``negative``; ±1 is Table 1's row REINFORCE."""
+    """Â = ``positive`` for a success, else ``negative``; ±1 is Table 1's row REINFORCE."""
 
     positive: float = 1.0
     negative: float = -1.0
@@ -84,7 +87,7 @@ class Signed(Advantage):
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         positive = torch.full_like(batch.reward, self.positive)
-        return torch.where(batch.reward > 0, positive, self.negative)[:, None]
+        return torch.where(batch.solved, positive, self.negative)[:, None]
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,11 @@ def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
     nothing = torch.full_like(mean, torch.inf)
     highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
     lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
-    equal = highest - lowest <= _ROUNDING * torch.maximum(highest.abs(), lowest.abs())
+    scale = torch.maximum(highest.abs(), lowest.abs()).clamp(min=1)
+    if batch.reward_parts is not None:  # whose sum may be small, and its rounding is not
+        parts = torch.where(rows, batch.reward_parts.abs().sum(1), 0.0)
+        scale = scale.scatter_reduce(0, index, parts, "amax")
+    equal = highest - lowest <= (batch.reward_noise or 0.0) * scale
     return _Moments(count[index], rows, deviation, std[index], equal[index])
 
 
@@ -253,9 +260,93 @@ class BatchZScore(Advantage):
         mean = batch.all_sum((tokens * reward).sum()) / count.clamp(min=1)
         deviation = reward - mean
         squares = batch.all_sum((tokens * deviation**2).sum())
-        # Rounding of the mean leaves about 1e-16 of the rewards' size where all are equal.
         scale = batch.all_sum((tokens * reward.abs()).sum()) / count.clamp(min=1)
         std = (squares / (count - 1).clamp(min=1)).sqrt()
-        equal = std <= _ROUNDING * scale
+        equal = std <= (batch.reward_noise or 0.0) * scale.clamp(min=1)
         scaled = torch.where(equal, 0.0, deviation / torch.where(equal, 1.0, std))
         return scaled[:, None]
+
+
+#: ψ of a KL term: w = −β ψ(k), k = log π_θ − log π_ref of the sampled token.
+_PSI: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": torch.ones_like,
+    "k2": lambda k: k,
+    "k3": lambda k: -torch.expm1(-k),
+    "k1+1": lambda k: k + 1,
+}
+
+
+@dataclass(frozen=True)
+class KLGradient(Advantage):
+    """Â = −ψ(k), k = log π_θ − log π_ref: the gradient of a KL penalty as a term of its own.
+
+    ========  =========  ==============================================================
+    ``psi``   ψ          over π_ref = π_θ, and over π_ref = π_θold (r = π_θ/π_θold)
+    ========  =========  ==============================================================
+    ``k1``    1          k differentiated: nothing in expectation; –
+    ``k2``    k          k²/2 differentiated, on-policy ∇KL(π_θ‖π_ref); r·k3 differentiated
+    ``k3``    1 − e⁻ᵏ    k3 = e⁻ᵏ + k − 1 differentiated, on-policy ∇KL(π_ref‖π_θ); –
+    ``k1+1``  k + 1      –; r·k1 differentiated
+    ========  =========  ==============================================================
+
+    A token's KL leaves out that the policy also decides which prefixes come (arXiv 2512.21852).
+    With a teacher for the reference, ``k2`` is on-policy distillation. The paper's trust region
+    (B.2) is Â − λk: ``k2`` over π_θold.
+    """
+
+    psi: Literal["k1", "k2", "k3", "k1+1"] = "k2"
+    to: Literal["reference", "teacher"] = "reference"
+    limits: ClassVar[Limits] = {"psi": tuple(_PSI), "to": ("reference", "teacher")}
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Log π_θ and that of the reference or teacher."""
+        return frozenset({"logp", self._field})
+
+    @property
+    def _field(self) -> str:
+        return "ref_logp" if self.to == "reference" else "teacher_logp"
+
+    @property
+    def text(self) -> str:
+        """−ψ, in k = log(π_θ/π_ref)."""
+        symbol = {"k1": "1", "k2": "k", "k3": "(1 − e^−k)", "k1+1": "(k + 1)"}[self.psi]
+        return f"−{symbol}" + ("" if self.to == "reference" else " to the teacher")
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        k = batch.require("logp", "a KL term") - batch.require(self._field, "a KL term")
+        return -_PSI[self.psi](k.double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
+@dataclass(frozen=True)
+class Penalized(Advantage):
+    """Another advantage of R(τ) − β Σ_t log(π_θold/π_ref)(τ_t): a KL penalty within the reward.
+
+    Source: as trainers without a value function have it, e.g. RLOO, arXiv 2402.14740, section 2.
+    """
+
+    inner: Advantage
+    beta: float
+    limits: ClassVar[Limits] = {"beta": AT_LEAST_0}
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Those of the other advantage, and two log-probabilities."""
+        return self.inner.needs | {"old_logp", "ref_logp"}
+
+    @property
+    def compares(self) -> Samples | None:
+        """As the other advantage."""
+        return self.inner.compares
+
+    @property
+    def text(self) -> str:
+        """The other advantage's, of the penalized reward."""
+        return f"{self.inner.text} of R − {self.beta:g}·Σk"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        old, reference = (
+            batch.require(name, "a KL in the reward") for name in ("old_logp", "ref_logp")
+        )
+        k = torch.where(batch.tokens_of("online"), old - reference, 0.0).double()
+        return self.inner(batch.with_reward(batch.reward - self.beta * k.sum(1)))

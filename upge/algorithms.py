@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 from upge.advantage import (
     GAE,
@@ -35,14 +36,25 @@ from upge.normalization import (
     TrajectoryMean,
 )
 from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRatio
-from upge.stabilization import Clip, DualClip, GeometricClip, SigmoidGate, WeightClip
+from upge.stabilization import Clip, Correction, DualClip, GeometricClip, SigmoidGate, WeightClip
 from upge.wiener import Wiener
 
 Value = float | str
 Terms = tuple[Term, ...]
 
-#: Options that every algorithm has, those with a gate, and those that read rollouts.
-COMMON = ("normalizer", "gate", "is_cap")
+#: Options beside an algorithm's own: what each takes, and what it makes of the estimator.
+COMMON: dict[str, tuple[type, Callable[[Estimator, Any, Mapping[str, Value]], Estimator]]] = {
+    "normalizer": (str, lambda e, name, _: e.with_normalizer(name)),
+    "gate": (str, lambda e, name, own: e.with_feedback(feedback(name, **own))),
+    "is_cap": (float, lambda e, cap, _: e.with_is_cap(cap)),
+    "correction": (str, lambda e, name, own: e.with_correction(correction(name, **own))),
+    "kl": (float, lambda e, beta, own: e.with_kl(beta, str(own.get("kl_gradient", "k2")))),
+    "kl_reward": (float, lambda e, beta, _: e.with_kl_reward(beta)),
+    "entropy_bonus": (float, lambda e, c, _: replace(e, entropy_bonus=c)),
+}
+
+#: Options of these options.
+_FURTHER = {"correction_low": float, "correction_high": float, "kl_gradient": str}
 
 #: Gates by name; each is built from the options it has.
 GATES: dict[str, type[Feedback]] = {
@@ -73,32 +85,28 @@ class Algorithm:
     note: str = ""
 
     def __call__(self, /, **options: Value) -> Estimator:
-        """The estimator with ``options`` over the defaults.
-
-        Every algorithm also takes ``normalizer``, which replaces that of all its terms; those with
-        a gate take ``gate`` (a name of :data:`GATES`), at their ``gamma``; those that read rollouts
-        ``is_cap``, for :meth:`~upge.estimator.Estimator.with_is_cap`.
+        """The estimator with ``options`` over the defaults; see :data:`COMMON` for those of all.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
         """
-        common = {name: options.pop(name) for name in COMMON if name in options}
+        defaults = {name: option.default for name, option in self.options.items()}
         for name, value in options.items():
             self._check_option(name, value)
-        settings = {name: option.default for name, option in self.options.items()} | options
+        settings = defaults | {name: x for name, x in options.items() if name in defaults}
+        further = {name: x for name, x in options.items() if name in _FURTHER}
         estimator = Estimator(self.build(**settings), self.name)
-        if "normalizer" in common:
-            estimator = estimator.with_normalizer(str(common["normalizer"]))
-        if "gate" in common:
-            estimator = estimator.with_feedback(feedback(str(common["gate"]), **settings))
-        if "is_cap" in common:
-            estimator = estimator.with_is_cap(common["is_cap"])  # type: ignore[arg-type]
+        for name, (_, change) in COMMON.items():
+            if name in options:
+                estimator = change(estimator, options[name], settings | further)
         return estimator
 
     def _check_option(self, name: str, value: Value) -> None:
-        if name not in self.options:
-            raise unknown(f"option of {self.name}", name, [*self.options, *COMMON])
-        wanted = str if isinstance(self.options[name].default, str) else (int, float)
+        kinds: dict[str, type] = {n: type(o.default) for n, o in self.options.items()}
+        kinds |= _FURTHER | {n: kind for n, (kind, _) in COMMON.items()}
+        if name not in kinds:
+            raise unknown(f"option of {self.name}", name, kinds)
+        wanted = str if kinds[name] is str else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             kind = "a word" if wanted is str else "a number"
             raise UpgeError(f"{self.name}.{name}: got {value!r}, wanted {kind}")
@@ -121,6 +129,18 @@ def feedback(name: str, gamma: Value = 0.0, **options: Value) -> Feedback:
     return GATES[name](
         **{f.name: settings[f.name] for f in fields(GATES[name]) if f.name in settings}
     )
+
+
+def correction(
+    name: str, correction_low: Value = 0.0, correction_high: Value = 2.0, **_: Value
+) -> Correction:
+    """The sampler's correction called ``name``: a level and a rule, as ``token-truncate``.
+
+    Raises:
+        UpgeError: an unknown level or rule, or bounds that are none.
+    """
+    level, _dash, rule = name.partition("-")
+    return Correction(level, rule, correction_low, correction_high)  # type: ignore[arg-type]
 
 
 REGISTRY: dict[str, Algorithm] = {}

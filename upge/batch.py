@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,18 +27,56 @@ MAX_LENGTH = 2**31
 #: Rounding may lift the log-probability of a certain token this far above 0.
 LOGP_SLACK = 1e-3
 
-_REQUIRED = ("mask", "reward", "group", "offline")
+#: What rounding may add to a reward of order one that is a sum of a few parts, by its type.
+_NOISE = {torch.float64: 1e-13, torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
-#: Optional fields of floats (N, T): whether they are log-probabilities, and what to do without one.
+
+class _Field(NamedTuple):
+    """An optional field of floats (N, T): what it is, whose tokens it is read at, how to get it."""
+
+    is_logp: bool
+    samples: Samples
+    remedy: str
+
+
 _FLOATS = {
-    "old_logp": (True, "pass the rollout policy's log-probabilities"),
-    "values": (False, "pass a critic's values"),
-    "logp": (True, "pass the current policy's log-probabilities"),
-    "entropy": (False, "pass the current policy's entropies"),
+    "logp": _Field(True, "all", "pass the current policy's log-probabilities"),
+    "old_logp": _Field(
+        True,
+        "online",
+        "pass the policy's own log-probabilities before the update (TRL: old_per_token_logps, "
+        "verl: old_log_probs, upge train: computed by itself)",
+    ),
+    "sampler_logp": _Field(
+        True,
+        "online",
+        "pass the log-probabilities that the sampler reports (TRL: sampling_per_token_logps, verl: "
+        "rollout_log_probs with calculate_log_probs=True, upge train: backend: vllm)",
+    ),
+    "ref_logp": _Field(
+        True,
+        "all",
+        "pass the reference model's log-probabilities (TRL: ref_per_token_logps, verl: "
+        "ref_log_prob, upge train: reference: MODEL)",
+    ),
+    "teacher_logp": _Field(
+        True,
+        "all",
+        "pass the teacher's log-probabilities (TRL and verl: score the batch by the teacher, upge "
+        "train: teacher: MODEL)",
+    ),
+    "demo_logp": _Field(
+        True,
+        "offline",
+        "pass the log-probabilities of the demonstrations before the update, or of who wrote them "
+        "(TRL and verl: score them once, upge train: computed by itself)",
+    ),
+    "values": _Field(False, "online", "pass a critic's values (verl: values)"),
+    "entropy": _Field(False, "all", "pass the current policy's entropies"),
 }
-
-#: Fields that are read at rollout tokens alone, and fields of rows.
-_OF_ROLLOUTS, _OF_ROWS = ("old_logp", "values"), ("reward", "group")
+_OF_ROWS = {"reward": 1, "group": 1, "member": 1}
+_REQUIRED = ("mask", "reward", "group", "offline")
+_TENSORS = (*_REQUIRED, "member", *_FLOATS, "tokens", "attention", "reward_parts")
 
 
 def _identity(total: Tensor) -> Tensor:
@@ -49,14 +87,15 @@ def _identity(total: Tensor) -> Tensor:
 class TrajectoryBatch:
     """Trajectories τ of questions q, as every component of the estimator reads them.
 
+    Four policies are kept apart: π_θ now, π_θold (the same policy before the update), the sampler
+    (an engine that is not quite π_θold), and a reference or teacher.
+
     Args:
-        mask: (N, T) bool, true at response tokens (those the gradient acts on). A row without any
-            is padding: it takes part in nothing.
+        mask: (N, T) bool, true at response tokens (those the gradient acts on).
         reward: (N,), R(τ); kept in float64, in which everything before the forward pass is done.
         group: (N,) integers, the question a trajectory answers.
         offline: (N,) or (N, T) bool, true where a token comes from the demonstration policy π_β.
-        old_logp: (N, T), log π_θold(τ_t | q, τ_<t) of the policy that sampled the rollouts;
-            what stands at offline tokens is not read.
+        old_logp: (N, T), log π_θold(τ_t | q, τ_<t) of the rollouts' tokens.
         values: (N, T), the critic's V(s_t) in the reward's units, for GAE.
         tokens: (N, T) token ids of prompt and response; position t of ``logp`` scores tokens[:, t].
         attention: (N, T) bool, true at prompt and response tokens, false at padding.
@@ -66,6 +105,17 @@ class TrajectoryBatch:
         entropy: (N, T), the current policy's entropy at each position in nats, detached; likewise.
         all_sum: sums a tensor over all processes, so that every normalizer is global. A question's
             trajectories must all be in one process.
+        sampler_logp: (N, T), log-probabilities of the rollouts' tokens as the sampler reports them;
+            NaN where it doesn't, which stands for π_θold's.
+        ref_logp, teacher_logp: (N, T), log-probabilities under a reference, and under a teacher.
+        demo_logp: (N, T), log-probabilities of the demonstrations' tokens under π_θold or π_β.
+        reward_parts: (N, K), the parts that ``reward`` is a weighted sum of.
+        member: (N,) bool, rows that count in their group's statistics and in counts of
+            trajectories; those with a response token if not given. A row without either is padding.
+        success: R(τ) ≥ success makes τ a success; if not given R(τ) > 0, by which rewards of {0, 1}
+            and {−1, 1} read alike.
+        reward_noise: rewards of order one that differ by less are equal (scale smaller ones up);
+            by the reward's type if not given.
 
     Raises:
         UpgeError: an impossible shape, type or value, naming the argument.
@@ -83,11 +133,18 @@ class TrajectoryBatch:
     logp: Tensor | None = None
     entropy: Tensor | None = None
     all_sum: Callable[[Tensor], Tensor] = _identity
+    sampler_logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+    teacher_logp: Tensor | None = None
+    demo_logp: Tensor | None = None
+    reward_parts: Tensor | None = None
+    member: Tensor | None = None
+    success: float | None = None
+    reward_noise: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_REQUIRED, *_FLOATS, "tokens", "attention"):
-            value = getattr(self, name)
-            if value is not None or name in _REQUIRED:
+        for name in _TENSORS:
+            if (value := getattr(self, name)) is not None or name in _REQUIRED:
                 _check_tensor(name, value)
         if self.mask.dim() != 2:
             raise UpgeError(f"mask: got shape {tuple(self.mask.shape)}, wanted (N, T)")
@@ -95,54 +152,67 @@ class TrajectoryBatch:
         if self.offline.dim() == 1:
             self._check_shape("offline", self.offline, dims=1)
             self._set(offline=self.offline[:, None].expand_as(self.mask))
-        for name in (*_REQUIRED, *_FLOATS, "tokens", "attention"):
+        if self.member is not None:
+            self._set(member=_flags("member", self.member))
+        for name in _TENSORS[:-1]:
             if (value := getattr(self, name)) is not None:
-                self._check_shape(name, value, dims=1 if name in _OF_ROWS else 2)
+                self._check_shape(name, value, dims=_OF_ROWS.get(name, 2))
         if self.group.is_floating_point() or self.group.dtype == torch.bool:
             raise UpgeError(f"group: got {self.group.dtype}, wanted integers (one a question)")
-        rows = self.mask.any(1)
-        _check_finite("reward", self.reward, rows)
-        self._set(reward=torch.where(rows, self.reward.detach().double(), 0.0))
-        if (self.reward.abs() > MAX_REWARD).any():
-            raise UpgeError(f"reward: got {self.reward.abs().max():g}, wanted at most 1e100")
+        self._check_reward()
         for name in _FLOATS:
             if (value := getattr(self, name)) is not None:
                 self._set(**{name: self._masked(name, value)})
-        if self.max_length is not None:
-            self._check_max_length(self.max_length)
+        longest = int(self.mask.sum(1).max()) if self.mask.numel() else 0
+        length = self.max_length
+        if length is None or (type(length) is int and max(longest, 1) <= length <= MAX_LENGTH):
+            return
+        raise UpgeError(
+            f"max_length: got {length!r}, wanted a whole number of tokens, at least 1 and the "
+            f"longest response's {longest} tokens, and at most {MAX_LENGTH}"
+        )
 
-    def _set(self, **values: Tensor) -> None:
+    def _set(self, **values: object) -> None:
         self.__dict__.update(values)  # the dataclass is frozen
 
     def _check_shape(self, name: str, value: Tensor, dims: int = 2) -> None:
-        shape = self.mask.shape[:dims]
-        if value.shape != shape:
+        if value.shape != (shape := self.mask.shape[:dims]):
             raise UpgeError(
                 f"{name}: got shape {tuple(value.shape)}, wanted {tuple(shape)} to go with mask "
                 f"{tuple(self.mask.shape)}"
             )
 
+    def _check_reward(self) -> None:
+        rows = self.rows_of("all")
+        if self.reward_noise is None:
+            self._set(reward_noise=_NOISE.get(self.reward.dtype, 0.0))
+        for name in ("reward", "reward_parts"):
+            if (value := getattr(self, name)) is None:
+                continue
+            if value.shape[:1] != rows.shape or value.dim() > 1 + (name == "reward_parts"):
+                raise UpgeError(f"{name}: got shape {tuple(value.shape)}, wanted (N, K)")
+            where = rows if value.dim() == 1 else rows[:, None].expand_as(value)
+            _check_finite(name, value, where)
+            self._set(**{name: torch.where(where, value.detach().double(), 0.0)})
+            if (getattr(self, name).abs() > MAX_REWARD).any():
+                raise UpgeError(f"{name}: got {value.abs().max():g}, wanted at most 1e100")
+
     def _masked(self, name: str, value: Tensor, check: bool = True) -> Tensor:
         """A float field with 0 where it is not read, in the batch's type."""
-        where = self.tokens_of("online") if name in _OF_ROLLOUTS else self.mask
+        where = self.tokens_of(_FLOATS[name].samples)
+        if name == "sampler_logp":
+            known = value if self.old_logp is None else self.old_logp
+            value = torch.where(value.isnan(), known.to(value.dtype), value)
         if check:
             if not value.is_floating_point():
                 raise UpgeError(f"{name}: got {value.dtype}, wanted floating-point numbers")
             _check_finite(name, value, where)
-            if _FLOATS[name][0] and (above := value[where] > LOGP_SLACK).any():
+            if _FLOATS[name].is_logp and (above := value[where] > LOGP_SLACK).any():
                 raise UpgeError(
                     f"{name}: got {value[where][above][0].item():.6g}, wanted log-probabilities "
                     "(≤ 0)"
                 )
         return torch.where(where, value.detach(), 0.0).to(self.dtype)
-
-    def _check_max_length(self, given: object) -> None:
-        longest = int(self.mask.sum(1).max()) if self.mask.numel() else 0
-        if not (type(given) is int and max(longest, 1) <= given <= MAX_LENGTH):
-            raise UpgeError(
-                f"max_length: got {given!r}, wanted a whole number of tokens, at least 1 and the "
-                f"longest response's {longest} tokens, and at most {MAX_LENGTH}"
-            )
 
     @property
     def is_shared(self) -> bool:
@@ -186,6 +256,14 @@ class TrajectoryBatch:
             scored._set(**{name: scored._masked(name, value, check)})
         return scored
 
+    def with_reward(self, reward: Tensor) -> TrajectoryBatch:
+        """The batch with other rewards (N,), float64."""
+        return self._derived(reward=reward)
+
+    def of_demonstrations(self) -> TrajectoryBatch:
+        """The batch with demonstrations for rollouts: ``demo_logp`` stands for log π_θold."""
+        return self._derived(offline=~self.offline, old_logp=self.demo_logp)
+
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The batch's ``rows`` (indices or bool mask), e.g. one micro-batch."""
         tensors = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -197,11 +275,13 @@ class TrajectoryBatch:
         """The optional field ``name``.
 
         Raises:
-            UpgeError: the batch lacks it; says which component wants it.
+            UpgeError: the batch lacks it; says which component wants it, and where one gets it.
         """
         value: Tensor | None = getattr(self, name)
         if value is None:
-            raise UpgeError(f"{reader} needs {name}, which the batch lacks; {_FLOATS[name][1]}")
+            remedy = "pass the parts of the reward (N, K)"
+            remedy = _FLOATS[name].remedy if name in _FLOATS else remedy
+            raise UpgeError(f"{reader} needs {name}, which the batch lacks; {remedy}")
         return value
 
     def tokens_of(self, samples: Samples) -> Tensor:
@@ -211,8 +291,14 @@ class TrajectoryBatch:
         return self.mask & (self.offline if samples == "offline" else ~self.offline)
 
     def rows_of(self, samples: Samples) -> Tensor:
-        """(N,) bool: rows with at least one such token."""
-        return self.tokens_of(samples).any(1)
+        """(N,) bool: rows with at least one such token, and members without any that are such."""
+        rows = self.tokens_of(samples).any(1)
+        if self.member is None:
+            return rows
+        demonstration = self.offline.any(1)
+        kinds = {"online": ~demonstration, "offline": demonstration}
+        silent = ~self.mask.any(1) & kinds.get(samples, self.member)
+        return self.member & (rows | silent)
 
     @cached_property
     def question(self) -> Tensor:
@@ -224,6 +310,14 @@ class TrajectoryBatch:
     def num_questions(self) -> int:
         """G, padding's groups included."""
         return int(self.question.max()) + 1 if self.question.numel() else 0
+
+    @property
+    def solved(self) -> Tensor:
+        """(N,) bool: v(τ) of eq. 7, whether the reward counts as a success."""
+        noise = self.reward_noise or 0.0
+        if self.success is None:
+            return self.reward > noise
+        return self.reward >= self.success - noise * max(1.0, abs(self.success))
 
     def per_question(self, x: Tensor) -> Tensor:
         """(G,) sum of x (N,) over each question's rows."""

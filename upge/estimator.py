@@ -16,15 +16,27 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from upge.advantage import Advantage
+from upge.advantage import Advantage, KLGradient, One, Penalized
 from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
-from upge.common.errors import UpgeError
+from upge.common.errors import UpgeError, unknown
 from upge.component import Component, Limits
 from upge.feedback import SIDES, Feedback, Gate
 from upge.likelihood import Shaping, Unshaped
-from upge.normalization import Normalizer, normalizer
+from upge.normalization import Counted, Normalizer, normalizer
 from upge.reference import CurrentPolicy, Reference, RolloutPolicy
-from upge.stabilization import NoMask, RatioCap, Stabilization
+from upge.stabilization import Correction, NoMask, RatioCap, Stabilization
+
+Teacher = Literal["reference", "teacher"]
+
+#: The gradients of a KL penalty that are in use, as π_ref of eq. 6 and ψ of :class:`KLGradient`:
+#: k1, k2, k3 differentiated as they are, and times the ratio r = π_θ/π_θold.
+KL_GRADIENTS: dict[str, tuple[Reference, Literal["k1", "k2", "k3", "k1+1"]]] = {
+    "k1": (CurrentPolicy(), "k1"),
+    "k2": (CurrentPolicy(), "k2"),
+    "k3": (CurrentPolicy(), "k3"),
+    "r*k1": (RolloutPolicy(), "k1+1"),
+    "r*k3": (RolloutPolicy(), "k2"),
+}
 
 #: No vocabulary has an entropy near it; e^30 keeps weights finite whatever is given.
 _MAX_EXPONENT = 30.0
@@ -77,6 +89,9 @@ class Term:
         coefficient: c, ≥ 0.
         gate: α(P) or β(P) of the performance feedback, if the term is gated.
         entropy_weight: exp(±H), if the term is so weighted.
+        corrections: factors that make up for the sampler of the rollouts.
+
+    A term over demonstrations reads ``demo_logp`` where its components say π_θold.
 
     Raises:
         UpgeError: a coefficient below 0; demonstrations read by what only rollouts have.
@@ -91,30 +106,30 @@ class Term:
     coefficient: float = 1.0
     gate: Gate | None = None
     entropy_weight: EntropyWeight | None = None
+    corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples not in ("online", "offline", "all"):
             raise UpgeError(f"samples: got {self.samples!r}, wanted 'online', 'offline' or 'all'")
         if not 0 <= self.coefficient < float("inf"):
             raise UpgeError(f"coefficient: got {self.coefficient}, wanted a finite number ≥ 0")
-        if self.samples == "online":
-            return
-        if "old_logp" in self.needs:
+        if self.samples == "all" and "old_logp" in self.needs:
             raise UpgeError(
-                "a term that reads demonstrations has no rollout policy: its reference and mask "
-                "can't use π_θold; take CurrentPolicy or ConstantOne, and no clip"
+                "a term over rollouts and demonstrations has no one π_θold for its reference and "
+                "mask; take CurrentPolicy or ConstantOne and no clip, or a term for each"
             )
-        if "values" in self.needs:
+        if self.samples != "online" and ("values" in self.needs or self.corrections):
             raise UpgeError(
-                "a term that reads demonstrations can't use a critic's values, which are of the "
-                "rollouts; take another advantage"
+                "a term that reads demonstrations can't use a critic's values or a sampler's "
+                "correction, which are of the rollouts"
             )
 
     @property
     def parts(self) -> tuple[Component, ...]:
         """Its components."""
+        weight = () if self.entropy_weight is None else (self.entropy_weight,)
         parts = (self.reference, self.stabilization, self.advantage, self.shaping, self.normalizer)
-        return parts if self.entropy_weight is None else (*parts, self.entropy_weight)
+        return (*parts, *weight, *self.corrections)
 
     @property
     def weighs_by_batch(self) -> bool:
@@ -130,7 +145,9 @@ class Term:
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that the term reads; log π_θ always."""
-        return frozenset({"logp"}).union(*(part.needs for part in self.parts))
+        needs = frozenset({"logp"}).union(*(part.needs for part in self.parts))
+        swap = {"old_logp": "demo_logp"} if self.samples == "offline" else {}
+        return frozenset(swap.get(name, name) for name in needs)
 
     def reads(self, samples: Literal["online", "offline"]) -> bool:
         """Whether its weights depend on rollouts, or on demonstrations: by gate and Â too."""
@@ -211,10 +228,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A sum of terms: what an algorithm is."""
+    """A sum of terms: what an algorithm is.
+
+    Args:
+        terms: what is summed.
+        name: for messages.
+        entropy_bonus: c of + c·H, H the mean entropy over the tokens of all rows whose weight can
+            be nonzero. Its gradient reads the whole vocabulary, so it is no weight on a token.
+    """
 
     terms: tuple[Term, ...]
     name: str = "custom"
+    entropy_bonus: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -229,7 +254,7 @@ class Estimator:
             UpgeError: the batch lacks what a term reads; a number that is no log-probability.
         """
         scored = batch.at(logp, entropy)
-        return self.plan(scored)._estimate(scored, logp)
+        return self.plan(scored)._estimate(scored, logp, entropy)
 
     def _each(self, change: Callable[[Term], Term]) -> Estimator:
         return replace(self, terms=tuple(map(change, self.terms)))
@@ -270,14 +295,65 @@ class Estimator:
             mask = RatioCap(term.stabilization, cap)
             return replace(term, reference=RolloutPolicy(), stabilization=mask)
 
-        if all(term.samples != "online" for term in self.terms):
-            raise UpgeError(f"{self.name} reads no rollouts, so it takes no is_cap")
+        self._first_online("is_cap")
         return self._each(capped)
+
+    def with_correction(self, correction: Correction) -> Estimator:
+        """The same with one more correction of the sampler in every term over rollouts.
+
+        Raises:
+            UpgeError: no term reads rollouts.
+        """
+        self._first_online("a sampler's correction")
+        corrected = [
+            replace(t, corrections=(*t.corrections, correction)) if t.samples == "online" else t
+            for t in self.terms
+        ]
+        return replace(self, terms=tuple(corrected))
+
+    def with_kl(self, beta: float, gradient: str = "k2", to: Teacher = "reference") -> Estimator:
+        """The same with a KL penalty on the rollouts, under the gate and normalizer of the first.
+
+        Args:
+            beta: its coefficient, ≥ 0.
+            gradient: a name of :data:`KL_GRADIENTS`.
+            to: π_ref, the reference or a teacher.
+
+        Raises:
+            UpgeError: no term reads rollouts; an unknown name.
+        """
+        first = self._first_online("a KL term")
+        if gradient not in KL_GRADIENTS:
+            raise unknown("KL gradient", gradient, KL_GRADIENTS)
+        reference, psi = KL_GRADIENTS[gradient]
+        advantage, coefficient = KLGradient(psi, to), first.coefficient * beta
+        kl = Term("online", reference, advantage, first.normalizer, coefficient=coefficient)
+        return replace(self, terms=(*self.terms, replace(kl, gate=first.gate)))
+
+    def with_kl_reward(self, beta: float) -> Estimator:
+        """The same with β Σ_t log(π_θold/π_ref) taken off the rollouts' rewards.
+
+        Raises:
+            UpgeError: no term reads rollouts.
+        """
+        self._first_online("a KL in the reward")
+        return self._each(
+            lambda t: (
+                replace(t, advantage=Penalized(t.advantage, beta)) if t.samples == "online" else t
+            )
+        )
+
+    def _first_online(self, reader: str) -> Term:
+        for term in self.terms:
+            if term.samples == "online":
+                return term
+        raise UpgeError(f"{self.name} reads no rollouts, so it takes no {reader}")
 
     @property
     def needs(self) -> frozenset[str]:
         """The optional batch fields that some term reads."""
-        return frozenset().union(*(term.needs for term in self.terms))
+        bonus = {"entropy"} if self.entropy_bonus else frozenset[str]()
+        return frozenset(bonus).union(*(term.needs for term in self.terms))
 
     def reads(self, samples: Literal["online", "offline"]) -> bool:
         """Whether some term's weights depend on rollouts, or on demonstrations."""
@@ -301,25 +377,33 @@ class Estimator:
         """
         self._check(batch, partial)
         gates = [None if term.gate is None else term.gate(batch) for term in self.terms]
-        tokens = [batch.tokens_of(term.samples) for term in self.terms]
+        read = [Counted(batch.tokens_of(t.samples), batch.rows_of(t.samples)) for t in self.terms]
         opened = [
-            read if gate is None else read & (gate != 0)
-            for read, gate in zip(tokens, gates, strict=True)
+            own if gate is None else Counted(own.tokens & (gate != 0), own.rows & (gate[:, 0] != 0))
+            for own, gate in zip(read, gates, strict=True)
         ]
-        joint = torch.stack(opened).any(0)
+        joint = Counted(*(torch.stack(kind).any(0) for kind in zip(*opened, strict=True)))
+        every = Counted(batch.mask, batch.rows_of("all"))
         parts = []
-        for term, gate, read, gated_in in zip(self.terms, gates, tokens, opened, strict=True):
-            counts = {"term": read, "open": gated_in, "joint": joint, "batch": batch.mask}
-            factor = term.normalizer(batch, read, counts[term.normalizer.scope])
-            if gate is not None:
-                factor = factor * gate
-            advantage = term.advantage(batch).expand(batch.mask.shape)
-            scale = torch.where(read, term.coefficient * factor, 0.0)
-            parts.append(TermPlan(read, advantage, scale, _batch_weight(term, batch)))
-        return Plan(self, batch, tuple(parts))
+        for term, gate, own, gated_in in zip(self.terms, gates, read, opened, strict=True):
+            counts = {"term": own, "open": gated_in, "joint": joint, "batch": every}
+            factor = term.normalizer(batch, own, counts[term.normalizer.scope])
+            for further in (gate, *(correction(batch) for correction in term.corrections)):
+                factor = factor if further is None else factor * further
+            scale = torch.where(own.tokens, term.coefficient * factor, 0.0)
+            rule = One() if term.advantage.is_late else term.advantage
+            advantage = rule(batch).expand(batch.mask.shape)
+            parts.append(TermPlan(own.tokens, advantage, scale, _batch_weight(term, batch)))
+        plan = Plan(self, batch, tuple(parts))
+        return replace(plan, bonus=self._bonus(plan)) if self.entropy_bonus else plan
+
+    def _bonus(self, plan: Plan) -> Tensor:
+        """(N, T) c over the number of tokens of all rows whose weight can be nonzero."""
+        tokens = plan.batch.mask & plan.nonzero_rows()[:, None]
+        return tokens * (self.entropy_bonus / plan.batch.all_sum(tokens.sum()).clamp(min=1))
 
     def _check(self, batch: TrajectoryBatch, partial: bool) -> None:
-        for name in sorted(self.needs & {"old_logp", "values"}):
+        for name in sorted(self.needs - {"logp", "entropy"}):
             batch.require(name, self.name)
         if partial or not batch.all_sum(batch.mask.sum()):
             return
@@ -336,13 +420,18 @@ class Estimator:
 class TermPlan:
     """A term's factors that don't depend on the current policy, (N, T).
 
-    ``batch_weight`` is the entropy weight of the whole batch, if the term has one and it is known.
+    ``advantage`` is 1 where it does. ``batch_weight`` is the entropy weight of the whole batch, if
+    the term has one and it is known.
     """
 
     tokens: Tensor
     advantage: Tensor
     scale: Tensor
     batch_weight: Tensor | None
+
+    def nonzero(self) -> Tensor:
+        """(N, T) bool: tokens whose weight can be nonzero."""
+        return self.scale * self.advantage != 0
 
     def select(self, rows: Tensor) -> TermPlan:
         tensors = (self.tokens[rows], self.advantage[rows], self.scale[rows])
@@ -362,10 +451,11 @@ class Plan:
     estimator: Estimator
     batch: TrajectoryBatch
     parts: tuple[TermPlan, ...]
+    bonus: Tensor | None = None
 
     def nonzero_rows(self) -> Tensor:
         """(N,) bool: rows whose weight can be nonzero for some policy."""
-        return torch.stack([((p.scale * p.advantage) != 0).any(1) for p in self.parts]).any(0)
+        return torch.stack([part.nonzero().any(1) for part in self.parts]).any(0)
 
     def gated_in(self) -> Tensor:
         """(N,) bool: rows that some term reads with an open gate, whatever their advantage."""
@@ -383,33 +473,39 @@ class Plan:
                 "entropy before planning, then split it"
             )
         parts = tuple(part.select(rows) for part in self.parts)
-        return Plan(self.estimator, self.batch.select(rows), parts)
+        bonus = None if self.bonus is None else self.bonus[rows]
+        return Plan(self.estimator, self.batch.select(rows), parts, bonus)
 
     def estimate(self, logp: Tensor, entropy: Tensor | None = None) -> Estimate:
-        """Loss, weights and metrics; ``logp`` (N, T) has gradient, ``entropy`` is detached.
+        """Loss, weights and metrics; ``logp`` (N, T) has gradient.
 
-        Values are not looked at, which would wait for a GPU: a NaN ends in the loss.
+        Values are not looked at, which would wait for a GPU: a NaN ends in the loss. ``entropy``
+        has gradient where there is an entropy bonus; weights take it as a constant.
 
         Raises:
             UpgeError: another shape than the mask's; entropies that are needed and lacking.
         """
-        return self._estimate(self.batch.at(logp, entropy, check=False), logp)
+        return self._estimate(self.batch.at(logp, entropy, check=False), logp, entropy)
 
-    def _estimate(self, batch: TrajectoryBatch, logp: Tensor) -> Estimate:
+    def _estimate(self, batch: TrajectoryBatch, logp: Tensor, entropy: Tensor | None) -> Estimate:
         for name in self.estimator.needs:
             batch.require(name, self.estimator.name)
         pairs = zip(self.estimator.terms, self.parts, strict=True)
         terms = tuple(_estimate_term(term, part, batch) for term, part in pairs)
         weights = torch.stack([term.weights for term in terms]).sum(0)
         loss = -(weights * torch.where(batch.mask, logp, 0.0)).sum()
+        if self.bonus is not None and entropy is not None:
+            loss = loss - (self.bonus * torch.where(batch.mask, entropy, 0.0)).sum()
         return Estimate(loss, weights, terms, batch)
 
 
 def _estimate_term(term: Term, part: TermPlan, batch: TrajectoryBatch) -> TermEstimate:
-    logp = batch.require("logp", "the estimator")
-    ratio = (logp - term.reference(batch)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    stabilizer = term.stabilization(batch, part.advantage.to(batch.dtype))
-    static = (part.scale * part.advantage).to(batch.dtype)
+    seen = batch.of_demonstrations() if "demo_logp" in term.needs else batch
+    log_ratio = seen.require("logp", "the estimator") - term.reference(seen)
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    advantage = term.advantage(batch) if term.advantage.is_late else part.advantage
+    stabilizer = term.stabilization(seen, advantage.to(batch.dtype))
+    static = (part.scale * advantage).to(batch.dtype)
     weights = static * stabilizer * ratio * term.shaping(batch)
     if part.batch_weight is not None:
         weights = weights * part.batch_weight

@@ -1,7 +1,7 @@
 """HPT's performance feedback: the policy's success P on a question decides (α, β).
 
-P = (1/n) Σ v(τ_i) over the question's rollouts, v(τ) = 1{R(τ) > 0} (eq. 7–8); α = f(P) weighs the
-RL loss and β = g(P) the SFT loss (eq. 9, 13).
+P = (1/n) Σ v(τ_i) over the question's rollouts, v(τ) = 1 for a success (eq. 7–8); α = f(P) weighs
+the RL loss and β = g(P) the SFT loss (eq. 9, 13).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ ROLLOUTS = 8
 
 
 def performance(batch: TrajectoryBatch) -> Tensor:
-    """P (N,) of each row's question: the share of its rollouts with R > 0, 0 if it has none."""
+    """P (N,) of each row's question: the share of its rollouts that succeed, 0 if it has none."""
     rollouts = batch.rows_of("online")
-    solved = batch.per_question((rollouts & (batch.reward > 0)).double())
+    solved = batch.per_question((rollouts & batch.solved).double())
     return solved[batch.question] / rollout_count(batch).clamp(min=1)
 
 
@@ -115,7 +115,7 @@ class Gate:
     """
 
     choices: ClassVar[tuple[str, ...]] = (
-        "P counts rewards above 0 as successes (paper, eq. 7: R ∈ {0, 1})",
+        "P counts R > 0 as successes (paper, eq. 7: R ∈ {0, 1}), or R ≥ the batch's success",
         "a question without a demonstration keeps α = 1, β = 0: nothing could be imitated",
         "a question without rollouts has P = 0",
     )

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from upge.batch import TrajectoryBatch
+from upge.batch import MAX_LOG_RATIO, TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.component import AT_LEAST_0, POSITIVE, Component, Limits, Range
 
@@ -198,3 +198,52 @@ class GeometricClip(Stabilization):
         clipped = torch.where(advantage > 0, raw.clamp(max=self.high), raw.clamp(min=-self.low))
         correction = batch.trajectory_mean(clipped - raw).exp()
         return (clipped == raw) * correction
+
+
+@dataclass(frozen=True)
+class Correction(Component):
+    """What makes up for a sampler that is not π_θold: a function of ρ = π_θold/π_sampler.
+
+    ρ is the token's, the trajectory's product (``sequence``) or its geometric mean. Beyond
+    [low, high] ``truncate`` takes the nearer bound (TIS), ``mask`` takes 0 (MIS, IcePop), and both
+    ρ within; ``reject`` takes 1 within and 0 beyond (rejection sampling).
+
+    Source: Yao et al. 2025; IcePop, arXiv 2510.18855; TRL's and verl's rollout corrections.
+    """
+
+    level: Literal["token", "sequence", "geometric"] = "token"
+    rule: Literal["truncate", "mask", "reject"] = "truncate"
+    low: float = 0.0
+    high: float = 2.0
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logp", "sampler_logp"})
+    limits: ClassVar[Limits] = {
+        "level": ("token", "sequence", "geometric"),
+        "rule": ("truncate", "mask", "reject"),
+        "low": AT_LEAST_0,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high not in (least := Range(self.low)):
+            raise UpgeError(f"Correction.high: got {self.high}, wanted {least}")
+
+    @property
+    def text(self) -> str:
+        """The rule and its bounds."""
+        return f"{self.rule}(ρ_{self.level}; {self.low:g}, {self.high:g})"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """(N, T) or (N, 1); 1 at demonstrations."""
+        old, sampler = (
+            batch.require(name, "the sampler's correction") for name in ("old_logp", "sampler_logp")
+        )
+        log_rho = (old - sampler).double()
+        if self.level == "geometric":
+            log_rho = batch.trajectory_mean(log_rho)
+        if self.level == "sequence":
+            log_rho = torch.where(batch.tokens_of("online"), log_rho, 0.0).sum(1, keepdim=True)
+        rho = log_rho.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        if self.rule == "truncate":
+            return rho.clamp(self.low, self.high)
+        inside = (rho >= self.low) & (rho <= self.high)
+        return inside.to(rho.dtype) * (rho if self.rule == "mask" else 1.0)

@@ -178,7 +178,7 @@ class _Piece:
             self._static.append(static[fresh])
             self.numbers += int(classes.size[chosen[fresh]].sum()) * self._per_row
         self.numbers += len(fine) * self._per_slot
-        solved = (self.draws.batch.reward[rows] > 0) & ~self.draws.offline[rows]
+        solved = self.draws.batch.solved[rows] & ~self.draws.offline[rows]
         self._probability.append(probability)
         self._successes.append(int(solved.sum()))
 
