@@ -201,6 +201,6 @@ def test_only_what_is_a_mask_calls_itself_one() -> None:
     ],
 )
 def test_a_bad_option_is_named(build: Callable[[], Stabilization], name: str) -> None:
-    with pytest.raises(UpgeError, match="wanted|known:") as error:
+    with pytest.raises(UpgeError, match=r"wanted|known:") as error:
         build()
     assert str(error.value).startswith(name)

@@ -400,7 +400,8 @@ class Estimator:
     def _bonus(self, plan: Plan) -> Tensor:
         """(N, T) c over the number of tokens of all rows whose weight can be nonzero."""
         tokens = plan.batch.mask & plan.nonzero_rows()[:, None]
-        return tokens * (self.entropy_bonus / plan.batch.all_sum(tokens.sum()).clamp(min=1))
+        count = plan.batch.all_sum(tokens.sum()).double().clamp(min=1)
+        return torch.where(tokens, self.entropy_bonus / count, 0.0)
 
     def _check(self, batch: TrajectoryBatch, partial: bool) -> None:
         for name in sorted(self.needs - {"logp", "entropy"}):
@@ -495,7 +496,8 @@ class Plan:
         weights = torch.stack([term.weights for term in terms]).sum(0)
         loss = -(weights * torch.where(batch.mask, logp, 0.0)).sum()
         if self.bonus is not None and entropy is not None:
-            loss = loss - (self.bonus * torch.where(batch.mask, entropy, 0.0)).sum()
+            bonus = self.bonus.to(batch.dtype)
+            loss = loss - (bonus * torch.where(batch.mask, entropy, 0.0)).sum()
         return Estimate(loss, weights, terms, batch)
 
 
