@@ -30,6 +30,7 @@ from upge.likelihood import Complement, PolicyShaping
 from upge.normalization import (
     FixedLength,
     LengthSum,
+    Normalizer,
     QuestionMean,
     QuestionSum,
     TokenMean,
@@ -171,17 +172,6 @@ def register(
     return add
 
 
-def _row(title: str, **options: Option) -> Callable[[Build], Callable[..., Terms]]:
-    """A row by a function: its name, and in its docstring the source and, below it, a note."""
-
-    def add(build: Build) -> Callable[..., Terms]:
-        source, _, note = (build.__doc__ or "").partition(".\n\n")
-        note = " ".join(note.split())
-        return register(build.__name__, title, source.rstrip("."), note=note, **options)(build)
-
-    return add
-
-
 def get(name: str, /, **options: Value) -> Estimator:
     """The estimator of a registered algorithm: ``get("grpo", clip=0.1)``.
 
@@ -219,206 +209,7 @@ _on_policy = partial(Term, "online", CurrentPolicy())
 _sequences = partial(Term, "online", SequenceRatio())
 _imitate = partial(Term, "offline", CurrentPolicy(), One())
 _demos = partial(Term, "offline", ConstantOne())
-
-# ------------------------------------------------------------------- the paper's Table 1, in order
-
-
-@_row("SFT")
-def sft() -> Term:
-    """paper, eq. 12 and 14–15."""
-    return _imitate(TokenMean())
-
-
-@_row("PPO", clip=_CLIP, gamma=_DISCOUNT, gae_lambda=_LAMBDA)
-def ppo(clip: float, gamma: float, gae_lambda: float) -> Term:
-    """PPO, arXiv 1707.06347, eq. 7; paper, eq. 16."""
-    return _rollouts(GAE(gamma, gae_lambda), QuestionMean(), Clip(clip, clip))
-
-
-@_row("GRPO", clip=_CLIP)
-def grpo(clip: float) -> Term:
-    """GRPO, arXiv 2402.03300, eq. 3; paper, eq. 5 and 17–18."""
-    return _rollouts(GroupZScore(), QuestionMean(), Clip(clip, clip))
-
-
-@_row("REINFORCE")
-def reinforce() -> Term:
-    """Williams 1992; paper, Table 1."""
-    return _on_policy(Signed(), TrajectoryMean())
-
-
-@_row(
-    "CISPO",
-    ratio_max=Option(
-        5.0,
-        "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, arXiv 2510.13786, and "
-        "TRL's recommendation",
-    ),
-    ratio_min=Option(0.0, "CISPO, arXiv 2506.13585: no lower bound is imposed"),
-)
-def cispo(ratio_max: float, ratio_min: float) -> Term:
-    """CISPO, arXiv 2506.13585, eq. 4–5.
-
-    The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r. No 0/1 mask can
-    stand in for it, as a clipped token keeps a weight that is neither 0 nor r Â.
-    """
-    return _rollouts(GroupZScore(), TokenMean(), WeightClip(ratio_min, ratio_max))
-
-
-@_row("GSPO", clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
-def gspo(clip_low: float, clip_high: float) -> Term:
-    """GSPO, arXiv 2507.18071, eq. 5–7."""
-    return _sequences(GroupZScore(), QuestionMean(), Clip(clip_low, clip_high, "sequence"))
-
-
-@_row("SRFT (offline)")
-def srft_offline() -> Term:
-    """SRFT, arXiv 2506.19767; paper, eq. 19–20."""
-    return _demos(GroupZScore("all"), QuestionMean())
-
-
-@_row("LUFFY (offline)", shaping=_SHAPING)
-def luffy_offline(shaping: float) -> Term:
-    """LUFFY, arXiv 2504.14945; paper, Table 1."""
-    return _demos(GroupZScore("all"), TokenMean(), shaping=PolicyShaping(shaping))
-
-
-# ------------------------------------------------------------------------- further rollout losses
-
-
-@_row("Dr. GRPO", clip=_CLIP)
-def dr_grpo(clip: float) -> Term:
-    """ArXiv 2503.20783; paper, section 4.
-
-    L is the batch's max_length, or its width T where none is given.
-    """
-    return _rollouts(GroupCentered(), FixedLength(), Clip(clip, clip))
-
-
-@_row("RLOO")
-def rloo() -> Term:
-    """ArXiv 2402.14740, eq. 8."""
-    return _on_policy(LeaveOneOut(), TrajectoryMean())
-
-
-@_row("REINFORCE++", clip=_CLIP)
-def reinforce_plus_plus(clip: float) -> Term:
-    """ArXiv 2501.03262, without its KL."""
-    return _rollouts(BatchZScore(), TokenMean(), Clip(clip, clip))
-
-
-@_row(
-    "DAPO",
-    clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
-    clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"),
-)
-def dapo(clip_low: float, clip_high: float) -> Term:
-    """ArXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's."""
-    return _rollouts(GroupZScore(), TokenMean(), Clip(clip_low, clip_high))
-
-
-@_row(
-    "PPO, dual clip",
-    clip=_CLIP,
-    dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
-    gamma=_DISCOUNT,
-    gae_lambda=_LAMBDA,
-)
-def ppo_dual_clip(clip: float, dual_clip: float, gamma: float, gae_lambda: float) -> Term:
-    """ArXiv 1912.09729, eq. 5."""
-    mask = DualClip(clip, clip, dual=dual_clip)
-    return _rollouts(GAE(gamma, gae_lambda), QuestionMean(), mask)
-
-
-@_row(
-    "Truncated importance sampling",
-    cap=Option(2.0, "Yao et al. 2025 and verl's default threshold"),
-)
-def tis(cap: float) -> Term:
-    """Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561.
-
-    The rollout policy π_θold is the sampler's own distribution.
-    """
-    return _rollouts(GroupZScore(), QuestionMean(), WeightClip(0.0, cap))
-
-
-@_row("GSPO-token", clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
-def gspo_token(clip_low: float, clip_high: float) -> Terms:
-    """GSPO, arXiv 2507.18071, eq. 13–14.
-
-    With one advantage a trajectory its gradient is GSPO's.
-    """
-    return gspo(clip_low, clip_high)
-
-
-@_row("GMPO", clip_low=_GMPO_CLIP, clip_high=_GMPO_CLIP)
-def gmpo(clip_low: float, clip_high: float) -> Term:
-    """ArXiv 2507.20673."""
-    return _sequences(GroupZScore(), QuestionMean(), GeometricClip(clip_low, clip_high))
-
-
-@_row(
-    "SAPO",
-    tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
-    tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
-)
-def sapo(tau_pos: float, tau_neg: float) -> Term:
-    """ArXiv 2511.20347."""
-    return _rollouts(GroupZScore(), QuestionMean(), SigmoidGate(tau_pos, tau_neg))
-
-
-# ------------------------------------------------------------------------ demonstrations, mixtures
-
-
-@_row("DFT")
-def dft() -> Term:
-    """ArXiv 2508.05629, eq. 9: −sg(π) log π."""
-    return _demos(One(), TokenMean())
-
-
-@_row("Offline REINFORCE")
-def offline_reinforce() -> Term:
-    """REINFORCE on demonstrations with their reward."""
-    return Term("offline", CurrentPolicy(), Signed(), TrajectoryMean())
-
-
-@_row("CHORD-φ", mu=Option(0.1, "CHORD, arXiv 2508.11408"), clip=_CLIP)
-def chord(mu: float, clip: float) -> Terms:
-    """ArXiv 2508.11408: (1 − μ) GRPO + μ SFT with token weight π(1 − π)."""
-    if mu not in UNIT:
-        raise UpgeError(f"mu: got {mu}, wanted {UNIT}")
-    (rollouts,) = grpo(clip)
-    demonstrations = _demos(One(), TokenMean(), shaping=Complement(), coefficient=mu)
-    return (replace(rollouts, coefficient=1 - mu), demonstrations)
-
-
-@_row("LUFFY", shaping=_SHAPING)
-def luffy(shaping: float) -> Terms:
-    """ArXiv 2504.14945, eq. 5 and 8.
-
-    No clip on the rollouts: the paper prints one, its scripts and authors leave it out.
-    """
-    union = TokenMean("batch")
-    (demonstrations,) = luffy_offline(shaping)
-    return (_rollouts(GroupZScore("all"), union), replace(demonstrations, normalizer=union))
-
-
 _SOLVED, _FAILED = Signed(1.0, 0.0), Signed(0.0, -1.0)
-
-
-@_row("SRFT")
-def srft() -> Terms:
-    """ArXiv 2506.19767, eq. 6–13.
-
-    H, which the paper leaves open, is the mean over all tokens that the term reads.
-    """
-    mean, falls, rises = TrajectoryMean(), EntropyWeight(-1, "batch"), EntropyWeight(1, "batch")
-    return (
-        _imitate(mean, coefficient=0.5, entropy_weight=falls),
-        *srft_offline(),
-        _on_policy(_SOLVED, mean, coefficient=0.1, entropy_weight=rises),
-        _on_policy(_FAILED, mean),
-    )
 
 
 def _share(devices: float) -> float:
@@ -427,152 +218,210 @@ def _share(devices: float) -> float:
     return 1 / devices
 
 
-def _official_off_policy(over: Samples, shaping: float, coefficient: float) -> Term:
+def _row(
+    name: str, title: str, source: str, build: Build, note: str = "", **options: Option
+) -> None:
+    register(name, title, source, note=note, **options)(build)
+
+
+def _terms(name: str, **options: Value) -> Terms:
+    return REGISTRY[name].build(**options)
+
+
+def _chord(mu: float, clip: float) -> Terms:
+    if mu not in UNIT:
+        raise UpgeError(f"mu: got {mu}, wanted {UNIT}")
+    (rollouts,) = _terms("grpo", clip=clip)
+    demonstrations = _demos(One(), TokenMean(), shaping=Complement(), coefficient=mu)
+    return (replace(rollouts, coefficient=1 - mu), demonstrations)
+
+
+def _luffy(shaping: float) -> Terms:
+    union = TokenMean("batch")
+    (demonstrations,) = _terms("luffy_offline", shaping=shaping)
+    return (_rollouts(GroupZScore("all"), union), replace(demonstrations, normalizer=union))
+
+
+def _srft() -> Terms:
+    mean, falls, rises = TrajectoryMean(), EntropyWeight(-1, "batch"), EntropyWeight(1, "batch")
+    return (
+        _imitate(mean, coefficient=0.5, entropy_weight=falls),
+        *_terms("srft_offline"),
+        _on_policy(_SOLVED, mean, coefficient=0.1, entropy_weight=rises),
+        _on_policy(_FAILED, mean),
+    )
+
+
+def _off_policy(over: Samples, shaping: float, coefficient: float) -> Term:
     """As the official scripts: a set of one reward is not centered."""
     advantage, shape = GroupCentered(over, keep_singletons=True), PolicyShaping(shaping)
     return _demos(advantage, LengthSum(), shaping=shape, coefficient=coefficient)
 
 
-@_row("SRFT, official re-implementation", shaping=_SHAPING, devices=_DEVICES)
-def srft_official(shaping: float, devices: float) -> Terms:
-    """github.com/TsinghuaC3I/Unify-Post-Training, mix_actor.py (srft).
-
-    H is the mean token entropy of each sequence. L is the batch's max_length, or its width T where
-    none is given.
-    """
+def _srft_official(shaping: float, devices: float) -> Terms:
     share, total, rises = _share(devices), LengthSum(), EntropyWeight(1)
     return (
         _imitate(TokenMean(), coefficient=0.5, entropy_weight=EntropyWeight(-1)),
-        _official_off_policy("all", shaping, share),
+        _off_policy("all", shaping, share),
         _on_policy(_SOLVED, total, coefficient=0.1 * share, entropy_weight=rises),
         _on_policy(_FAILED, total, coefficient=share),
     )
 
 
-@_row(
-    "SFT + RL, fixed",
-    sft_coefficient=Option(1.0, "not stated; eq. 13 with α = β = 1"),
-    clip=_CLIP,
-)
-def sft_rl(sft_coefficient: float, clip: float) -> Terms:
-    """paper, eq. 13 with constant α = 1 and β."""
-    return (*grpo(clip), _imitate(TokenMean(), coefficient=sft_coefficient))
-
-
-# ------------------------------------------------------------------ HPT: two losses under one gate
-
-
-@_row("HPT, as published", gamma=_GAMMA, clip=_CLIP)
-def hpt(gamma: float, clip: float) -> Terms:
-    """paper, eq. 5 and 7–13, literally.
-
-    RL: clipped, std in Â, token sums, mean over a question's rollouts. SFT: token mean of a
-    demonstration. Both: mean over all questions.
-    """
-    rl, imitation = Gate(Switch(gamma), "rl"), Gate(Switch(gamma), "sft")
-    return (
-        _rollouts(GroupZScore(), QuestionSum("batch"), Clip(clip, clip), gate=rl),
-        _imitate(QuestionMean("batch"), gate=imitation),
-    )
-
-
-def _official_rl(gamma: float, devices: float) -> Term:
-    advantage, gate = GroupCentered(keep_singletons=True), Gate(Switch(gamma), "rl")
-    return _rollouts(advantage, LengthSum(), coefficient=_share(devices), gate=gate)
-
-
-def _official_sft(gamma: float, coefficient: float) -> Term:
-    gate = Gate(Switch(gamma), "sft")
-    return _imitate(TokenMean("open"), coefficient=coefficient, gate=gate)
-
-
-@_row(
-    "HPT, as coded",
-    gamma=_GAMMA,
-    sft_coefficient=Option(1.0, "official scripts: 1.0 (Qwen 7B, LLaMA), 0.3 (Qwen 1.5B)"),
-    devices=_DEVICES,
-)
-def hpt_official(gamma: float, sft_coefficient: float, devices: float) -> Terms:
-    """github.com/TsinghuaC3I/Unify-Post-Training, exp_scripts/train.sh.
-
-    Against hpt: no std, no clip, RL token sum over L without a count of samples, averaged over
-    devices; SFT: mean over all gated demonstrations' tokens; a set of one reward is not centered.
-    Entropy bonus and norm-80 skip belong to the training loop. L is the batch's max_length, or its
-    width T where none is given.
-    """
-    return (_official_rl(gamma, devices), _official_sft(gamma, sft_coefficient))
+def _hpt(gate: Feedback, rollouts: Term, normalizer: Normalizer, coefficient: float = 1.0) -> Terms:
+    """RL on rollouts and SFT on demonstrations, under the two sides of a gate."""
+    imitation = _imitate(normalizer, coefficient=coefficient, gate=Gate(gate, "sft"))
+    return (replace(rollouts, gate=Gate(gate, "rl")), imitation)
 
 
 def _one_token_count(gate: Feedback, clip: float) -> Terms:
-    joint, rl, imitation = TokenMean("joint"), Gate(gate, "rl"), Gate(gate, "sft")
-    rollouts = _rollouts(GroupCentered(), joint, Clip(clip, clip), gate=rl)
-    return (rollouts, _imitate(joint, gate=imitation))
+    joint = TokenMean("joint")
+    return _hpt(gate, _rollouts(GroupCentered(), joint, Clip(clip, clip)), joint)
 
 
-@_row("HPT, one token count", gamma=_GAMMA, clip=_CLIP)
-def hpt_global_token(gamma: float, clip: float) -> Terms:
-    """This package: eq. 13 with both losses as token sums over the tokens of both.
-
-    Â without std; rollouts of gated questions and unused demonstrations don't count.
-    """
-    return _one_token_count(Switch(gamma), clip)
-
-
-_STUDY = "this package, study mixing: "
-
-
-@_row(
-    "HPT, Wiener weights",
-    mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a step"),
-    noise=Option(
-        3.0, _STUDY + "nearly flat: 0.3 to 30 differ by 1 % of the gain on the development cases"
-    ),
-    novelty=Option(0.25, _STUDY + "between what suits E[r] after finite steps (0) and ∇J_μ (0.5)"),
-    prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
-    prior_failed=Option(0.5, "Jeffreys' prior of a success rate"),
-    clip=_CLIP,
-)
-def hpt_wiener(clip: float, **weights: float) -> Terms:
-    """This package: hpt_global_token with the weights that estimate ∇J_μ best given P and n.
-
-    Both losses act on every question with a demonstration, one of which is assumed. α and β follow
-    from upge.wiener.Wiener's model of rollouts and demonstrations, for one step; in the study the
-    switch ends ahead after many.
-    """
-    return _one_token_count(Wiener(**weights), clip)
+def _official(gamma: float, sft_coefficient: float, devices: float) -> Terms:
+    advantage, share = GroupCentered(keep_singletons=True), _share(devices)
+    rollouts = _rollouts(advantage, LengthSum(), coefficient=share)
+    return _hpt(Switch(gamma), rollouts, TokenMean("open"), sft_coefficient)
 
 
 def _gated_off_policy(gamma: float, shaping: float, coefficient: float) -> Term:
-    term = _official_off_policy("offline", shaping, coefficient)
+    term = _off_policy("offline", shaping, coefficient)
     return replace(term, gate=Gate(Switch(gamma), "sft"))
 
 
-@_row("OFF/ON", gamma=_GAMMA, shaping=_SHAPING, devices=_DEVICES)
-def off_on(gamma: float, shaping: float, devices: float) -> Terms:
-    """paper, Table 5; the official code's off-policy branch.
+_STUDY = "this package, study mixing: "
+_OFFICIAL = "github.com/TsinghuaC3I/Unify-Post-Training"
+_OFF_NOTE = "A gated question's demonstrations form a group of their own, so one alone has Â = R."
 
-    A gated question's demonstrations form a group of their own, so a single one has Â = R. L is the
-    batch's max_length, or its width T where none is given.
-    """
-    demonstrations = _gated_off_policy(gamma, shaping, _share(devices))
-    return (_official_rl(gamma, devices), demonstrations)
+# The table: name, title, source, terms, note, options. In the order of the paper's Table 1 first.
+# fmt: off
 
+_row("sft", "SFT", "paper, eq. 12 and 14–15",
+     lambda: _imitate(TokenMean()))
+_row("ppo", "PPO", "PPO, arXiv 1707.06347, eq. 7; paper, eq. 16",
+     lambda clip, gamma, gae_lambda:
+         _rollouts(GAE(gamma, gae_lambda), QuestionMean(), Clip(clip, clip)),
+     clip=_CLIP, gamma=_DISCOUNT, gae_lambda=_LAMBDA)
+_row("grpo", "GRPO", "GRPO, arXiv 2402.03300, eq. 3; paper, eq. 5 and 17–18",
+     lambda clip: _rollouts(GroupZScore(), QuestionMean(), Clip(clip, clip)), clip=_CLIP)
+_row("reinforce", "REINFORCE", "Williams 1992; paper, Table 1",
+     lambda: _on_policy(Signed(), TrajectoryMean()))
+_row("cispo", "CISPO", "CISPO, arXiv 2506.13585, eq. 4–5",
+     lambda ratio_max, ratio_min:
+         _rollouts(GroupZScore(), TokenMean(), WeightClip(ratio_min, ratio_max)),
+     "The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r. No 0/1 mask "
+     "can stand in for it, as a clipped token keeps a weight that is neither 0 nor r Â.",
+     ratio_max=Option(5.0, "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, "
+                           "arXiv 2510.13786, and TRL's recommendation"),
+     ratio_min=Option(0.0, "CISPO, arXiv 2506.13585: no lower bound is imposed"))
+_row("gspo", "GSPO", "GSPO, arXiv 2507.18071, eq. 5–7",
+     lambda clip_low, clip_high:
+         _sequences(GroupZScore(), QuestionMean(), Clip(clip_low, clip_high, "sequence")),
+     clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
+_row("srft_offline", "SRFT (offline)", "SRFT, arXiv 2506.19767; paper, eq. 19–20",
+     lambda: _demos(GroupZScore("all"), QuestionMean()))
+_row("luffy_offline", "LUFFY (offline)", "LUFFY, arXiv 2504.14945; paper, Table 1",
+     lambda shaping: _demos(GroupZScore("all"), TokenMean(), shaping=PolicyShaping(shaping)),
+     shaping=_SHAPING)
 
-@_row(
-    "Mix/ON",
-    gamma=_GAMMA,
-    sft_coefficient=Option(0.1, "official scripts"),
-    off_coefficient=Option(1.0, "official scripts"),
-    shaping=_SHAPING,
-    devices=_DEVICES,
-)
-def mix_on(
-    gamma: float, sft_coefficient: float, off_coefficient: float, shaping: float, devices: float
-) -> Terms:
-    """paper, Table 5; the official code's mixed branch.
+# Further losses of rollouts.
 
-    A gated question's demonstrations form a group of their own, so a single one has Â = R. L is the
-    batch's max_length, or its width T where none is given.
-    """
-    demonstrations = _gated_off_policy(gamma, shaping, off_coefficient * _share(devices))
-    return (_official_rl(gamma, devices), _official_sft(gamma, sft_coefficient), demonstrations)
+_row("dr_grpo", "Dr. GRPO", "arXiv 2503.20783; paper, section 4",
+     lambda clip: _rollouts(GroupCentered(), FixedLength(), Clip(clip, clip)), clip=_CLIP)
+_row("rloo", "RLOO", "arXiv 2402.14740, eq. 8",
+     lambda: _on_policy(LeaveOneOut(), TrajectoryMean()))
+_row("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL",
+     lambda clip: _rollouts(BatchZScore(), TokenMean(), Clip(clip, clip)), clip=_CLIP)
+_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
+     lambda clip_low, clip_high: _rollouts(GroupZScore(), TokenMean(), Clip(clip_low, clip_high)),
+     clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
+     clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"))
+_row("ppo_dual_clip", "PPO, dual clip", "arXiv 1912.09729, eq. 5",
+     lambda clip, dual_clip, gamma, gae_lambda:
+         _rollouts(GAE(gamma, gae_lambda), QuestionMean(), DualClip(clip, clip, dual=dual_clip)),
+     clip=_CLIP, dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
+     gamma=_DISCOUNT, gae_lambda=_LAMBDA)
+_row("tis", "Truncated importance sampling",
+     "Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561",
+     lambda cap: _rollouts(GroupZScore(), QuestionMean(), WeightClip(0.0, cap)),
+     "The rollout policy π_θold is the sampler's own distribution.",
+     cap=Option(2.0, "Yao et al. 2025 and verl's default threshold"))
+_row("gspo_token", "GSPO-token", "GSPO, arXiv 2507.18071, eq. 13–14",
+     lambda clip_low, clip_high: _terms("gspo", clip_low=clip_low, clip_high=clip_high),
+     "With one advantage a trajectory its gradient is GSPO's.",
+     clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
+_row("gmpo", "GMPO", "arXiv 2507.20673",
+     lambda clip_low, clip_high:
+         _sequences(GroupZScore(), QuestionMean(), GeometricClip(clip_low, clip_high)),
+     clip_low=_GMPO_CLIP, clip_high=_GMPO_CLIP)
+_row("sapo", "SAPO", "arXiv 2511.20347",
+     lambda tau_pos, tau_neg:
+         _rollouts(GroupZScore(), QuestionMean(), SigmoidGate(tau_pos, tau_neg)),
+     tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
+     tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"))
+
+# Demonstrations, and mixtures.
+
+_row("dft", "DFT", "arXiv 2508.05629, eq. 9: −sg(π) log π",
+     lambda: _demos(One(), TokenMean()))
+_row("offline_reinforce", "Offline REINFORCE", "REINFORCE on demonstrations with their reward",
+     lambda: Term("offline", CurrentPolicy(), Signed(), TrajectoryMean()))
+_row("chord", "CHORD-φ", "arXiv 2508.11408: (1 − μ) GRPO + μ SFT with token weight π(1 − π)",
+     _chord, mu=Option(0.1, "CHORD, arXiv 2508.11408"), clip=_CLIP)
+_row("luffy", "LUFFY", "arXiv 2504.14945, eq. 5 and 8", _luffy,
+     "No clip on the rollouts: the paper prints one, its scripts and authors leave it out.",
+     shaping=_SHAPING)
+_row("srft", "SRFT", "arXiv 2506.19767, eq. 6–13", _srft,
+     "H, which the paper leaves open, is the mean over all tokens that the term reads.")
+_row("srft_official", "SRFT, official re-implementation", f"{_OFFICIAL}, mix_actor.py (srft)",
+     _srft_official, "H is the mean token entropy of each sequence.",
+     shaping=_SHAPING, devices=_DEVICES)
+_row("sft_rl", "SFT + RL, fixed", "paper, eq. 13 with constant α = 1 and β",
+     lambda sft_coefficient, clip:
+         (*_terms("grpo", clip=clip), _imitate(TokenMean(), coefficient=sft_coefficient)),
+     sft_coefficient=Option(1.0, "not stated; eq. 13 with α = β = 1"), clip=_CLIP)
+
+# HPT: two losses under one gate.
+
+_row("hpt", "HPT, as published", "paper, eq. 5 and 7–13, literally",
+     lambda gamma, clip: _hpt(
+         Switch(gamma), _rollouts(GroupZScore(), QuestionSum("batch"), Clip(clip, clip)),
+         QuestionMean("batch")),
+     "RL: clipped, std in Â, token sums, mean over a question's rollouts. SFT: token mean of a "
+     "demonstration. Both: mean over all questions.",
+     gamma=_GAMMA, clip=_CLIP)
+_row("hpt_official", "HPT, as coded", f"{_OFFICIAL}, exp_scripts/train.sh", _official,
+     "Against hpt: no std, no clip, RL token sum over L without a count of samples, averaged over "
+     "devices; SFT: mean over all gated demonstrations' tokens; a set of one reward is not "
+     "centered. Entropy bonus and norm-80 skip belong to the training loop.",
+     gamma=_GAMMA, devices=_DEVICES,
+     sft_coefficient=Option(1.0, "official scripts: 1.0 (Qwen 7B, LLaMA), 0.3 (Qwen 1.5B)"))
+_row("hpt_global_token", "HPT, one token count",
+     "this package: eq. 13 with both losses as token sums over the tokens of both",
+     lambda gamma, clip: _one_token_count(Switch(gamma), clip),
+     "Â without std; rollouts of gated questions and unused demonstrations don't count.",
+     gamma=_GAMMA, clip=_CLIP)
+_row("hpt_wiener", "HPT, Wiener weights",
+     "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
+     lambda clip, **weights: _one_token_count(Wiener(**weights), clip),
+     "Both losses act on every question with a demonstration, one of which is assumed. α and β "
+     "follow from upge.wiener.Wiener's model of rollouts and demonstrations, for one step; in the "
+     "study the switch ends ahead after many.",
+     mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a "
+                             "step"),
+     noise=Option(3.0, _STUDY + "nearly flat: 0.3 to 30 differ by 1 % of the gain on the "
+                                "development cases"),
+     novelty=Option(0.25, _STUDY + "between what suits E[r] after finite steps (0) and ∇J_μ (0.5)"),
+     prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
+     prior_failed=Option(0.5, "Jeffreys' prior of a success rate"), clip=_CLIP)
+_row("off_on", "OFF/ON", "paper, Table 5; the official code's off-policy branch",
+     lambda gamma, shaping, devices: (
+         _official(gamma, 1.0, devices)[0], _gated_off_policy(gamma, shaping, _share(devices))),
+     _OFF_NOTE, gamma=_GAMMA, shaping=_SHAPING, devices=_DEVICES)
+_row("mix_on", "Mix/ON", "paper, Table 5; the official code's mixed branch",
+     lambda gamma, sft_coefficient, off_coefficient, shaping, devices: (
+         *_official(gamma, sft_coefficient, devices),
+         _gated_off_policy(gamma, shaping, off_coefficient * _share(devices))),
+     _OFF_NOTE, gamma=_GAMMA, sft_coefficient=Option(0.1, "official scripts"),
+     off_coefficient=Option(1.0, "official scripts"), shaping=_SHAPING, devices=_DEVICES)
