@@ -233,8 +233,7 @@ def _with_own_counts(part: Plan, parts: int) -> Plan:
 
 def weighs_by_batch(estimator: Estimator) -> bool:
     """Whether the whole batch's entropy has to be known, by a forward pass, before it is split."""
-    weights = (term.entropy_weight for term in estimator.terms)
-    return any(weight is not None and weight.level == "batch" for weight in weights)
+    return estimator.weighs_by_batch
 
 
 def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:
