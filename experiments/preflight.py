@@ -8,7 +8,7 @@ import torch
 
 from experiments.comparison import BASE, Recipe
 from upge.common.errors import UpgeError
-from upge.planning.here import check_gpu_memory
+from upge.planning.memory import check_run_memory
 from upge.tasks.dataset import Dataset
 from upge.training.config import RunConfig, Synthetic
 from upge.training.data import load_dataset
@@ -39,7 +39,7 @@ def check(recipe: Recipe, methods: Sequence[str], *, on_cpu: bool = False) -> It
     rates = dict.fromkeys(recipe.methods, min(recipe.selection.rates))
     configs = [recipe.config(method, 0, rates) for method in (BASE, *methods)]
     for config in configs:
-        check_gpu_memory(config)
+        check_run_memory(config)
     if isinstance(configs[0].data, Synthetic):
         return
     dataset = load_dataset(configs[0])

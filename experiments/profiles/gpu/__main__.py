@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from upge.planning.cluster import Cluster, load_cluster
 
 from experiments.comparison import BASE, Recipe, load_comparisons, profiles
 from upge.common.config import load
 from upge.common.errors import UpgeError
-from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, plan_costs, run_memory
 
 FOLDER = Path(__file__).parent

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 import yaml
+from upge.planning.cluster import load_cluster
 
 from experiments.profiles.paper.positions import copy_model
 from experiments.profiles.paper.recipes import FOLDER, SETTINGS, methods, model_file, models
 from experiments.profiles.paper.recipes import run_config as make_config
 from experiments.profiles.paper.table import plan_table
 from upge.common.errors import UpgeError
-from upge.planning.cluster import load_cluster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from upge.planning.cluster import Cluster, load_cluster
+
 from experiments.profiles.paper.recipes import FOLDER, SETTINGS, methods, models, run_config
 from upge.common.config import load
-from upge.planning.cluster import Cluster, load_cluster
 from upge.planning.plan import Assumptions, make_plan
 
 _HEAD = (
