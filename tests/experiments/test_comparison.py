@@ -19,7 +19,7 @@ from experiments.comparison import (
 )
 from experiments.run_comparison import run_comparison
 from experiments.scheduler import Failure, Job, last_lines
-from upge.common.config import build
+from upge.common.config import build, merge
 from upge.common.errors import UpgeError
 
 NAME = "mine"
@@ -371,6 +371,14 @@ def test_a_comparison_that_makes_no_sense_is_named(folder, text, sentence) -> No
     with pytest.raises(UpgeError) as caught:
         load_comparisons(folder, "mine", "cpu")
     assert sentence in str(caught.value)
+
+
+def test_other_data_replace_the_profile_s() -> None:
+    base = {"kind": "a", "x": 1}
+    assert merge({"data": base}, {"data": {"kind": "b", "y": 2}}) == {"data": {"kind": "b", "y": 2}}
+    for difference in ({"y": 2}, {"kind": "a", "y": 2}):
+        assert merge({"data": base}, {"data": difference}) == {"data": base | {"y": 2}}
+    assert merge({"data": {"x": 1}}, {"data": base})["data"] == base
 
 
 def test_profiles_in_a_circle_are_a_sentence(folder) -> None:

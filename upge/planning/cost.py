@@ -123,6 +123,12 @@ def step_work(stage: Stage, lengths: Lengths, gated: float, *, has_engine: bool 
     )
 
 
+def run_cost(setting: Setting) -> Cost:
+    """The cost of all stages and evaluations."""
+    stages = [stage_cost(setting, stage) for stage in setting.config.stages]
+    return total([*stages, evaluation_cost(setting)])
+
+
 def stage_cost(setting: Setting, stage: Stage) -> Cost:
     """The cost of all steps of a stage."""
     shape, assumed = setting.shape, setting.assumed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from upge.common.errors import UpgeError
-from upge.planning.cost import Cost, evaluation_cost, stage_cost, total
+from upge.planning.cost import Cost, evaluation_cost, run_cost, stage_cost
 from upge.planning.memory import Memory, run_memory
 from upge.planning.setting import Assumptions, Setting, setting_of
 from upge.training.config import RunConfig
@@ -20,19 +20,12 @@ class RunPlan:
     Attributes:
         setting: the run, and what is assumed.
         memory: of one GPU.
-        stages: the cost of each stage.
-        evaluation: the cost of validations and of the last test.
+        cost: all stages and evaluations.
     """
 
     setting: Setting
     memory: Memory
-    stages: list[Cost]
-    evaluation: Cost
-
-    @property
-    def cost(self) -> Cost:
-        """All stages and evaluations."""
-        return total([*self.stages, self.evaluation])
+    cost: Cost
 
 
 def make_plan(config: RunConfig, assumed: Assumptions) -> RunPlan:
@@ -44,12 +37,11 @@ def make_plan(config: RunConfig, assumed: Assumptions) -> RunPlan:
     if not config.stages:
         raise UpgeError("stages: there are none, so there is nothing to plan; add one")
     setting = setting_of(config, assumed)
-    costs = [stage_cost(setting, stage) for stage in config.stages]
-    return RunPlan(setting, run_memory(setting), costs, evaluation_cost(setting))
+    return RunPlan(setting, run_memory(setting), run_cost(setting))
 
 
 def print_plan(plan: RunPlan, prefix: str = "") -> None:
-    """Print a plan for a reader, a prefix before each line."""
+    """Print a plan, each line after a prefix."""
     for part in (_setting, _memory, _costs):
         for line in part(plan):
             print(prefix + line)
@@ -94,10 +86,12 @@ def _costs(plan: RunPlan) -> Iterator[str]:
         f"{assumed.use_of_flops:.0%} of the peak FLOP/s, {assumed.use_of_bandwidth:.0%} of the "
         "memory's bandwidth; no communication, start-up or grading"
     )
-    for stage, cost in zip(plan.setting.config.stages, plan.stages, strict=True):
+    for stage in plan.setting.config.stages:
+        cost = stage_cost(plan.setting, stage)
         yield f"stage     {stage.algorithm}, {stage.steps} steps: {_cost(cost, plan)}"
-    if plan.evaluation.sampled_tokens:
-        yield f"evaluate  {_cost(plan.evaluation, plan)}"
+    evaluation = evaluation_cost(plan.setting)
+    if evaluation.sampled_tokens:
+        yield f"evaluate  {_cost(evaluation, plan)}"
     yield f"total     {_cost(plan.cost, plan)}"
 
 
