@@ -22,6 +22,7 @@ from upge.planning import memory
 from upge.planning.memory import check_run_memory, run_memory
 from upge.planning.setting import Assumptions, Setting, load_assumptions, setting_of
 from upge.rollouts import CachedSampler
+from upge.rollouts.cached import LOGIT_BYTES
 from upge.training.config import RunConfig
 
 LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
@@ -152,6 +153,13 @@ def test_sharding_spreads_weights_moments_and_gradients(sharding: str, gpus: int
         assert alone[part] <= spread[part] * share < alone[part] + 2 * share
 
 
+def test_fully_sharded_weights_are_gathered_block_by_block() -> None:
+    """The outer parameters, a block and the next one, in bfloat16; by hand."""
+    outer = 2 * 50 * 32 + 32
+    block = (2 * 32 + 2 * 16) * 32 + 3 * 32 * 48 + (32 + 2 * 16) + 2 * 32
+    assert state(sharding="full")["gathered"] == 2 * (outer + 2 * block)
+
+
 def test_an_offloaded_optimizer_takes_no_gpu_memory() -> None:
     assert state(offload=True) == state() | {"optimizer": 0}
 
@@ -199,6 +207,17 @@ def test_the_backend_is_the_runs() -> None:
         assert phase["engine's KV cache"] == 40 * 10**9 - 2 * WEIGHTS
     single = planned(backend="vllm", precision="float32")
     assert single.sampling["engine's KV cache"] == 40 * 10**9 - 4 * WEIGHTS
+
+
+def test_the_built_in_sampler_holds_a_step_s_rollouts_or_what_an_evaluation_can_use() -> None:
+    row = (150 + 128) * (2 * 28 * 4 * 128 * 4) + 152064 * LOGIT_BYTES
+    run = config(max_tokens=128)
+    evaluated = run_memory(setting_of(run, Assumptions()))
+    assert evaluated.sequences == 16 * 2**30 // row
+    assert evaluated.sampling["sampler"] == 16 * 2**30 // row * row
+    never = run.evaluation.model_copy(update={"every": None, "test_samples": None})
+    step = run_memory(setting_of(run.model_copy(update={"evaluation": never}), Assumptions()))
+    assert step.sampling["sampler"] == 16 * 8 // 8 * row
 
 
 def test_a_run_that_samples_nothing_needs_no_sampler() -> None:
