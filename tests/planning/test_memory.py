@@ -154,10 +154,11 @@ def test_sharding_spreads_weights_moments_and_gradients(sharding: str, gpus: int
 
 
 def test_fully_sharded_weights_are_gathered_block_by_block() -> None:
-    """The outer parameters, a block and the next one, in bfloat16; by hand."""
+    """The outer parameters, a block and the next one; by hand."""
     outer = 2 * 50 * 32 + 32
     block = (2 * 32 + 2 * 16) * 32 + 3 * 32 * 48 + (32 + 2 * 16) + 2 * 32
-    assert state(sharding="full")["gathered"] == 2 * (outer + 2 * block)
+    assert state(sharding="full", mixed=True)["gathered"] == 2 * (outer + 2 * block)
+    assert state(sharding="full", mixed=False)["gathered"] == 4 * (outer + 2 * block)
 
 
 def test_an_offloaded_optimizer_takes_no_gpu_memory() -> None:
