@@ -55,7 +55,7 @@ def make_model(folder: Path) -> None:
 def smoke(model: str, steps: int) -> RunConfig:
     """SFT, then HPT with two updates a step; checkpoints and validations at odd intervals."""
     shared = {"prompts_per_step": 8, "group_size": 4, "lr": 1e-3}
-    given = {
+    values = {
         "name": "check-resume",
         "model": model,
         "data": {
@@ -72,7 +72,7 @@ def smoke(model: str, steps: int) -> RunConfig:
         "checkpoint_every": 3,
         "norms_every": 4,
     }
-    return build(given, RunConfig)
+    return build(values, RunConfig)
 
 
 @dataclass
@@ -155,12 +155,12 @@ Trace = tuple[str, int, int]
 
 
 def _traces(folder: Path, pattern: str) -> set[Trace]:
-    found = set()
+    traces = set()
     for path in folder.glob(pattern):
         with suppress(FileNotFoundError):
             stat = path.stat()
-            found.add((path.name, stat.st_ino, stat.st_mtime_ns))
-    return found
+            traces.add((path.name, stat.st_ino, stat.st_mtime_ns))
+    return traces
 
 
 def aims(run: RunProcess, seconds: float, random: Random) -> dict[str, tuple[Moment, float]]:

@@ -235,10 +235,10 @@ def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]
     }
 
 
-def _split(name: str, given: Mapping[str, Any]) -> tuple[_Outer, Settings]:
+def _split(name: str, settings: Mapping[str, Any]) -> tuple[_Outer, Settings]:
     """The outer keys and the recipe's, apart."""
-    outer = {key: value for key, value in given.items() if key in _Outer.model_fields}
-    rest = {key: value for key, value in given.items() if key not in outer}
+    outer = {key: value for key, value in settings.items() if key in _Outer.model_fields}
+    rest = {key: value for key, value in settings.items() if key not in outer}
     return _build(f"{name}.yaml", outer, _Outer), rest
 
 
@@ -277,8 +277,8 @@ def _known(folder: Path, what: str, name: str) -> Path:
     return files[name]
 
 
-def _build(name: str, given: Mapping[str, Any], kind: type[C]) -> C:
+def _build(name: str, settings: Mapping[str, Any], kind: type[C]) -> C:
     try:
-        return build(given, kind)
+        return build(settings, kind)
     except UpgeError as error:
         raise UpgeError(f"{name}: {error}") from error

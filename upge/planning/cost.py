@@ -160,8 +160,8 @@ def evaluation_cost(setting: Setting) -> Cost:
 def sampling_cost(setting: Setting, batch: Batch, gpus: int) -> Cost:
     """The cost of sampling responses token by token, on so many of the GPUs.
 
-    Every token reads the weights, which the sequences sampled together share, and its own
-    sequence's cache. The slowest of that, the FLOPs and the kernel launches is the time.
+    Every token reads the weights, which the sequences sampled together share, and the cache of
+    its sequence. The slowest of that, the FLOPs and the kernel launches is the time.
     """
     if not batch.sequences:
         return Cost()

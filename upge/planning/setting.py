@@ -55,10 +55,10 @@ class Assumptions(Config):
         layer_seconds: the least time a block takes for a token of all sequences together in the
             built-in sampler (Python and kernel launches).
         use_of_flops, use_of_bandwidth: shares of the GPU's peaks that are reached.
-        prompt, response, demonstration: mean tokens; None for the run's ``max_tokens``.
+        prompt: mean tokens.
+        response, demonstration: mean tokens; None for the run's ``max_tokens``.
         gated: share of prompts trained on their demonstration, under HPT's switch.
-        validation_responses: responses a validation.
-        test_responses: responses of the test after the last step.
+        validation_responses, test_responses: of a validation, and of the test after the last step.
     """
 
     gpu: Literal["a100", "a800", "h100", "h200", "rtx4090"] = "a800"
@@ -95,13 +95,13 @@ def load_assumptions(
         UpgeError: a file that cannot be read, an unknown key, a value out of its range, or a launch
             that the training loop does not support.
     """
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in files:
-        given |= read_yaml(path)
+        values |= read_yaml(path)
     if launch is not None:
-        given |= build(read_yaml(launch), _Launch).assumptions()
-    given |= {key: x for key, x in {"gpu": gpu, "gpus": gpus}.items() if x is not None}
-    return build(given, Assumptions)
+        values |= build(read_yaml(launch), _Launch).assumptions()
+    values |= {key: x for key, x in {"gpu": gpu, "gpus": gpus}.items() if x is not None}
+    return build(values, Assumptions)
 
 
 class _LaunchPart(Config):
