@@ -126,6 +126,13 @@ def test_what_is_trained_follows_from_the_terms(
     assert [batch.sequences for batch in again.trained] == [2 * rollouts, 2 * demonstrations]
 
 
+def test_weights_of_the_whole_batch_cost_a_forward_pass_an_epoch() -> None:
+    for algorithm, passes in (("srft", 2), ("luffy", 0)):
+        two = build(stage(algorithm, prompts_per_step=4, epochs=2), Stage)
+        work = step_work(two, Lengths(10, 20, 30), 0.25)
+        assert [batch.sequences for batch in work.scored] == [32 * passes, 4 * passes][:passes]
+
+
 def test_every_algorithm_that_trains_has_work() -> None:
     for name, entry in REGISTRY.items():
         if "values" not in entry().needs:
@@ -154,6 +161,13 @@ def test_sampling_time_by_hand() -> None:
     cache = 8 * 1000 * (100 + 500) * (2 * 28 * 4 * 128 * 2)
     assert cost.sampling_seconds == pytest.approx((weights + cache) / (2039e9 * 0.5))
     assert cost.sampled_tokens == 16000
+
+
+def test_sampling_that_is_bound_by_flops_by_hand() -> None:
+    at = setting(gpus=2, use_of_flops=0.001)
+    cost = sampling_cost(at, Batch(16, 100, 1000), 2)
+    assert cost.sampling_seconds == pytest.approx(cost.flops / (2 * 312e12 * 0.001))
+    assert cost.flops == pytest.approx(2 * 16 * 1100 * 7_615_616_512, rel=0.1)
 
 
 def test_the_built_in_sampler_waits_for_kernel_launches() -> None:
@@ -196,5 +210,7 @@ def test_one_gpu_evaluates_after_every_interval_and_at_the_end() -> None:
     at = setting(response=500, validation_responses=64, test_responses=100)
     cost = evaluation_cost(at)
     assert cost.sampled_tokens == (2 * 64 + 100) * 500
+    parts = [sampling_cost(at, Batch(n, 150, 500), 1).seconds for n in (64, 64, 100)]
+    assert cost.seconds == pytest.approx(sum(parts))
     alone = at.assumed.model_copy(update={"gpus": 1})
     assert evaluation_cost(replace(at, assumed=alone)) == cost

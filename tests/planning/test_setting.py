@@ -7,8 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
+from upge.common.config import build
 from upge.common.errors import UpgeError
-from upge.planning.setting import GPUS, Assumptions, load_assumptions
+from upge.planning.setting import GPUS, Assumptions, load_assumptions, setting_of
+from upge.training.config import RunConfig
 
 LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
 
@@ -21,6 +23,18 @@ def write(folder: Path, text: str) -> Path:
 
 def test_every_type_of_gpu_can_be_named() -> None:
     assert set(GPUS) == set(get_args(Assumptions.model_fields["gpu"].annotation))
+
+
+@pytest.mark.parametrize(
+    ("assumed", "lengths"),
+    [({}, (150, 64, 64)), ({"response": 50, "demonstration": 99, "prompt": 99}, (99, 50, 64))],
+)
+def test_responses_and_demonstrations_have_at_most_the_run_s_tokens(
+    assumed: dict[str, int], lengths: tuple[int, ...]
+) -> None:
+    stage = {"algorithm": "hpt", "steps": 1, "lr": 1e-3}
+    run = build({"name": "r", "max_tokens": 64, "stages": [stage]}, RunConfig)
+    assert setting_of(run, Assumptions(**assumed)).lengths == lengths
 
 
 @pytest.mark.parametrize(
