@@ -170,6 +170,13 @@ def test_sampling_that_is_bound_by_flops_by_hand() -> None:
     assert cost.flops == pytest.approx(2 * 16 * 1100 * 7_615_616_512, rel=0.1)
 
 
+def test_training_time_by_hand() -> None:
+    at = setting(gpus=4, use_of_flops=0.5, of=stage("sft"))
+    cost = stage_cost(at, at.config.stages[0])
+    assert cost.training_seconds == pytest.approx(cost.flops / (4 * 312e12 * 0.5))
+    assert cost.sampling_seconds == 0
+
+
 def test_the_built_in_sampler_waits_for_kernel_launches() -> None:
     slow, slower = (setting("transformers", layer_seconds=x) for x in (0.01, 0.02))
     cost = sampling_cost(slow, Batch(1, 100, 1000), 1)
