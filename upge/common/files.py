@@ -56,7 +56,8 @@ class FileError(UpgeError, OSError):
         super().__init__(f"{path}: can't be written ({error.strerror})")
         self.errno, self.strerror, self.filename = error.errno, error.strerror, str(path)
 
-    __str__ = Exception.__str__  # the sentence, where OSError would make one of errno and filename
+    def __str__(self) -> str:
+        return str(self.args[0])  # OSError's own would be made of errno, strerror and filename
 
 
 @contextmanager

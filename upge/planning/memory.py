@@ -9,8 +9,8 @@ from upge.common.errors import UpgeError
 from upge.models.policy import positions_at_a_time
 from upge.models.shapes import ModelShape
 from upge.planning.setting import BFLOAT16, FLOAT32, Assumptions, Setting, setting_of
-from upge.rollouts.cached import memory_held, row_bytes, rows_held
-from upge.rollouts.memory import check_gpu_memory
+from upge.rollouts.cached import memory_held, rows_held
+from upge.rollouts.memory import check_gpu_memory, row_bytes
 from upge.training.config import RunConfig
 from upge.training.launch import launched_processes
 
@@ -149,7 +149,7 @@ def sequences_held(setting: Setting, length: int) -> int:
     """Responses that a sampler holds at a time, with ``length`` tokens of prompt and response."""
     if setting.has_engine:
         return _engine_cache(setting) // (setting.shape.cache_bytes(setting.sampler_size) * length)
-    return rows_held(memory_held("cuda"), _row_bytes(setting, length))
+    return rows_held(memory_held("cuda"), row_bytes(setting.shape, setting.sampler_size, length))
 
 
 def _sampler(setting: Setting) -> dict[str, int]:
@@ -168,14 +168,10 @@ def _sampler(setting: Setting) -> dict[str, int]:
         weights = setting.sampler_size * setting.shape.parameters
         return {"engine's weights": weights, "engine's KV cache": _engine_cache(setting)}
     together = min(max(rows), sequences_held(setting, setting.longest))
-    return {"sampler": int(together) * _row_bytes(setting, setting.longest)}
+    row = row_bytes(setting.shape, setting.sampler_size, setting.longest)
+    return {"sampler": int(together) * row}
 
 
 def _engine_cache(setting: Setting) -> int:
     memory = setting.gpu.memory * setting.assumed.sampler_memory
     return max(int(memory) - setting.sampler_size * setting.shape.parameters, 0)
-
-
-def _row_bytes(setting: Setting, length: int) -> int:
-    shape = setting.shape
-    return row_bytes(shape.cache_bytes(setting.sampler_size), shape.vocab_size, length)

@@ -202,25 +202,14 @@ def rows_held(memory: float, row_bytes: int) -> int:
     return int(min(max(memory * 2**30 // row_bytes, 1), ROWS))
 
 
-def row_bytes(cache: int, vocabulary: int, length: int) -> int:
-    """Bytes of one response while it is sampled: its cache, and the logits of its next token.
-
-    Args:
-        cache: bytes of keys and values a token.
-        vocabulary: logits a token.
-        length: tokens of prompt and response.
-    """
-    return length * cache + vocabulary * LOGIT_BYTES
-
-
 def _row_bytes(model: Any, length: int) -> int:
-    """:func:`row_bytes` of a loaded model."""
+    """Of a sequence's keys and values, and of the logits that its next token is drawn from."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     token = 2 * config.num_hidden_layers * kv_heads * width * model.dtype.itemsize
-    return row_bytes(token, config.vocab_size, length)
+    return int(length * token + config.vocab_size * LOGIT_BYTES)
 
 
 def _uniforms(seeds: list[int], samples: int, length: int) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from upge.common.errors import UpgeError
-from upge.models.shapes import shape_of
-from upge.rollouts.cached import memory_held, row_bytes, rows_held
+from upge.models.shapes import ModelShape, shape_of
+from upge.rollouts.cached import LOGIT_BYTES, memory_held, rows_held
 
 _GIGA = 1e9
 
@@ -65,6 +65,17 @@ def sampler_bytes(model: str, *, size: int, rows: int, group: int, length: int) 
         shape = shape_of(model)
     except UpgeError:
         return None
-    row = row_bytes(shape.cache_bytes(size), shape.vocab_size, length)
+    row = row_bytes(shape, size, length)
     together = max(min(rows, rows_held(memory_held("cuda"), row)), group)
     return size * shape.parameters + together * row
+
+
+def row_bytes(shape: ModelShape, size: int, length: int) -> int:
+    """Bytes of one response in the built-in sampler: its cache, and its next token's logits.
+
+    Args:
+        shape: the model.
+        size: bytes of a number in the cache.
+        length: tokens of prompt and response.
+    """
+    return length * shape.cache_bytes(size) + shape.vocab_size * LOGIT_BYTES
