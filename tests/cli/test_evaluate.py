@@ -40,13 +40,11 @@ from upge.evaluation.benchmarks import (
     split_names,
 )
 from upge.evaluation.folder import EvaluationFolder
-from upge.evaluation.memory import check_gpu_memory, memory_needed
 from upge.evaluation.responses import Responses
 from upge.evaluation.run import Evaluator
 from upge.models.pretrained import load_pretrained, save_pretrained
 from upge.models.tiny import build_model, build_tokenizer
 from upge.rollouts import CachedSampler
-from upge.rollouts.cached import LOGIT_BYTES, ROWS
 from upge.tasks.answers import boxed
 from upge.tasks.problem import Problem, data_folder
 from upge.tasks.templates import TEMPLATES
@@ -432,25 +430,6 @@ def test_the_tokenizer_of_another_model_is_named_before_its_model_is_loaded(
         "model: its tokenizer gives ids up to" in done.err and "but it knows 9 tokens" in done.err
     )
     assert "Traceback" not in done.err
-
-
-def test_a_gpu_that_is_too_small_for_the_weights_and_the_cache() -> None:
-    """By hand: a tiny base's numbers, and 16 GiB for keys, values and logits."""
-    ask = {"size": 4, "rows": 6, "group": 2, "length": 100}
-    model, tokenizer = load_pretrained("tiny")
-    config, weights = model.config, sum(p.numel() for p in model.parameters())
-    width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
-    row = 100 * 2 * config.num_hidden_layers * width * 4 + len(tokenizer) * LOGIT_BYTES
-    needed = 4 * weights + 6 * row
-    check_gpu_memory("tiny", **ask, free=needed)
-    with pytest.raises(UpgeError, match=r"^tiny: needs about .* GB of GPU memory, of which .* are"):
-        check_gpu_memory("tiny", **ask, free=needed - 1)
-    assert (
-        memory_needed("tiny", **ask | {"size": 2}) == needed // 2 + 3 * len(tokenizer) * LOGIT_BYTES
-    )
-    assert memory_needed("tiny", **ask | {"rows": 10**9}) == 4 * weights + ROWS * row
-    assert memory_needed("tiny", **ask | {"group": 9999}) == 4 * weights + 9999 * row
-    check_gpu_memory("some/model", **ask, free=0)  # can't be said
 
 
 @pytest.mark.parametrize("command", ["evaluate", "evaluate --benchmark", "sample"])

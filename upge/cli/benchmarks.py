@@ -238,17 +238,17 @@ def _evaluator(asked: Asked, name: str, settings: Sampling, group: int, length: 
     """The model, loaded, and what grades it."""
     import torch
 
-    from upge.evaluation.memory import check_gpu_memory
     from upge.evaluation.run import Evaluator
     from upge.models.pretrained import load_pretrained
     from upge.rollouts.backends import open_sampler
+    from upge.rollouts.memory import check_sampler_memory
     from upge.tasks.math_verifier import BoxedAnswer
 
     device = _device()
     dtype = getattr(torch, _DTYPES[device])
     rows = _rows(asked.backend, device, settings.max_tokens)
     if asked.backend == "transformers":  # an engine looks after its memory itself
-        check_gpu_memory(name, size=dtype.itemsize, rows=rows, group=group, length=length)
+        check_sampler_memory(name, size=dtype.itemsize, rows=rows, group=group, length=length)
     policy, tokenizer = load_pretrained(name, dtype)
     return Evaluator(
         open_sampler(asked.backend, policy.to(device), tokenizer),

@@ -475,9 +475,9 @@ def _load(
     """The model, once it is seen to know what it will be asked, and to have room."""
     import torch
 
-    from upge.evaluation.memory import check_gpu_memory
     from upge.models.pretrained import load_config, load_pretrained, load_tokenizer
     from upge.rollouts.backends import open_sampler
+    from upge.rollouts.memory import check_sampler_memory
     from upge.tasks.encoding import check_vocabulary, encode
     from upge.training.records import RunFolder
 
@@ -486,7 +486,7 @@ def _load(
     ids = [encode(tokenizer, prompt) for prompt in asked.prompts]
     check_vocabulary(ids, load_config(name))
     if backend == "transformers":  # an engine looks after its memory itself
-        check_gpu_memory(
+        check_sampler_memory(
             name,
             size=torch.float32.itemsize,
             rows=len(ids) * asked.samples,

@@ -142,10 +142,12 @@ def train(
     if dry_run:
         _print_configuration(run, folder)
         if gpu is not None:
-            from upge.cli.plan import print_plan
+            from upge.planning.plan import make_plan, print_plan
+            from upge.planning.setting import load_assumptions
 
-            sound = print_plan(run, None, gpu=gpu, prefix="# ")
-            raise typer.Exit(0 if sound else 1)
+            plan = make_plan(run, load_assumptions(gpu=gpu))
+            print_plan(plan, prefix="# ")
+            raise typer.Exit(0 if plan.memory.fits else 1)
     else:
         _train(run, folder, quiet, doctor)
 
@@ -159,12 +161,12 @@ def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
 
 
 def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None:
-    from upge.planning.here import check_gpu_memory
+    from upge.planning.memory import check_run_memory
     from upge.training.loop import Trainer
 
     again = folder.result is not None
     if not again:
-        check_gpu_memory(run)
+        check_run_memory(run)
     log = _Log(stderr=True, quiet=quiet)
     trainer = Trainer(run, folder, doctor=doctor)
     trainer.note = lambda text: log.print(text, highlight=False, markup=False, soft_wrap=True)

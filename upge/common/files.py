@@ -56,6 +56,9 @@ class FileError(UpgeError, OSError):
         super().__init__(f"{path}: can't be written ({error.strerror})")
         self.errno, self.strerror, self.filename = error.errno, error.strerror, str(path)
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # OSError's own would be made of errno, strerror and filename
+
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
