@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ class Subject:
     limit: float = LIMIT
     fixed: frozenset[str] = frozenset()
     printed: int = 0
+    seed: int = 0
+    drew: bool = False
     mutated: set[str] = field(default_factory=set)
 
     @property
@@ -170,6 +172,7 @@ class Subject:
             for name, quantity in self.target.parameters.items()
             if quantity not in self.fixed
         }
+        self.drew = False
         before = {name: x.detach().clone() for name, x in arguments.items() if _is_tensor(x)}
         result = self._call(arguments)
         self.mutated |= {
@@ -182,7 +185,7 @@ class Subject:
         return _gradients(loss, kind, leaves, inputs, layout, self)
 
     def _call(self, arguments: Mapping[str, Any]) -> Any:
-        with limited(self.limit, self.target.title), _quiet() as output:
+        with limited(self.limit, self.target.title), _quiet(self.seed) as output:
             try:
                 given = dict(arguments) | dict(self.target.constants)
                 first = [given.pop(name) for name in self.target.positional]
@@ -194,6 +197,7 @@ class Subject:
                     raise
                 raise call_error(self.target.title, error) from error
             finally:
+                self.drew |= bool((torch.get_rng_state() != _rng(self.seed)).any())
                 self.printed = max(self.printed, output.getvalue().count("\n"))
 
 
@@ -544,8 +548,14 @@ def _hard_limit(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@cache
+def _rng(seed: int) -> Tensor:
+    """The generator's state after seeding."""
+    return torch.Generator().manual_seed(seed).get_state()
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
+def _quiet(seed: int = 0) -> Iterator[io.StringIO]:
     """Keep what is printed, and warnings, out of the report; and Python's random state."""
     output = io.StringIO()
     state = random.getstate()
@@ -556,10 +566,24 @@ def _quiet() -> Iterator[io.StringIO]:
         torch.random.fork_rng(devices=[]),
     ):
         warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        random.seed(seed)
         try:
             yield output
         finally:
             random.setstate(state)
+
+
+def arguments_of(subject: Subject, inputs: Inputs) -> dict[str, Any]:
+    """What the loss is handed for a batch, by parameter."""
+    if subject.advantage is not None:
+        inputs = inputs.with_(advantage=subject.advantage.values(inputs))
+    leaves = _leaves(inputs, subject.target.asks, subject.layout)
+    return {
+        name: _provide(quantity, inputs, subject.layout, leaves)
+        for name, quantity in subject.target.parameters.items()
+        if quantity not in subject.fixed
+    }
 
 
 def describe(parameters: Mapping[str, str]) -> str:
@@ -572,4 +596,3 @@ def without(subject: Subject, quantity: str) -> Subject:
     return replace(subject, fixed=subject.fixed | {quantity})
 
 
-Check = Callable[[Inputs], Tensor]

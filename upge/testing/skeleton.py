@@ -101,7 +101,10 @@ def read_skeleton(reader: Reader, side: Side, curves: Sequence[Curve | None]) ->
             best = min(best, error)
             if error <= reader.tolerance:
                 return Skeleton(*triple, error)
+    is_hard = any(curves) and not any(c is not None and c.is_smooth for c in curves)
     for triple in candidates:
+        if is_hard and numbers(triple[1]):
+            continue  # its bounds were looked for where the curves break
         solved = _solve(measured, triple, reader.tolerance)
         if solved is not None:
             return solved
@@ -183,9 +186,9 @@ def _newton(residual: Any, x: Tensor) -> Tensor | None:
     if not jacobian.isfinite().all() or not jacobian.any():
         return None
     move = torch.linalg.lstsq(jacobian, -now[:, None]).solution[:, 0]
-    for _ in range(10):
+    for _ in range(6):
         trial = residual(x + move)
-        if trial is not None and trial.norm() < now.norm():
+        if trial is not None and trial.norm() < 0.999 * now.norm():
             return move
         move = move / 2
     return None
