@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from upge.evaluation.responses import respond
+from upge.evaluation.run import respond
 from upge.models.pretraining import WORKED
 from upge.rollouts import CachedSampler, Sampling
 from upge.tasks.problem import Problem

@@ -1,48 +1,60 @@
-"""Where responses to benchmarks are kept, so that a killed evaluation goes on.
+"""Where an evaluation keeps its responses, so that rerunning the command resumes it.
 
 evaluation.json          what determines the responses, and where they were sampled
-NAME.parquet             a finished benchmark: a row a response
-NAME.parts/              of an unfinished one: files of whole problems, each written as a whole
+NAME.parquet             a finished suite; see :mod:`upge.evaluation.responses`
+NAME.parts/              of an unfinished one: files of whole problems, each written atomically
 results.json             what was measured last
-lock                     held by the process that writes
+lock                     held by the process that writes, the first of several
 
-A row: problem (its place in the benchmark, from 0), suite, family, level, prompt, answer, sample,
-response, reward, tokens, finished (whether the response ended by itself) and verdict
-(:class:`~upge.tasks.grading.Verdict`). A part that can't be read, as after a power failure, is
-sampled again.
+A part that can't be read, as after a power failure, is sampled again.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from upge.common.errors import UpgeError
-from upge.common.files import atomic_write, locked, make_folder, sync
-from upge.common.optional import require
-from upge.common.provenance import provenance
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-#: Columns of a row, and their types as pyarrow calls them.
-COLUMNS = {
-    "problem": "int64",
-    "suite": "string",
-    "family": "string",
-    "level": "int64",
-    "prompt": "large_string",
-    "answer": "large_string",
-    "sample": "int64",
-    "response": "large_string",
-    "reward": "float64",
-    "tokens": "int64",
-    "finished": "bool_",
-    "verdict": "string",
-}
+from upge.common.errors import UpgeError
+from upge.common.files import FileError, locked, make_folder, write_json
+from upge.common.provenance import provenance
+from upge.evaluation.responses import Responses, merge_tables, read_table, write_table
+from upge.evaluation.run import Answers, Part
+from upge.evaluation.suites import Suite
 
 _RECORD = "evaluation.json"
+
+
+class UnkeptError(UpgeError):
+    """Responses can't be written; the folder object has them in memory."""
+
+
+class Held(BaseModel):
+    """A suite of an evaluation: the digest and the number of all its problems."""
+
+    digest: str
+    problems: int = 0
+
+
+class Record(BaseModel):
+    """What was evaluated and how, as ``evaluation.json`` has it.
+
+    Args:
+        model: as the user named it.
+        settings: what determines the responses, whatever the suite.
+        suites: by name.
+        starts: where and when the evaluation was started and resumed.
+    """
+
+    model: str
+    settings: dict[str, Any]
+    suites: dict[str, Held] = Field(validation_alias=AliasChoices("suites", "benchmarks"))
+    starts: list[dict[str, str]]
 
 
 class EvaluationFolder:
@@ -54,22 +66,27 @@ class EvaluationFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unkept: dict[str, list[Any]] = {}
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What was evaluated and how; empty if nothing was.
+    def record(self) -> Record | None:
+        """What was evaluated and how; None if nothing was.
 
         Raises:
-            UpgeError: its record can't be read.
+            UpgeError: it can't be read.
         """
         path = self.path / _RECORD
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UpgeError(f"{path}: can't be read ({error}); choose another --out") from error
-        return dict(given)
+            return None
+        except OSError as error:
+            raise UpgeError(f"{path}: can't be read ({error.strerror})") from error
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UpgeError(
+                f"{path}: is damaged{place and f' ({place})'}; restore it, or choose another --out"
+            ) from error
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep a second process from working on the same evaluation.
@@ -78,43 +95,40 @@ class EvaluationFolder:
             UpgeError: one does; or the folder can't be written to.
         """
         make_folder(self.path)
-        return locked(self.path, "run")
+        return locked(self.path, "evaluation")
 
-    def open(
-        self, model: str, settings: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        """Note what is to be evaluated, or see that it is what the folder already holds.
+    def open(self, model: str, settings: Mapping[str, Any], suites: Iterable[Suite]) -> None:
+        """Record what is to be evaluated, or check that the folder holds the same.
 
         Args:
-            model: as the user calls it.
-            settings: what determines the responses, whatever the benchmark.
-            benchmarks: of each, by name, the digest that determines them, and its number of
-                problems; others may be there already.
+            model: as the user names it.
+            settings: what determines the responses, whatever the suite.
+            suites: what is asked; the folder may hold others already.
 
         Raises:
-            UpgeError: the folder holds responses of another model or of other settings.
+            UpgeError: the folder holds responses of another model, with other settings or to other
+                problems, or can't be written to.
         """
-        about = self.about
-        known = about.get("benchmarks", {})
-        if about:
-            self._check(about, settings, model)
-        for name, own in benchmarks.items():
-            self._check_benchmark(name, known.get(name, own), own)
-        record = {
-            "model": about.get("model", model),
-            "settings": settings,
-            "benchmarks": known | benchmarks,
-            "starts": [*about.get("starts", []), provenance()],
-        }
-        atomic_write(self.path / _RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        record = self.record or Record(model=model, settings=dict(settings), suites={}, starts=[])
+        self._check(record, settings, model)
+        for suite in suites:
+            held = record.suites.setdefault(suite.name, Held(digest=suite.digest))
+            held.problems = suite.of
+            if held.digest != suite.digest:
+                raise UpgeError(
+                    f"{self.path}: its {suite.name} is not the one of now (problems or answers "
+                    "differ); choose another --out"
+                )
+        record.starts.append(provenance())
+        write_json(self.path / _RECORD, record.model_dump())
 
-    def _check(self, about: Mapping[str, Any], settings: Mapping[str, Any], model: str) -> None:
-        held = about.get("settings", {})
+    def _check(self, record: Record, settings: Mapping[str, Any], model: str) -> None:
+        held = record.settings
         name = next((name for name in settings if held.get(name) != settings[name]), None)
         if name == "weights":
             raise UpgeError(
-                f"{self.path}: holds responses of {about.get('model')}, and {model} is another "
-                "model or has other weights now; choose another --out"
+                f"{self.path}: holds responses of {record.model}, and {model} is another model or "
+                "has other weights now; choose another --out"
             )
         if name is not None:
             raise UpgeError(
@@ -122,47 +136,42 @@ class EvaluationFolder:
                 "choose another --out, or the same setting"
             )
 
-    def _check_benchmark(self, name: str, held: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        if held["digest"] != own["digest"]:
-            raise UpgeError(
-                f"{self.path}: its {name} is not the one of now (problems or answers differ); "
-                "choose another --out"
-            )
-
     # ------------------------------------------------------------------------------------ responses
 
     def table(self, name: str) -> Any:
-        """All responses to a benchmark, as a pyarrow table in the order of its problems."""
-        pyarrow = require("pyarrow", "train")
-        kept = schema().empty_table()
-        for path in [self._whole(name), *sorted(self._parts(name).glob("*.parquet"))]:
-            if (own := _read(path)) is not None:
-                kept = pyarrow.concat_tables([kept, _without(own, kept["problem"])])
-        return kept.sort_by([("problem", "ascending"), ("sample", "ascending")]).combine_chunks()
+        """All responses to a suite, as a pyarrow table in the order of its problems."""
+        files = [*sorted(self._parts(name).glob("*.parquet")), self._whole(name)]
+        tables = [*self._unkept.get(name, []), *map(read_table, files)]
+        return merge_tables(table for table in tables if table is not None)
 
-    def done(self, name: str) -> set[int]:
-        """The places of the problems that have their responses."""
-        return set(self.table(name)["problem"].to_pylist())
+    def responses(self, name: str) -> Responses:
+        """All responses to a suite."""
+        return Responses.of_table(self.table(name))
 
-    def add(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep the responses to some whole problems.
+    def done(self, name: str, samples: int) -> set[int]:
+        """The places of the problems that have all their responses."""
+        counts = Counter(self.table(name)["problem"].to_pylist())
+        return {place for place, count in counts.items() if count == samples}
+
+    def add(self, part: Part, answers: Answers) -> None:
+        """Keep the responses to a part; in memory at least, for :meth:`table`.
 
         Raises:
-            UpgeError: they can't be written.
+            UnkeptError: they can't be written.
         """
-        table = require("pyarrow", "train").table(dict(columns), schema=schema())
-        folder = self._parts(name)
-        make_folder(folder)
-        self._write(folder / f"{columns['problem'][0]:08d}.parquet", table)
+        table = Responses(part.problems, answers, part.places).table(part.suite)
+        self._write(self._parts(part.suite) / f"{part.places[0]:08d}.parquet", table, part.suite)
 
-    def finish(self, name: str, count: int) -> None:
-        """Make one file of the parts, once the first ``count`` problems have their responses."""
+    def finish(self, name: str, count: int, samples: int) -> None:
+        """Make one file of the parts, once the first ``count`` problems have their responses.
+
+        Raises:
+            UnkeptError: it can't be written.
+        """
         parts = self._parts(name)
-        if not parts.exists() or not self.done(name).issuperset(range(count)):
-            return
-        self._write(self._whole(name), self.table(name))
-        sync(self._whole(name))
-        shutil.rmtree(parts)
+        if parts.exists() and self.done(name, samples).issuperset(range(count)):
+            self._write(self._whole(name), self.table(name), name)
+            shutil.rmtree(parts)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keep what was measured.
@@ -170,18 +179,16 @@ class EvaluationFolder:
         Raises:
             UpgeError: it can't be written.
         """
-        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        atomic_write(self.path / "results.json", text)
+        write_json(self.path / "results.json", results)
 
-    def _write(self, path: Path, table: Any) -> None:
-        pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(table, sink)
+    def _write(self, path: Path, table: Any, name: str) -> None:
         try:
-            atomic_write(path, sink.getvalue().to_pybytes())
-        except UpgeError as error:
-            raise UpgeError(
-                f"{error}; mend that, and the same command goes on with the problems that are left"
+            path.parent.mkdir(exist_ok=True)
+            write_table(path, table)
+        except OSError as error:
+            self._unkept.setdefault(name, []).append(table)
+            raise UnkeptError(
+                f"{FileError(path, error)}; mend that and rerun the command to resume"
             ) from error
 
     def _whole(self, name: str) -> Path:
@@ -194,24 +201,3 @@ class EvaluationFolder:
 def is_evaluation(path: Path) -> bool:
     """Whether a folder holds an evaluation."""
     return (path / _RECORD).is_file()
-
-
-def schema(names: Iterable[str] = COLUMNS) -> Any:
-    """Names and types of these columns, as pyarrow has them."""
-    pyarrow = require("pyarrow", "train")
-    return pyarrow.schema([(name, getattr(pyarrow, COLUMNS[name])()) for name in names])
-
-
-def _read(path: Path) -> Any:
-    """A file's table; None if it is not there, or is damaged."""
-    pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    try:
-        return parquet.read_table(path).select(list(COLUMNS)).cast(schema())
-    except (OSError, KeyError, pyarrow.ArrowException):
-        return None
-
-
-def _without(table: Any, problems: Iterable[Any]) -> Any:
-    """The rows of other problems: a kill may leave a part beside the file that was made of it."""
-    compute = require("pyarrow.compute", "train")
-    return table.filter(compute.invert(compute.is_in(table["problem"], value_set=problems)))

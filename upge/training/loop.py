@@ -23,7 +23,8 @@ from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError, oom_error
 from upge.common.optional import require
 from upge.estimator import Plan
-from upge.evaluation.responses import Responses, respond_suites
+from upge.evaluation.responses import Responses
+from upge.evaluation.run import respond_suites
 from upge.models.policy import Policy
 from upge.models.pretrained import (
     load_config,

@@ -1,4 +1,4 @@
-"""Benchmarks as a model reads them, looked through before the model is loaded."""
+"""Suites of problems as a model reads them, checked before the model is loaded."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A benchmark's problems for a model.
+class Suite:
+    """A suite's problems for a model.
 
     Args:
-        name: of the data set, or of its file.
+        name: of the suite, or of its file.
         problems: as the model reads them; the first ones, if they are limited.
         samples: responses to each.
-        digest: of all its questions and answers, limited or not.
+        digest: of all its questions and answers, limited or not, whatever the prompts around them.
         of: how many problems these are.
     """
 
@@ -38,13 +38,46 @@ class Benchmark:
     of: int
 
 
-def split_names(given: Iterable[str]) -> list[str]:
+def make_suite(
+    name: str,
+    problems: Sequence[Problem],
+    written: Sequence[Problem],
+    samples: int,
+    limit: int | None = None,
+) -> Suite:
+    """A suite of problems.
+
+    Args:
+        name: of the suite.
+        problems: as the model reads them.
+        written: the same with the questions as they are written, whatever prompts are made of them.
+        samples: responses to each.
+        limit: the first so many problems; None for all.
+
+    Raises:
+        UpgeError: a problem without an answer, or with text that is no Unicode.
+    """
+    for place, problem in enumerate(written, 1):
+        if problem.answer.strip() in ("", "None"):  # None is what the hub's columns may hold
+            raise UpgeError(
+                f"{name}: its problem {place} has no answer, so nothing can be graded; take a "
+                "split or file that has answers"
+            )
+    content = json.dumps([[p.prompt, p.answer, p.family] for p in written], ensure_ascii=False)
+    try:
+        digest = hashlib.sha256(content.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise UpgeError(f"{name}: has half of a surrogate pair, no character ({error})") from error
+    return Suite(name, problems[:limit], samples, digest, len(written))
+
+
+def split_names(texts: Iterable[str]) -> list[str]:
     """The names in comma lists, each once.
 
     Raises:
         UpgeError: none, an unknown one, or two files of one name.
     """
-    names = [name.strip() for text in given for name in text.split(",")]
+    names = [name.strip() for text in texts for name in text.split(",")]
     names = list(dict.fromkeys(filter(None, names)))
     if not names:
         raise UpgeError("--benchmark: got no name, wanted some, as aime24,math500")
@@ -64,7 +97,7 @@ def read_benchmarks(
     tokenizer: Any,
     samples: int | None = None,
     limit: int | None = None,
-) -> list[Benchmark]:
+) -> list[Suite]:
     """Benchmarks by their names, from UPGE_DATA or the hub.
 
     Args:
@@ -75,36 +108,16 @@ def read_benchmarks(
         limit: the first so many problems of each; None for all.
 
     Raises:
-        UpgeError: see :func:`~upge.tasks.benchmarks.load` and
-            :func:`~upge.tasks.templates.prompt`; a problem without an answer.
+        UpgeError: see :func:`~upge.tasks.benchmarks.load`,
+            :func:`~upge.tasks.templates.prompt` and :func:`make_suite`.
     """
-    return [
-        Benchmark(
-            Path(name).stem,
-            [replace(p, prompt=prompt(p.prompt, template, tokenizer)) for p in problems[:limit]],
-            SAMPLES.get(Path(name).stem, 1) if samples is None else samples,
-            _digest(problems),
-            len(problems),
-        )
-        for name in names
-        for problems in [_answered(name)]
-    ]
-
-
-def _answered(name: str) -> list[Problem]:
-    problems = load(name)
-    for place, problem in enumerate(problems, 1):
-        if problem.answer.strip() in ("", "None"):  # None is what the hub's columns may hold
-            raise UpgeError(
-                f"{name}: its problem {place} has no answer, so nothing can be graded; take a "
-                "split or file that has answers"
-            )
-    return problems
-
-
-def _digest(problems: Sequence[Problem]) -> str:
-    content = json.dumps([[problem.prompt, problem.answer] for problem in problems])
-    return hashlib.sha256(content.encode()).hexdigest()
+    suites = []
+    for name in names:
+        written, stem = load(name), Path(name).stem
+        problems = [replace(p, prompt=prompt(p.prompt, template, tokenizer)) for p in written]
+        count = samples or SAMPLES.get(stem, 1)
+        suites.append(make_suite(stem, problems, written, count, limit))
+    return suites
 
 
 def default_template(tokenizer: Any) -> str:
@@ -119,13 +132,11 @@ def default_template(tokenizer: Any) -> str:
     return "qwen" if "\\boxed{" in str(own) else CHAT
 
 
-def check_positions(
-    benchmarks: Sequence[Benchmark], tokenizer: Any, config: Any, max_tokens: int
-) -> int:
+def check_positions(suites: Sequence[Suite], tokenizer: Any, config: Any, max_tokens: int) -> int:
     """Tokens of the longest prompt and response, where the model has tokens and positions for all.
 
     Args:
-        benchmarks: what will be asked.
+        suites: what will be asked.
         tokenizer: the model's.
         config: the model's configuration.
         max_tokens: the longest response.
@@ -134,7 +145,7 @@ def check_positions(
         UpgeError: a prompt can't be encoded; the tokenizer is another model's; the longest prompt
             and response are longer.
     """
-    prompts = {own.name: [encode(tokenizer, p.prompt) for p in own.problems] for own in benchmarks}
+    prompts = {own.name: [encode(tokenizer, p.prompt) for p in own.problems] for own in suites}
     check_vocabulary([ids for own in prompts.values() for ids in own], config)
     lengths = {name: max(map(len, own)) for name, own in prompts.items()}
     name = max(lengths, key=lengths.__getitem__)
