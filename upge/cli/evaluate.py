@@ -49,11 +49,8 @@ _SAMPLES = 8
 #: Where evaluations go unless --out says otherwise.
 _FOLDERS = Path("evaluations")
 
-#: What weights are computed in; on a GPU as the paper's models are published.
-_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
-
 #: Tokens of responses sampled, and then kept, at a time: what a kill costs (on a CPU 2 to 3 minutes
-#: of SmolLM2) and, on a GPU, memory; vLLM manages its memory, and is the faster the more it is asked.
+#: of SmolLM2) and memory; vLLM manages its memory, and is faster the more it is asked.
 _AT_ONCE = {"cpu": 2**14, "cuda": 2**18, "vllm": 2**22}
 
 #: Parts of a suite, at least, that processes can share; their number changes no part.
@@ -237,12 +234,11 @@ _WITHOUT = ("data", "prompt", "marker", "per_level")
 def _check_options(args: EvalArgs, held: bool) -> None:
     """Reject options that contradict each other, and names that results can't hold."""
     for name, value in vars(args).items():
-        option = f"--{name.replace('_', '-')}"
         if name in _WITHOUT and value is not None and (args.benchmarks or held):
-            raise UpgeError(f"{option}: goes without --benchmark")
+            raise UpgeError(f"--{name.replace('_', '-')}: goes without --benchmark")
         for text in map(str, value if isinstance(value, list) else [value]):
             if text.encode(errors="ignore").decode() != text:
-                raise UpgeError(f"{option}: {text!r} is not UTF-8; rename it")
+                raise UpgeError(f"{text!r} is not UTF-8, so results can't hold it; rename it")
     if args.template is not None and not (args.benchmarks or held):
         raise UpgeError("--template: goes with --benchmark")
 
@@ -371,6 +367,9 @@ def code_digest() -> str:
     return version("upge")
 
 
+_UNTESTED = "the run names no file of test problems; name one by --data"
+
+
 def _suites(
     args: EvalArgs, config: RunConfig | None, tokenizer: Any
 ) -> tuple[list[Suite], Verifier, dict[str, str]]:
@@ -385,16 +384,13 @@ def _suites(
 
     data: Any = config.data if config is not None else Synthetic()
     own = data if isinstance(data, Benchmarks) else None
-    if args.benchmarks or (own and own.test_sets and args.data is None):
+    if own and args.data is None and not (args.benchmarks or own.test_sets):
+        raise UpgeError(_UNTESTED)
+    if args.benchmarks or (own and args.data is None):
         require("math_verify", "math")
         template = args.template or (own.template if own else default_template(tokenizer))
-        suites = read_benchmarks(
-            split_names(args.benchmarks or (own.test_sets if own else ())),
-            template=template,
-            tokenizer=tokenizer,
-            samples=args.samples,
-            limit=args.limit,
-        )
+        names = split_names(args.benchmarks or (own.test_sets if own else ()))
+        suites = read_benchmarks(names, template, tokenizer, args.samples, args.limit)
         verifier = BoxedAnswer(Settings(own.answer_seconds)) if own else BoxedAnswer()
         about = {"template": template, "prompt": prompt("«problem»", template, tokenizer)}
         return suites, verifier, about
@@ -407,7 +403,7 @@ def _suites(
         data = data.model_copy(update={"test": args.per_level})
     dataset = load_dataset(RunConfig(name="evaluation", data=data, stages=()))
     if not dataset.tests:
-        raise UpgeError("the run names no file of test problems; name one by --data")
+        raise UpgeError(_UNTESTED)
     written = data.test and load_problems(Path(data.test)) if isinstance(data, JsonLines) else None
     suites = [
         make_suite(name, problems, written or problems, args.samples or _SAMPLES, args.limit)
@@ -465,7 +461,7 @@ def _complete(args: EvalArgs, asked: _Evaluation, ranks: Ranks) -> None:
             group=min(max(own.samples for own in suites), BLOCK),
             length=asked.length,
         )
-        with _watching(todo, say) as progress:
+        with _watching(todo, say, ranks.is_first) as progress:
             Evaluator(sampler, tokenizer, asked.verifier, asked.sampling, args.seed).run(
                 todo, folder.add, progress
             )
@@ -482,18 +478,21 @@ def _rows(kind: str, max_tokens: int) -> int:
 
 @contextmanager
 def _watching(
-    todo: Sequence[Part], say: Callable[[str], None]
+    todo: Sequence[Part], say: Callable[[str], None], shown: bool
 ) -> Iterator[Callable[[str, int], None]]:
     """What shows the responses as they come in: a bar in a terminal, elsewhere a line at times."""
     total = sum(len(part.problems) * part.samples for part in todo)
     started = said = monotonic()
-    with steps_bar() as bar:
+    bar = steps_bar()
+    hidden = bar.disable
+    bar.disable |= not shown
+    with bar:
         task = bar.add_task("responses", total=total)
 
         def progress(name: str, responses: int) -> None:
             nonlocal said
             bar.update(task, advance=responses, description=name)
-            if bar.disable and monotonic() >= said + _LINES:
+            if hidden and monotonic() >= said + _LINES:
                 said, now = monotonic(), bar.tasks[task].completed
                 left = timedelta(seconds=round((said - started) / now * (total - now)))
                 say(f"{now:.0f} of {total} responses ({name}), {left} left")

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from upge.common.errors import UpgeError
-from upge.common.files import FileError, locked, make_folder, write_json
+from upge.common.files import locked, make_folder, write_json
 from upge.common.provenance import provenance
 from upge.evaluation.responses import Responses, merge_tables, read_table, write_table
 from upge.evaluation.run import Answers, Part
@@ -188,7 +188,8 @@ class EvaluationFolder:
         except OSError as error:
             self._unkept.setdefault(name, []).append(table)
             raise UnkeptError(
-                f"{FileError(path, error)}; mend that and rerun the command to resume"
+                f"{path}: can't be written ({error.strerror}); mend that and rerun the command to "
+                "resume"
             ) from error
 
     def _whole(self, name: str) -> Path:

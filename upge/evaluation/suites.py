@@ -92,7 +92,6 @@ def split_names(texts: Iterable[str]) -> list[str]:
 
 def read_benchmarks(
     names: Sequence[str],
-    *,
     template: str,
     tokenizer: Any,
     samples: int | None = None,
