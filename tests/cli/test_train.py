@@ -1,7 +1,5 @@
 """``upge train``, ``evaluate`` and ``sample`` from end to end, on small random models."""
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -10,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,6 @@ from safetensors.torch import load_file
 from upge.cli import main as cli
 from upge.cli import train as train_cli
 from upge.common.config import build
-from upge.evaluation.responses import Responses
-from upge.models.pretrained import load_pretrained
 from upge.models.tiny import build_tokenizer
 from upge.tasks.synthetic import ALPHABET
 from upge.training.config import RunConfig
@@ -536,170 +531,6 @@ def test_a_place_that_cannot_be_written_to(run: Run, tmp_path: Path, reader: Pat
     blocked.touch()
     done = run("train", "-a", "sft", "--model", reader, "--data", data, *SMALL, "--out", blocked)
     assert done.code == 2 and done.err.startswith("upge: ") and str(blocked) in done.err
-    command = ("evaluate", reader, "--data", data, "--max-tokens", 2)
-    done = run(*command, "--out", blocked)
-    assert done.code == 2 and f"--out {blocked}: can't be made a folder" in done.err
-
-
-# ---------------------------------------------------------------------------------------- evaluate
-
-
-@pytest.fixture
-def letters(tmp_path: Path) -> Path:
-    return write(
-        tmp_path / "letters.jsonl",
-        [
-            {"problem": p, "answer": "b", "level": len(p), "family": p[0]}
-            for p in ("ab", "ba", "aab", "b=b", "aba")
-        ],
-    )
-
-
-EASY = ("--prompt", "{problem}=", "--marker", "a", "--max-tokens", 3, "--temperature", 1, "-k", 16)
-
-
-def test_metrics_are_those_of_the_samples(
-    run: Run, tmp_path: Path, speller: Path, letters: Path
-) -> None:
-    command = ("evaluate", speller, "--data", letters, *EASY, "--top-p", 1)
-    done = run(*command, "--out", tmp_path / "kept")
-    assert done.code == 0, done.err
-    shown = json.loads(done.out)
-    kept = Responses.load(tmp_path / "kept" / "letters.parquet")
-    assert [p.prompt for p in kept.problems] == ["ab=", "ba=", "aab=", "b=b=", "aba="]
-    right = [[t.rpartition("a")[2] == "b" and "a" in t for t in texts] for texts in kept.texts]
-    assert kept.rewards.bool().tolist() == right and 0 < sum(map(sum, right)) < 80
-    wanted = {"suite": "letters", "problems": 5, "avg@16": sum(map(sum, right)) / 80}
-    for k in (1, 2, 4, 8, 16):
-        chances = [1 - comb(16 - sum(own), k) / comb(16, k) for own in right]
-        wanted[f"pass@{k}"] = pytest.approx(sum(chances) / 5, rel=1e-12)
-    assert shown.pop("rows") == [wanted]
-    settings = {"samples": 16, "temperature": 1.0, "top_p": 1.0, "max_tokens": 3, "seed": 0}
-    assert shown == {"model": str(speller)} | settings
-    assert run(*command).out == done.out
-    assert run(*command, "--seed", 1).out != done.out
-
-
-def test_levels_and_formats(run: Run, speller: Path, letters: Path) -> None:
-    command = ("evaluate", speller, "--data", letters, *EASY, "--by", "level")
-    rows = json.loads(run(*command).out)["rows"]
-    assert [(row["level"], row["problems"]) for row in rows] == [(2, 2), (3, 3)]
-    families = json.loads(run(*command[:-1], "family").out)["rows"]
-    assert [(row["family"], row["problems"]) for row in families] == [("a", 3), ("b", 2)]
-    whole = json.loads(run(*command[:-2]).out)["rows"][0]
-    mean = sum(row["problems"] * row["avg@16"] for row in rows) / 5
-    assert mean == pytest.approx(whole["avg@16"], rel=1e-12)
-    as_csv = list(csv.DictReader(io.StringIO(run(*command, "--format", "csv").out)))
-    assert as_csv == [{key: str(value) for key, value in row.items()} for row in rows]
-    table = run(*command, "--format", "table").out
-    assert "pass@16" in table and f"{rows[1]['pass@16']:.3f}" in table
-
-
-def test_the_synthetic_suites(run: Run, tmp_path: Path) -> None:
-    base = save_model(tmp_path / "base", ALPHABET)
-    command = ("evaluate", base, "--per-level", 1, "-k", 2, "--max-tokens", 2)
-    rows = json.loads(run(*command).out)["rows"]
-    assert [row["suite"] for row in rows[-3:]] == ["post", "mix", "alt"]
-    assert {row["problems"] for row in rows} == {5}
-    chosen = json.loads(run(*command, "-s", "alt", "-s", "sum").out)["rows"]
-    assert [row["suite"] for row in chosen] == ["alt", "sum"]
-    wrong = run(*command, "-s", "summ")
-    assert wrong.code == 2 and "unknown suite 'summ'; did you mean 'sum'?" in wrong.err
-
-
-def test_a_finished_run_is_evaluated_as_it_was_trained(
-    run: Run, tmp_path: Path, speller: Path, letters: Path
-) -> None:
-    texts = ("aa", "bb", "abb", "bba", "bbb", "bab")
-    records = [{"problem": text, "answer": "b", "solution": "a"} for text in texts]
-    train = write(tmp_path / "train.jsonl", records)
-    data = {"kind": "jsonl", "train": str(train), "held_out": 1, "marker": "a"}
-    data |= {"prompt": "{problem}=", "demonstration": "{solution}{answer}"}
-    stage = {"algorithm": "sft", "steps": 40, "lr": 0.03}
-    config = {"name": "spell", "model": str(speller), "data": data, "stages": [stage]}
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(config | {"max_tokens": 5}), encoding="utf-8")
-    assert run("train", path, "--out", tmp_path / "runs").code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    own = json.loads(run("evaluate", folder, "--data", letters, "-k", 4).out)
-    assert own["max_tokens"] == 5
-    base = json.loads(run("evaluate", speller, "--data", letters, *EASY, "-k", 4).out)
-    assert own["rows"][0]["avg@4"] > 0.9 > base["rows"][0]["avg@4"]  # it was taught "ab"
-    rows = json.loads(run("sample", folder, "ab=", "--temperature", 0, "-n", 1).out)["rows"]
-    assert rows[0]["response"] == "ab" and rows[0]["finished"]
-    untested = run("evaluate", folder)
-    assert untested.code == 2 and "names no file of test problems" in untested.err
-    (folder / "result.json").unlink()
-    unfinished = run("evaluate", folder, "--data", letters)
-    assert unfinished.code == 2 and "this run is not finished" in unfinished.err
-
-
-def test_what_cannot_be_evaluated(run: Run, tmp_path: Path, speller: Path, letters: Path) -> None:
-    for options, sentence in (
-        ((speller, "--data", tmp_path / "nowhere.jsonl"), "nowhere.jsonl: No such file"),
-        ((speller, "--data", letters, "--prompt", "{question}"), "a template is wrong"),
-        ((speller, "--data", letters, "--max-tokens", 2), "tokenizer can't encode 'ab\\n'"),
-        ((speller, "--data", letters, *EASY, "--marker", " "), "marker: got ' '"),
-        ((speller, "--data", letters, *EASY, "--temperature", -1), "temperature: got -1"),
-        ((speller, "--data", letters, *EASY, "--top-p", 0), "top_p: got 0"),
-        ((speller, "--data", letters, *EASY, "-k", 10**9), "--samples"),
-        ((tmp_path, "--data", letters), "no model can be loaded from"),
-    ):
-        done = run("evaluate", *options)
-        assert done.code == 2 and done.out == "" and sentence in done.err, done.err
-
-
-# ------------------------------------------------------------------------------------------ sample
-
-
-def test_what_cannot_be_sampled(run: Run, tmp_path: Path, speller: Path) -> None:
-    endless = tmp_path / "endless"
-    shutil.copytree(speller, endless)
-    settings = json.loads((endless / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for token in (None, "<unheard-of>"):
-        settings["eos_token"] = token
-        (endless / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        done = run("sample", endless, "ab=")
-        assert done.code == 2 and "has no end-of-sequence token that the model knows" in done.err
-    for options, sentence in (
-        (("\udcff",), "the model's tokenizer can't encode"),
-        (("a" * 601,), "wanted shorter prompts, or a longer model"),
-        (("ab=", "-n", 10**9), "--samples"),
-        (("ab=", "--temperature", 1e-320), "wanted 0, which is greedy, or at least 1e-09"),
-    ):
-        done = run("sample", speller, *options)
-        assert done.code == 2 and done.out == "" and sentence in done.err, done.err
-
-
-@pytest.mark.parametrize("temperature", [0.7, 0])
-def test_log_probabilities_are_the_model_s(run: Run, speller: Path, temperature: float) -> None:
-    options = ("-n", 6, "--temperature", temperature, "--max-tokens", 5)
-    done = run("sample", speller, "ab=", "b", *options)
-    assert done.code == 0, done.err
-    rows = json.loads(done.out)["rows"]
-    assert [row["prompt"] for row in rows] == ["ab="] * 6 + ["b"] * 6
-    model, tokenizer = load_pretrained(str(speller))
-    checked = 0
-    for row in rows:
-        ids = tokenizer.encode(row["response"]) + [tokenizer.eos_token_id] * row["finished"]
-        if len(ids) != row["tokens"]:  # a padding token was sampled, which the text leaves out
-            continue
-        prompt = tokenizer.encode(row["prompt"])
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-        logp = torch.log_softmax(logits / (temperature or 1.0), -1)
-        wanted = logp[range(len(ids)), ids].sum().item()
-        assert row["log π"] == pytest.approx(wanted, rel=1e-4)
-        checked += 1
-    assert checked >= 3
-    assert run("sample", speller, "ab=", "b", *options).out == done.out
-    table = run("sample", speller, "ab=", "b", *options, "--format", "table").out
-    assert f"{rows[0]['log π']:.3f}" in table
-
-
-def test_prompts_that_cannot_be_read(run: Run, speller: Path) -> None:
-    for prompt in ("what", ""):
-        done = run("sample", speller, prompt)
-        assert done.code == 2 and f"can't encode {prompt!r}" in done.err
 
 
 # ------------------------------------------------------------------------------------------ in all

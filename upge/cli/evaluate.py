@@ -431,26 +431,26 @@ def _complete(args: EvalArgs, asked: _Evaluation, ranks: Ranks) -> None:
     from upge.evaluation.run import BLOCK, Evaluator, parts
 
     folder, suites = asked.folder, asked.suites
-    done = [folder.done(own.name, own.samples) for own in suites]
-    ranks.wait()  # all have seen what is done, before one adds to it
-    total = sum(len(own.problems) for own in suites)
-    lacks = [len(own.problems) - len(has) for own, has in zip(suites, done, strict=True)]
-    if not any(lacks):
-        return
-    say = _say if ranks.is_first else lambda text: None
-    if any(done):
-        say(f"{folder.path}: {total - sum(lacks)} of {total} problems have responses, resuming")
-    responses = sum(own.samples * count for own, count in zip(suites, lacks, strict=True))
-    names = ", ".join(own.name for own, count in zip(suites, lacks, strict=True) if count)
-    say(f"sampling {responses} responses to {sum(lacks)} problems of {names} into {folder.path}")
     engine = args.backend == "vllm"
     rows = _rows("vllm" if engine else _device(), asked.sampling.max_tokens)
     fewest = ranks.world if engine else _SHARES
     todo = [
         part
-        for own, has in zip(suites, done, strict=True)
-        for part in parts(own.name, own.problems, own.samples, rows, fewest=fewest, done=has)
-    ][ranks.rank :: ranks.world]
+        for own in suites
+        for done in [folder.done(own.name, own.samples)]
+        for part in parts(own.name, own.problems, own.samples, rows, fewest=fewest, done=done)
+    ]
+    ranks.wait()  # all have seen what is done, before one adds to it
+    if not todo:
+        return
+    left, total = (sum(len(own.problems) for own in each) for each in (todo, suites))
+    say = _say if ranks.is_first else lambda text: None
+    if left < total:
+        say(f"{folder.path}: {total - left} of {total} problems have responses, resuming")
+    names = ", ".join(dict.fromkeys(part.suite for part in todo))
+    responses = sum(len(part.problems) * part.samples for part in todo)
+    say(f"sampling {responses} responses to {left} problems of {names} into {folder.path}")
+    todo = todo[ranks.rank :: ranks.world]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it before a kill
     try:
         tokenizer, sampler = _load(
@@ -466,8 +466,13 @@ def _complete(args: EvalArgs, asked: _Evaluation, ranks: Ranks) -> None:
                 todo, folder.add, progress
             )
     except KeyboardInterrupt:
-        has = sum(len(folder.done(own.name, own.samples)) for own in suites)
-        say(f"Interrupted at {has} of {total} problems; rerun the command to resume")
+        done = [
+            folder.done(own.name, own.samples).intersection(range(len(own.problems)))
+            for own in suites
+        ]
+        say(
+            f"Interrupted at {sum(map(len, done))} of {total} problems; rerun the command to resume"
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -533,7 +538,7 @@ def _report(
         for name, n in about["of"].items()
     ]
     show(rows, about, args.form, _short, "\n".join(lines))
-    for sentence in _doubts(totals, record.settings.get("max_tokens")):
+    for sentence in _doubts(totals):
         _say(sentence)
     return about | {"rows": rows}
 
@@ -551,17 +556,15 @@ def _totals(rows: Sequence[Row]) -> dict[str, Counter[str]]:
 _REMEDIES = {"truncated": "raise --max-tokens", "unboxed": "take another --template"}
 
 
-def _doubts(totals: Mapping[str, Counter[str]], max_tokens: object) -> Iterator[str]:
+def _doubts(totals: Mapping[str, Counter[str]]) -> Iterator[str]:
     """A sentence on each suite most of whose responses were cut off, or are no answer."""
     for suite, counts in totals.items():
         often = [n for n in ("truncated", *_uncompared()) if 2 * counts[n] > counts["responses"]]
-        shares = ", ".join(f"{counts[name]} are {name}" for name in often)
         if often:
+            shares = ", ".join(f"{counts[name]} are {name}" for name in often)
             remedies = " or ".join(_REMEDIES[name] for name in often if name in _REMEDIES)
-            yield (
-                f"{suite}: of {counts['responses']} responses {shares} (--max-tokens {max_tokens})"
-                f"{remedies and f'; {remedies}'}"
-            )
+            said = f"{suite}: of {counts['responses']} responses {shares}"
+            yield "; ".join(filter(None, [said, remedies]))
 
 
 def _uncompared() -> list[str]:

@@ -134,13 +134,13 @@ def interval(values: Tensor, confidence: float = 0.95, extremes: int = _EXTREMES
     Raises:
         UpgeError: no problem, or a value out of range.
     """
-    x, count = values.double(), len(values)
-    if not count or not ((x >= 0) & (x <= 1)).all():
+    x, count = values.tolist(), len(values)
+    if not count or not all(0 <= value <= 1 for value in x):
         raise UpgeError("values: wanted those of at least one problem, each from 0 to 1")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    mean = x.mean().item()
+    mean = sum(x) / count
     most = mean * (1 - mean)
-    variance = ((x - mean).square().sum().item() + extremes * most) / (count + extremes)
+    variance = (sum((value - mean) ** 2 for value in x) + extremes * most) / (count + extremes)
     n = max(count * most / variance, count) if variance else count
     low = _score_bound(max(mean - 0.5 / n, 0.0), n, -z)
     high = _score_bound(min(mean + 0.5 / n, 1.0), n, z)
