@@ -337,12 +337,12 @@ def _read(args: EvalArgs, given: str) -> _Evaluation:
         _existing(args.against)
     tokenizer = load_tokenizer(model)
     suites, verifier, prompts = _suites(args, config, tokenizer)
-    for name in args.suites or ():
-        if name not in (known := [own.name for own in suites]):
-            raise unknown("suite", name, known)
     digests = [] if "template" in prompts else [own.digest for own in suites]
-    if args.suites:
-        suites = [own for own in suites if own.name in args.suites]
+    known = {own.name: own for own in suites}
+    for name in args.suites or ():
+        if name not in known:
+            raise unknown("suite", name, known)
+    suites = [known[name] for name in dict.fromkeys(args.suites or known)]
     about = load_config(model)
     length = check_positions(suites, tokenizer, about, sampling.max_tokens)
     settings = {

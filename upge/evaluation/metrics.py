@@ -142,9 +142,10 @@ def interval(values: Tensor, confidence: float = 0.95, extremes: int = _EXTREMES
     most = mean * (1 - mean)
     variance = (sum((value - mean) ** 2 for value in x) + extremes * most) / (count + extremes)
     n = max(count * most / variance, count) if variance else count
-    low = _score_bound(max(mean - 0.5 / n, 0.0), n, -z)
-    high = _score_bound(min(mean + 0.5 / n, 1.0), n, z)
-    return Interval(max(low, 0.0), min(high, 1.0))
+    half = 0.5 / n
+    low = _score_bound(mean - half, n, -z) if mean > half else 0.0
+    high = _score_bound(mean + half, n, z) if mean < 1 - half else 1.0
+    return Interval(low, high)
 
 
 def _score_bound(share: float, n: float, z: float) -> float:

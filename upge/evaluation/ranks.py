@@ -38,13 +38,13 @@ class Ranks:
             ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
             if ranks.world != 1:
                 _distributed().init_process_group("gloo")
+                if torch.cuda.is_available():
+                    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         except (ValueError, RuntimeError) as error:
             raise UpgeError(
                 f"processes can't be opened as the launcher says ({error}); see WORLD_SIZE, RANK, "
                 "MASTER_ADDR and MASTER_PORT in the environment"
             ) from error
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return ranks
 
     @property
