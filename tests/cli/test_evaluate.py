@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -400,6 +401,54 @@ def test_a_model_s_folder_of_its_own(
         assert run(guesser, *SMALL, "--limit", 1, "--seed", seed).code == 0
     names = [path.name for path in (tmp_path / "evaluations").iterdir()]
     assert len(names) == 2 and all(name.startswith(guesser.name) for name in names)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nothing can be written to files whose path has this name in it."""
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if name in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+
+def test_a_full_disk_is_named_before_anything_is_sampled(
+    run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_cli, "_load", lambda *_: pytest.fail("the model is loaded"))
+    full_disk(monkeypatch, "out")
+    for asked in (SMALL, ("--data", tmp_path / "data" / "aime24.jsonl", "--max-tokens", 9)):
+        done = run(guesser, *asked, "--out", tmp_path / "out")
+        assert done.code == 2 and done.out == "" and "No space left" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "problems"), [("aime24.parquet", 8), ("results.json", 8), ("00000005", 6)]
+)
+def test_what_cannot_be_kept_is_printed_all_the_same(
+    run: Run,
+    guesser: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    problems: int,
+) -> None:
+    """The disk is full at the end, or at the sixth problem."""
+    command = (guesser, *SMALL, "--out")
+    with monkeypatch.context() as patch:
+        full_disk(patch, name)
+        done = run(*command, tmp_path / "out")
+    assert done.out, done.err
+    (row,) = json.loads(done.out)["rows"]
+    assert done.code == 2 and "No space left on device" in done.err
+    assert problems <= row["problems"] <= min(problems + 1, 8)  # one more was under way
+    whole = run(*command, tmp_path / "out")
+    assert whole.code == 0 and json.loads(whole.out)["rows"][0]["problems"] == 8
+    assert run(*command, tmp_path / "other").code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "other")
 
 
 def test_mistakes_are_named_before_the_model_is_loaded(

@@ -19,6 +19,7 @@ from upge.cli.doctor import doctor
 from upge.cli.evaluate import evaluate, sample
 from upge.cli.moments import moments
 from upge.cli.plan import plan
+from upge.cli.printing import plain
 from upge.cli.train import train
 from upge.cli.verify import verify
 from upge.cli.weights import weights
@@ -58,7 +59,8 @@ def main() -> None:
         _run()
     except UpgeError as error:
         stderr = Console(stderr=True)
-        stderr.print(f"upge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        text = plain(f"upge: {error}")  # names in it may hold what terminals obey
+        stderr.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _RECORD = "evaluation.json"
 
 
 class UnkeptError(UpgeError):
-    """Responses can't be written; the folder object has them in memory."""
+    """A file can't be written; of responses the folder object has them in memory."""
 
 
 class Held(BaseModel):
@@ -120,7 +120,8 @@ class EvaluationFolder:
                     "differ); choose another --out"
                 )
         record.starts.append(provenance())
-        write_json(self.path / _RECORD, record.model_dump())
+        with _writing(self.path / _RECORD):
+            write_json(self.path / _RECORD, record.model_dump())
 
     def _check(self, record: Record, settings: Mapping[str, Any], model: str) -> None:
         held = record.settings
@@ -177,26 +178,36 @@ class EvaluationFolder:
         """Keep what was measured.
 
         Raises:
-            UpgeError: it can't be written.
+            UnkeptError: it can't be written.
         """
-        write_json(self.path / "results.json", results)
+        with _writing(self.path / "results.json"):
+            write_json(self.path / "results.json", results)
 
     def _write(self, path: Path, table: Any, name: str) -> None:
         try:
-            path.parent.mkdir(exist_ok=True)
-            write_table(path, table)
-        except OSError as error:
+            with _writing(path):
+                path.parent.mkdir(exist_ok=True)
+                write_table(path, table)
+        except UnkeptError:
             self._unkept.setdefault(name, []).append(table)
-            raise UnkeptError(
-                f"{path}: can't be written ({error.strerror}); mend that and rerun the command to "
-                "resume"
-            ) from error
+            raise
 
     def _whole(self, name: str) -> Path:
         return self.path / f"{name}.parquet"
 
     def _parts(self, name: str) -> Path:
         return self.path / f"{name}.parts"
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnkeptError(
+            f"{path}: can't be written ({error.strerror}); mend that and rerun the "
+            "command to resume"
+        ) from error
 
 
 def is_evaluation(path: Path) -> bool:
