@@ -106,7 +106,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def open_folder(path: Path, *suites: Suite, **changes: Any) -> EvaluationFolder:
     path.mkdir(exist_ok=True)
     folder = EvaluationFolder(path)
-    folder.open("a model", {"weights": "w", "template": "zero", "seed": 5} | changes, suites)
+    settings = {"weights": "w", "template": "zero", "seed": 5} | changes
+    folder.open("a model", settings, suites, {"upge.evaluation": "1"})
     return folder
 
 

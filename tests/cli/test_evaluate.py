@@ -294,9 +294,6 @@ def test_a_benchmark_from_end_to_end(
     ):
         refused = run(*command, *change)
         assert refused.code == 2 and sentence in refused.err, refused.err
-    monkeypatch.setattr(evaluate_cli, "code_digest", lambda: "changed")
-    refused = run(*command)
-    assert refused.code == 2 and "not 'changed'; choose another --out" in refused.err
 
 
 def test_interrupted_it_says_how_to_resume(
@@ -401,6 +398,26 @@ def test_a_model_s_folder_of_its_own(
         assert run(guesser, *SMALL, "--limit", 1, "--seed", seed).code == 0
     names = [path.name for path in (tmp_path / "evaluations").iterdir()]
     assert len(names) == 2 and all(name.startswith(guesser.name) for name in names)
+
+
+def test_responses_by_other_code_are_named_and_not_taken(
+    run: Run, guesser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (guesser, *SMALL, "--limit", 1)
+    assert run(*command).code == 0
+    (first,) = (tmp_path / "evaluations").iterdir()
+    code = evaluate_cli.code_of_evaluation() | {"upge.tasks.answers": "changed"}
+    monkeypatch.setattr(evaluate_cli, "code_of_evaluation", lambda: code)
+    refused = run(*command, "--out", first)
+    assert refused.code == 2 and "sampled by other code (upge.tasks.answers)" in refused.err
+    kept = run(*command, "--keep")
+    assert f"{first.name} is this evaluation by other code (upge.tasks.answers); it is" in kept.err
+    assert "sampling" not in kept.err and len(list((tmp_path / "evaluations").iterdir())) == 1
+    code = code | {"upge.tasks.answers": "changed again"}
+    anew = run(*command)
+    assert f"{first.name} is this evaluation by other code (upge.tasks.answers)" in anew.err
+    assert "evaluating anew in" in anew.err and "sampling 4 responses" in anew.err
+    assert len(list((tmp_path / "evaluations").iterdir())) == 2
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -202,6 +202,18 @@ def test_another_setting_or_model_in_the_same_folder_is_refused(whole: Evaluatio
     assert len(about.starts) == len(starts) + 1 and "torch" in about.starts[-1]
 
 
+def test_other_code_is_named_and_only_taken_if_asked(tmp_path: Path) -> None:
+    folder, code = open_folder(tmp_path, *BOTH), {"upge.evaluation": "2", "upge.tasks": "1"}
+    settings = {"weights": "w", "template": "zero", "seed": 5}
+    with pytest.raises(UpgeError, match=r"other code \(upge\.evaluation, upge\.tasks\); .*--keep"):
+        folder.open("a model", settings, BOTH, code)
+    folder.open("a model", settings, BOTH, code, keep=True)
+    for either in (code, {"upge.evaluation": "1"}):  # it may hold responses by both now
+        with pytest.raises(UpgeError, match="other code"):
+            folder.open("a model", settings, BOTH, either)
+    folder.open("a model", settings, BOTH, code, keep=True)
+
+
 RECORD = {"model": "m", "settings": {"seed": 5}, "suites": {"made": {"digest": "d"}}, "starts": []}
 
 
@@ -258,4 +270,4 @@ def test_a_second_process_is_refused(whole: EvaluationFolder, tmp_path: Path) ->
         EvaluationFolder(tmp_path / "file").locked()
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(UpgeError, match=r"evaluation\.json: is damaged"):
-        EvaluationFolder(tmp_path).open("m", {}, ())
+        EvaluationFolder(tmp_path).open("m", {}, (), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import inspect
 import json
@@ -9,7 +10,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
@@ -180,6 +181,12 @@ class EvalArgs:
             "evaluations/ that is named after the settings."
         ),
     ] = None
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Take responses with the same settings though other code made them."
+        ),
+    ] = False
     form: Form = Format.AUTO
 
 
@@ -281,7 +288,7 @@ def _evaluate(args: EvalArgs, model: str) -> None:
     folder, counts = asked.folder, {own.name: len(own.problems) for own in asked.suites}
     with folder.locked() if ranks.is_first else nullcontext():
         if ranks.is_first:
-            folder.open(model, asked.settings, asked.suites)
+            folder.open(model, asked.settings, asked.suites, code_of_evaluation(), args.keep)
             ranks.wait()
         try:
             _complete(args, asked, ranks)
@@ -354,17 +361,40 @@ def _read(args: EvalArgs, given: str) -> _Evaluation:
         "backend": args.backend,
         "dtype": "bfloat16" if "template" in prompts and _device() == "cuda" else "float32",
         "verifier": repr(verifier),
-        "code": code_digest(),
     }
-    key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
+    path = args.out or _default_folder(args, given, settings, digests)
+    return _Evaluation(model, suites, verifier, sampling, settings, EvaluationFolder(path), length)
+
+
+def code_of_evaluation() -> dict[str, str]:
+    """What identifies the code that samples and grades: responses by other code are not taken."""
+    return {"upge": version("upge")}
+
+
+def _default_folder(
+    args: EvalArgs, given: str, settings: Mapping[str, Any], digests: Sequence[str]
+) -> Path:
+    """Named after the model and all that determines the responses; --keep takes another code's."""
+    from upge.evaluation.folder import EvaluationFolder
+
+    code = code_of_evaluation()
+    text = json.dumps([settings, digests, code], sort_keys=True)
     name = re.sub(r"[^\w.-]+", "-", Path(given).name)[:100]
-    folder = EvaluationFolder(args.out or _FOLDERS / f"{name}-{key[:12]}")
-    return _Evaluation(model, suites, verifier, sampling, settings, folder, length)
-
-
-def code_digest() -> str:
-    """What identifies the code that samples and grades: other code is another evaluation."""
-    return version("upge")
+    path = _FOLDERS / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    for other in sorted(_FOLDERS.glob(f"{glob.escape(name)}-*")) if not path.exists() else ():
+        with suppress(UpgeError):
+            record = EvaluationFolder(other).record
+            if record is None or record.settings != settings:
+                continue
+            if not digests or {held.digest for held in record.suites.values()} <= {*digests}:
+                changed = (
+                    f"{other} is this evaluation by other code ({', '.join(record.changed(code))})"
+                )
+                if args.keep:
+                    _say(f"{changed}; it is taken")
+                    return other
+                _say(f"{changed}; evaluating anew in {path} (--keep takes the old one)")
+    return path
 
 
 _UNTESTED = "the run names no file of test problems; name one by --data"

@@ -49,12 +49,19 @@ class Record(BaseModel):
         settings: what determines the responses, whatever the suite.
         suites: by name.
         starts: where and when the evaluation was started and resumed.
+        code: digests of the modules that sampled and graded.
     """
 
     model: str
     settings: dict[str, Any]
     suites: dict[str, Held] = Field(validation_alias=AliasChoices("suites", "benchmarks"))
     starts: list[dict[str, str]]
+    code: dict[str, str] = {}
+
+    def changed(self, code: Mapping[str, str]) -> list[str]:
+        """Names of the modules in which this code differs."""
+        names = self.code.keys() | code.keys()
+        return sorted(name for name in names if self.code.get(name) != code.get(name))
 
 
 class EvaluationFolder:
@@ -97,20 +104,38 @@ class EvaluationFolder:
         make_folder(self.path)
         return locked(self.path, "evaluation")
 
-    def open(self, model: str, settings: Mapping[str, Any], suites: Iterable[Suite]) -> None:
+    def open(
+        self,
+        model: str,
+        settings: Mapping[str, Any],
+        suites: Iterable[Suite],
+        code: Mapping[str, str],
+        keep: bool = False,
+    ) -> None:
         """Record what is to be evaluated, or check that the folder holds the same.
 
         Args:
             model: as the user names it.
             settings: what determines the responses, whatever the suite.
             suites: what is asked; the folder may hold others already.
+            code: digests of the modules that sample and grade.
+            keep: whether responses by other code will do.
 
         Raises:
-            UpgeError: the folder holds responses of another model, with other settings or to other
-                problems, or can't be written to.
+            UpgeError: the folder holds responses of another model, with other settings, to other
+                problems or by other code, or can't be written to.
         """
-        record = self.record or Record(model=model, settings=dict(settings), suites={}, starts=[])
+        record = self.record or Record(
+            model=model, settings=dict(settings), suites={}, starts=[], code=dict(code)
+        )
         self._check(record, settings, model)
+        if changed := record.changed(code):
+            if not keep:
+                raise UpgeError(
+                    f"{self.path}: was sampled by other code ({', '.join(changed)}); choose "
+                    "another --out, or give --keep"
+                )
+            record.code |= dict.fromkeys(changed, "several versions")
         for suite in suites:
             held = record.suites.setdefault(suite.name, Held(digest=suite.digest))
             held.problems = suite.of
