@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fake_benchmarks import open_folder, suite
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from upge import UpgeError
 from upge.evaluation.folder import EvaluationFolder
 from upge.evaluation.metrics import interval, paired_interval
-from upge.evaluation.responses import Response
+from upge.evaluation.responses import COLUMNS, Response, schema, write_table
 from upge.evaluation.results import result_rows
 from upge.evaluation.run import Part
 from upge.evaluation.suites import Suite
 from upge.tasks.grading import Verdict
 from upge.tasks.problem import Problem
 
-pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow")
 
 WORDS = {str(verdict)[0]: str(verdict) for verdict in Verdict} | {"f": "refused", "r": "right"}
 
@@ -88,6 +91,44 @@ def test_problems_with_unequal_numbers_of_responses(tmp_path: Path) -> None:
     assert row["minus_other"] == pytest.approx((1 - 2 / 3) / 2)
     assert (row["alone"], row["other_alone"]) == (1, 1)
     assert own.done("made", 3) == {0}
+
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+ROWS = st.tuples(
+    INTEGERS | st.integers(0, 3),
+    st.text(max_size=2),
+    st.text(max_size=2),
+    INTEGERS,
+    st.just(""),
+    st.just("1"),
+    INTEGERS,
+    st.text(max_size=3),
+    st.none() | st.floats() | st.sampled_from([0.0, 0.5, 1.0]),
+    INTEGERS | st.none(),
+    st.booleans(),
+    st.text(max_size=3) | st.sampled_from(["right", "wrong"]),
+)
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=150)
+@given(st.lists(ROWS, max_size=6), st.sampled_from(["suite", "family", "level"]))
+def test_rows_that_nobody_wrote(tmp_path: Path, rows: list[Any], by: str) -> None:
+    """A sentence that names the file and the row, or numbers."""
+    folder = open_folder(tmp_path, suite())
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
+    table = pyarrow.table({name: columns.get(name, ()) for name in COLUMNS}, schema=schema())
+    write_table(tmp_path / "made.parquet", table)
+    numbers = [reward is not None and 0 <= reward <= 1 for *_, reward, _, _, _ in rows]
+    lengths = [tokens is not None for *_, tokens, _, _ in rows]
+    try:
+        found = result_rows(folder, {"made": None}, by=by)
+    except UpgeError as error:
+        assert not rows or not all(numbers + lengths)
+        assert "made.parquet, row" in str(error) or "has its responses yet" in str(error)
+    else:
+        assert all(numbers + lengths)
+        assert sum(row["responses"] for row in found) == len(rows)
+        assert all(0 <= row["avg@k low"] <= row["avg@k high"] <= 1 for row in found)
 
 
 def test_a_verdict_that_is_not_known_here_is_counted(tmp_path: Path) -> None:

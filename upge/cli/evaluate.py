@@ -298,12 +298,23 @@ def _evaluate(args: EvalArgs, model: str) -> None:
             raise
         ranks.wait()
         if ranks.is_first:
+            _check_complete(asked)
             results = _report(folder, counts, args)
             for own in asked.suites:
                 folder.finish(own.name, len(own.problems), own.samples)
             folder.write_results(results)
             files = ", ".join(f"{name}.parquet" for name in counts)
             _say(f"Results and responses are in {folder.path}: results.json, {files}")
+
+
+def _check_complete(asked: _Evaluation) -> None:
+    for own in asked.suites:
+        done = asked.folder.done(own.name, own.samples)
+        if not done.issuperset(range(len(own.problems))):
+            raise UpgeError(
+                f"{asked.folder.path}: lacks responses of other processes; name an --out on a disk "
+                "that they share"
+            )
 
 
 def _show_evaluation(args: EvalArgs, path: str) -> None:
