@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from upge import UpgeError
 from upge.evaluation.metrics import (
-    Rule,
     avg_at_k,
     exclusive_solves,
     pass_at_k,
@@ -20,8 +19,6 @@ from upge.evaluation.metrics import (
     powers_of_two,
     solved,
 )
-
-RULES: tuple[Rule, ...] = ("majority", "any", "all")
 
 
 def row(correct: int, n: int) -> list[float]:
@@ -125,19 +122,8 @@ def test_doublings() -> None:
 
 def test_when_a_problem_is_solved() -> None:
     rewards = torch.tensor([row(c, 4) for c in range(5)])
-    assert solved(rewards, "any").tolist() == [False, True, True, True, True]
     assert solved(rewards).tolist() == [False, False, False, True, True]  # half is no majority
-    assert solved(rewards, "all").tolist() == [False, False, False, False, True]
-    with pytest.raises(UpgeError, match="unknown rule 'mayority'; did you mean 'majority'"):
-        solved(rewards, "mayority")  # type: ignore[arg-type]
-
-
-@given(reward_tables())
-def test_one_response_needs_no_rule(rewards: torch.Tensor) -> None:
-    one = rewards[:, :1]
-    assert all(torch.equal(solved(one, rule), one.bool().flatten()) for rule in RULES)
-    assert (solved(rewards, "all") <= solved(rewards)).all()
-    assert (solved(rewards) <= solved(rewards, "any")).all()
+    assert solved(rewards[:, :1]).tolist() == [False, True, True, True, True]
 
 
 def test_exclusive_solves_by_hand() -> None:
@@ -146,20 +132,16 @@ def test_exclusive_solves_by_hand() -> None:
     found = exclusive_solves(first, second)
     assert found.first.tolist() == [True, False, False, False]
     assert found.second.tolist() == [False, True, False, False]
-    assert exclusive_solves(first, second, "any").second.tolist() == [False] * 4
     with pytest.raises(UpgeError, match="got 4 and 3 problems"):
         exclusive_solves(first, second[:3])
 
 
-@given(reward_tables(), st.sampled_from(RULES))
-def test_exclusive_solves_mirror_each_other(rewards: torch.Tensor, rule: Rule) -> None:
-    there, back = (
-        exclusive_solves(rewards, 1 - rewards, rule),
-        exclusive_solves(1 - rewards, rewards, rule),
-    )
+@given(reward_tables())
+def test_exclusive_solves_mirror_each_other(rewards: torch.Tensor) -> None:
+    there, back = exclusive_solves(rewards, 1 - rewards), exclusive_solves(1 - rewards, rewards)
     assert torch.equal(there.first, back.second) and torch.equal(there.second, back.first)
     assert not (there.first & there.second).any()
-    gained = int(solved(rewards, rule).sum()) - int(solved(1 - rewards, rule).sum())
+    gained = int(solved(rewards).sum()) - int(solved(1 - rewards).sum())
     assert int(there.first.sum()) - int(there.second.sum()) == gained
 
 

@@ -6,26 +6,17 @@ problems have different numbers of responses. A response is correct where its re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from upge.common.errors import UpgeError, unknown
+from upge.common.errors import UpgeError
 
 Rewards = Tensor | Sequence[Sequence[float]]
-
-#: When a problem counts as solved by n responses.
-Rule = Literal["majority", "any", "all"]
-
-_RULES: dict[Rule, Callable[[Tensor], Tensor]] = {
-    "majority": lambda share: share > 0.5,
-    "any": lambda share: share > 0,
-    "all": lambda share: share == 1,
-}
 
 #: Problems, beside the measured ones, that an interval counts as solved always or never.
 _EXTREMES, _PAIRED_EXTREMES = 8, 2
@@ -171,26 +162,21 @@ def paired_interval(differences: Tensor, confidence: float = 0.95) -> Interval:
     return Interval(2 * low - 1, 2 * high - 1)
 
 
-def solved(rewards: Rewards, rule: Rule = "majority") -> Tensor:
-    """Which problems count as solved.
+def solved(rewards: Rewards) -> Tensor:
+    """Which problems count as solved: more than half of their responses are correct.
 
-    ``majority``, more than half of the responses are correct, says what one typical response does
-    and depends little on n; ``any`` is met by ever more problems as n grows, ``all`` by ever fewer.
-    With one response (greedy, or avg@1 as in the paper's Table 4) all three are the same.
+    That is what one typical response does, and depends little on n.
 
     Args:
         rewards: (P, n).
-        rule: when a problem is solved.
 
     Returns:
         (P,) bool.
 
     Raises:
-        UpgeError: no problem, no response, a reward that is no number, or an unknown rule.
+        UpgeError: no problem, no response, or a reward that is no number.
     """
-    if rule not in _RULES:
-        raise unknown("rule", rule, _RULES)
-    return _RULES[rule](torch.stack([(own > 0).double().mean() for own in _checked(rewards)]))
+    return torch.stack([(own > 0).double().mean() > 0.5 for own in _checked(rewards)])
 
 
 class Exclusive(NamedTuple):
@@ -205,13 +191,12 @@ class Exclusive(NamedTuple):
     second: Tensor
 
 
-def exclusive_solves(first: Rewards, second: Rewards, rule: Rule = "majority") -> Exclusive:
+def exclusive_solves(first: Rewards, second: Rewards) -> Exclusive:
     """The problems that one policy solves and the other doesn't (paper, Table 4).
 
     Args:
         first: (P, n) rewards of one policy.
         second: (P, m) rewards of the other, on the same problems in the same order.
-        rule: when a problem is solved; see :func:`solved`.
 
     Raises:
         UpgeError: see :func:`solved`; not the same number of problems.
@@ -220,7 +205,7 @@ def exclusive_solves(first: Rewards, second: Rewards, rule: Rule = "majority") -
         raise UpgeError(
             f"got {len(first)} and {len(second)} problems, wanted the same ones of both policies"
         )
-    a, b = solved(first, rule), solved(second, rule)
+    a, b = solved(first), solved(second)
     return Exclusive(a & ~b, b & ~a)
 
 
