@@ -64,11 +64,7 @@ class Letters:
         return [float(verdict is Verdict.RIGHT) for verdict in self.judge(responses, problems)]
 
     def judge(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        special = {
-            "one": Verdict.UNBOXED,
-            "\\boxed{sum}": Verdict.REFUSED,
-            "\\boxed{slow}": Verdict.TIME,
-        }
+        special = {"one": Verdict.UNBOXED, "\\boxed{sum}": Verdict.REFUSED}
         return [
             special.get(response)
             or (Verdict.RIGHT if f"{{{problem.answer}}}" in response else Verdict.WRONG)

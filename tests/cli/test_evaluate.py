@@ -342,7 +342,7 @@ ROW = {
     "samples": 32,
     "responses": 1319 * 32,
     **{"avg@k": 0.431, "avg@k low": 0.252, "avg@k high": 0.63, "pass@k": 0.5},
-    **{"tokens": 8123.4, "truncated": 20000, "unboxed": 43, "refused": 0, "time": 0, "killed": 0},
+    **{"tokens": 8123.4, "truncated": 20000},
     **dict.fromkeys(evaluate_cli._uncompared(), 0) | {"unboxed": 4300},
 }
 COMPARED = {"minus_other": -0.125, "minus_other low": -0.2, "minus_other high": 0.04}
@@ -361,14 +361,15 @@ def test_numbers_are_whole_however_narrow_the_terminal(
     wanted = ["olympiadbench", "1319", "43.1 [25.2, 63.0]"]
     wanted += ["-12.5 [-20.0, 4.0]", "+12 −3"] if compared else ["50.0", "8123", "47 %", "10 %"]
     assert all(text in told for text in wanted), told
-    assert "refused" not in told and "killed" not in told
+    assert "refused" not in told
 
 
 def test_columns_of_the_table_that_say_nothing_are_left_out() -> None:
     single, refused = ROW | {"samples": 1}, ROW | {"refused": 3}
     assert "pass@k" not in evaluate_cli._short([single])[0]
     both = evaluate_cli._short([single, refused])
-    assert all({"pass@k", "refused"} < set(row) and "time" not in row for row in both)
+    assert all({"pass@k", "unboxed", "refused"} < set(row) for row in both)
+    assert "refused" not in evaluate_cli._short([single])[0]
 
 
 def test_responses_that_are_mostly_no_answers_are_spoken_of() -> None:
@@ -380,13 +381,13 @@ def test_responses_that_are_mostly_no_answers_are_spoken_of() -> None:
             level | {"truncated": 4, "unboxed": 1},
             {**level, "suite": "t", "truncated": 9, "unboxed": 8},
             {**level, "suite": "u", "truncated": 8, "unboxed": 8},
-            {**level, "suite": "v", "truncated": 9, "unboxed": 9, "killed": 10},
+            {**level, "suite": "v", "truncated": 9, "unboxed": 9, "refused": 10},
         ]
     )
     assert list(evaluate_cli._doubts(totals)) == [
         "s: of 32 responses 17 are unboxed; take another --template",
         "t: of 16 responses 9 are truncated; raise --max-tokens",
-        "v: of 16 responses 9 are truncated, 9 are unboxed, 10 are killed; raise --max-tokens or "
+        "v: of 16 responses 9 are truncated, 9 are unboxed, 10 are refused; raise --max-tokens or "
         "take another --template",
     ]
 

@@ -170,11 +170,11 @@ def test_the_verifier_s_own_verdicts_are_kept() -> None:
             raise AssertionError("its verdicts say as much")
 
         def judge(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-            return [Verdict.RIGHT if "1" in text else Verdict.TIME for text in responses]
+            return [Verdict.RIGHT if "1" in text else Verdict.REFUSED for text in responses]
 
     found = ask(PROBLEMS, Echo(), verifier=Judging())
     graded = {(r.text, r.reward, r.verdict) for own in found.answers for r in own}
-    assert ("#1", 1.0, "right") in graded and ("#4", 0.0, "time") in graded
+    assert ("#1", 1.0, "right") in graded and ("#4", 0.0, "refused") in graded
 
 
 def test_files_that_hold_no_responses(tmp_path: Path) -> None:

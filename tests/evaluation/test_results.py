@@ -24,11 +24,11 @@ from upge.tasks.problem import Problem
 
 pyarrow = pytest.importorskip("pyarrow")
 
-WORDS = {str(verdict)[0]: str(verdict) for verdict in Verdict} | {"f": "refused", "r": "right"}
+WORDS = {"r": "right", "w": "wrong", "u": "unboxed", "f": "refused"}
 
 
 def keep(folder: EvaluationFolder, verdicts: Sequence[str], levels: Sequence[int]) -> None:
-    """Verdicts by letter: right, wrong, unboxed, refused, time, killed; capitals are truncated."""
+    """Verdicts by letter: right, wrong, unboxed, (re)fused; capitals are truncated."""
     tokens = iter(range(99))
     answers = [
         [Response("", float(s in "rR"), next(tokens), s.islower(), WORDS[s.lower()]) for s in signs]
@@ -40,7 +40,7 @@ def keep(folder: EvaluationFolder, verdicts: Sequence[str], levels: Sequence[int
 
 def test_results_by_hand(tmp_path: Path) -> None:
     own = open_folder(tmp_path / "own", suite())
-    keep(own, ["rrrw", "wUuF", "tkrR"], [2, 1, 2])
+    keep(own, ["rrrw", "wUuF", "ffrR"], [2, 1, 2])
     other = open_folder(tmp_path / "other", suite(), weights="others")
     keep(other, ["wwww", "rrrr", "rrrr"], [2, 1, 2])
     (row,) = result_rows(own, {"made": None}, against=other)
@@ -60,7 +60,7 @@ def test_results_by_hand(tmp_path: Path) -> None:
         "tokens": 5.5,
         "truncated": 3,
         **dict.fromkeys(map(str, Verdict), 0),
-        **{"right": 5, "wrong": 2, "unboxed": 2, "refused": 1, "time": 1, "killed": 1},
+        **{"right": 5, "wrong": 2, "unboxed": 2, "refused": 3},
         "minus_other": pytest.approx((0.75 - 1 - 0.5) / 3),
         "minus_other low": minus.low,
         "minus_other high": minus.high,
@@ -134,8 +134,8 @@ def test_rows_that_nobody_wrote(tmp_path: Path, rows: list[Any], by: str) -> Non
 def test_a_verdict_that_is_not_known_here_is_counted(tmp_path: Path) -> None:
     own = open_folder(tmp_path / "own", suite())
     part = Part("made", [0], [Problem("", "1")], 1)
-    own.add(part, [[Response("", 0.0, 1, True, "unread")]])
-    assert result_rows(own, {"made": None})[0]["unread"] == 1
+    own.add(part, [[Response("", 0.0, 1, True, "of another version")]])
+    assert result_rows(own, {"made": None})[0]["of another version"] == 1
 
 
 def test_evaluations_that_cannot_be_compared(tmp_path: Path) -> None:
