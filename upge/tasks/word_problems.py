@@ -17,7 +17,7 @@ names. For the tasks it is a hash of the question.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from random import Random
 from typing import Any
@@ -56,6 +56,9 @@ PARTS = (*TEMPLATES, *TASKS)
 #: The longest question of a task, in characters; longer ones are drawn again.
 _LONGEST = 330
 
+#: Draws without a new problem after which a template counts as exhausted.
+_PATIENCE = 200
+
 #: The items of a task that problems are drawn from.
 _ITEMS = 2**31
 
@@ -80,26 +83,53 @@ def draw(part: str, split: Split, random: Random) -> Problem:
     Raises:
         UpgeError: a part that is not known, or reasoning-gym is missing.
     """
+    return _draw(random.choice(_kinds(part)), split, random)
+
+
+def suite(part: str, split: Split, count: int, seed: int = 0) -> list[Problem]:
+    """``count`` distinct problems, as many of each template of a part, the same for the same seed.
+
+    A larger suite holds the smaller ones of the same seed.
+
+    Raises:
+        UpgeError: a part that is not known, more problems than there are, or reasoning-gym is
+            missing.
+    """
+    kinds = _kinds(part)
+    streams = [_distinct(kind, split, Random(f"{seed} {kind} {split}")) for kind in kinds]
+    return [next(streams[i % len(streams)]) for i in range(count)]
+
+
+def _kinds(part: str) -> list[str]:
+    """The templates of a part, as ``worked 4``; a task is its only one."""
     if part not in PARTS:
         raise unknown("part", part, PARTS)
+    return [f"{part} {number}" for number in TEMPLATES[part]] if part in TEMPLATES else [part]
+
+
+def _distinct(kind: str, split: Split, random: Random) -> Iterator[Problem]:
+    found: set[str] = set()
+    misses = 0
+    while misses <= _PATIENCE:
+        problem = _draw(kind, split, random)
+        misses = misses + 1 if problem.prompt in found else 0
+        if not misses:
+            found.add(problem.prompt)
+            yield problem
+    raise UpgeError(f"{kind}, {split}: has only about {len(found)} problems; ask for fewer")
+
+
+def _draw(kind: str, split: Split, random: Random) -> Problem:
+    part, _, number = kind.partition(" ")
     while True:
-        problem, key = _template(part, random) if part in TEMPLATES else _of_task(part, random)
-        if split_of(key) == split and (part in TEMPLATES or len(problem.prompt) <= _LONGEST):
-            return Problem(
-                problem.prompt, problem.answer, problem.demonstration, problem.family, split=split
-            )
+        entry = _templates()[int(number)](random, 1.0) if number else _item(part, random)
+        question = entry["question"].strip()
+        key = f"{number}: {' '.join(_NUMBER.findall(question))}" if number else question
+        if split_of(key) == split and (number or len(question) <= _LONGEST):
+            solution = entry["metadata"].get("answer_cot")
+            return Problem(f"{question}\n", entry["answer"], solution, kind, split=split)
 
 
-def _template(part: str, random: Random) -> tuple[Problem, str]:
-    """A problem, and what its split depends on."""
-    number = random.choice(TEMPLATES[part])
-    entry = _templates()[number](random, 1.0)
-    question = entry["question"]
-    key = f"{number}: {' '.join(_NUMBER.findall(question))}"
-    solution = entry["metadata"]["answer_cot"]
-    return Problem(f"{question}\n", entry["answer"], solution, f"{part} {number}"), key
-
-
-def _of_task(name: str, random: Random) -> tuple[Problem, str]:
-    entry = _task(name)[random.randrange(_ITEMS)]
-    return Problem(f"{entry['question'].strip()}\n", entry["answer"], None, name), entry["question"]
+def _item(task: str, random: Random) -> dict[str, Any]:
+    entry: dict[str, Any] = _task(task)[random.randrange(_ITEMS)]
+    return entry
