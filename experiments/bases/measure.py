@@ -82,7 +82,7 @@ def word_accuracy(
     found = {}
     for part in PARTS:
         responses = respond(
-            word_suite(part, "validation", problems),
+            word_suite([part], "validation", problems),
             sampler=sampler,
             tokenizer=tokenizer,
             verifier=MarkedAnswer(MARKER),

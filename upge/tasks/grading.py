@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from upge.common.errors import UpgeError
 from upge.common.optional import available, hint
@@ -42,21 +42,28 @@ class Settings(NamedTuple):
         megabytes: memory that it may take (macOS does not enforce it); an answer that needs more
             is wrong.
         workers: processes; 0 for one a core, at most 8.
+        library: what compares; the file ``grading_LIBRARY.py`` beside this one says how.
     """
 
     seconds: float = 1.0
     megabytes: int = 1024
     workers: int = 0
+    library: Literal["math_verify", "reasoning_gym"] = "math_verify"
+
+
+#: The extras that the libraries come with.
+_EXTRAS = {"math_verify": "math", "reasoning_gym": "reasoning"}
 
 
 class _Grader:
     """A server of :mod:`upge.tasks.grading_worker`, started when it is first needed."""
 
     def __init__(self, settings: Settings) -> None:
-        if not available("math_verify"):
+        library = settings.library
+        if not available(library):
             raise UpgeError(
-                "math_verify, which grades mathematical answers, is not installed; install it with "
-                f"{hint('math_verify', 'math')}"
+                f"{library}, which grades answers, is not installed; install it with "
+                f"{hint(library, _EXTRAS[library])}"
             )
         self.settings = settings
         self.lock = Lock()
@@ -69,7 +76,7 @@ class _Grader:
                     return [Verdict(verdict) for verdict in json.loads(line)]
         raise UpgeError(
             "the processes that compare answers can't be kept alive; see whether there is memory "
-            "for them, and whether math_verify can be imported"
+            f"for them, and whether {self.settings.library} can be imported"
         )
 
     def _ask(self, request: str) -> str:
@@ -92,11 +99,14 @@ class _Grader:
         return line
 
     def _start(self) -> subprocess.Popen[str]:
-        seconds, megabytes, workers = self.settings
+        seconds, megabytes, workers, library = self.settings
         count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
         return subprocess.Popen(
             # -P: beside the script lie modules of the package, which are not to be imported.
-            [sys.executable, "-P", _SCRIPT, str(count), str(seconds), str(megabytes * 2**20)],
+            [
+                *(sys.executable, "-P", _SCRIPT, str(count), str(seconds), str(megabytes * 2**20)),
+                _SCRIPT.with_name(f"grading_{library}.py"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -123,12 +133,12 @@ DEFAULT = Settings()
 
 
 def compare(pairs: list[tuple[str, str]], settings: Settings = DEFAULT) -> list[Verdict]:
-    """Whether each answer says the same as its gold answer, both in LaTeX.
+    """Whether each answer says the same as its gold answer, as the library understands both.
 
     Equal pairs are compared once. Servers end with this process.
 
     Raises:
-        UpgeError: math-verify is not installed, or no process can be kept.
+        UpgeError: the library is not installed, or no process can be kept.
     """
     distinct = list(dict.fromkeys(pairs))
     if not distinct:

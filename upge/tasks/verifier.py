@@ -29,10 +29,11 @@ class MarkedAnswer:
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[float]:
         return [
-            float(self._answer(response) == problem.answer.strip())
+            float(self.answer(response) == problem.answer.strip())
             for response, problem in zip(responses, problems, strict=True)
         ]
 
-    def _answer(self, response: str) -> str | None:
+    def answer(self, response: str) -> str | None:
+        """The text behind the last marker; None without one."""
         _, found, answer = response.rpartition(self.marker)
         return answer.strip() if found else None

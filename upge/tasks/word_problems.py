@@ -17,7 +17,7 @@ names. For the tasks it is a hash of the question.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -86,8 +86,8 @@ def draw(part: str, split: Split, random: Random) -> Problem:
     return _draw(random.choice(_kinds(part)), split, random)
 
 
-def suite(part: str, split: Split, count: int, seed: int = 0) -> list[Problem]:
-    """``count`` distinct problems, as many of each template of a part, the same for the same seed.
+def suite(parts: Sequence[str], split: Split, count: int, seed: int = 0) -> list[Problem]:
+    """``count`` distinct problems, as many of each template and task, the same for the same seed.
 
     A larger suite holds the smaller ones of the same seed.
 
@@ -95,7 +95,7 @@ def suite(part: str, split: Split, count: int, seed: int = 0) -> list[Problem]:
         UpgeError: a part that is not known, more problems than there are, or reasoning-gym is
             missing.
     """
-    kinds = _kinds(part)
+    kinds = [kind for part in parts for kind in _kinds(part)]
     streams = [_distinct(kind, split, Random(f"{seed} {kind} {split}")) for kind in kinds]
     return [next(streams[i % len(streams)]) for i in range(count)]
 
