@@ -24,7 +24,6 @@ from experiments.records import read_record
 from upge.common.errors import UpgeError
 from upge.models.bases import CHECKPOINTS, RECORD
 
-
 #: Steps between two lines of a log.
 _LINE = 100
 
@@ -43,8 +42,8 @@ def main(
 ) -> None:
     """Pre-train the base models whose recipe has changed or that are missing, and measure them.
 
-    Those of the synthetic suites take up to 10 minutes each on one core; that of word problems takes
-    hours, and resumes where it was interrupted. Finished bases stay, and no folder is left
+    Those of the synthetic suites take up to 10 minutes each on one core; that of word problems
+    takes hours, and resumes where it was interrupted. Finished bases stay, and no folder is left
     half-written.
     """
     names = names or recipe_names()

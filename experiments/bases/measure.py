@@ -1,7 +1,7 @@
 """How accurate a base is.
 
-Those of the synthetic suites by family and level, on bare prompts and behind the mark ``/``; that of
-word problems by part.
+Those of the synthetic suites by family and level, on bare prompts and behind the mark ``/``; that
+of word problems by part.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ Four kinds of examples, of which only what stands behind a question or a ``=`` i
 - bare: problems of the templates ``bare`` with nothing but ``#### answer``;
 - tasks: those of :data:`upge.tasks.word_problems.TASKS`, likewise.
 
-All of them are of the split ``pretraining``. The learning rates rise over ``warmup`` steps, stay, and
-fall linearly to 0 over the last ``decay`` of all steps. So a run can be extended from the checkpoint
-before the fall: with a larger ``steps`` the command resumes there, and ends in the same weights as
-one that was never stopped.
+All of them are of the split ``pretraining``. The learning rates rise over ``warmup`` steps, stay
+constant, and fall linearly to 0 over the last ``decay`` of all steps. So training can be extended:
+with a larger ``steps`` the command resumes before the fall, and ends in the same weights as a run
+that was that long from the start.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class WordsRecipe:
         shares = self.facts + self.worked + self.bare
         if shares > 1 or self.decay > 1:
             raise UpgeError(
-                f"facts, worked, bare: got {shares} in all, and decay {self.decay}; wanted at most 1"
+                f"got shares facts, worked, bare of {shares} in all and decay {self.decay}; wanted "
+                "at most 1"
             )
 
     @property

@@ -1,10 +1,11 @@
 """The processes that answers are compared in, run as a script that imports nothing of the package.
 
 A server, which grades batches: a line of JSON in, ``[[gold, answer], …]``, a line out, one verdict
-each. The file named as its last argument says what is equal: ``prepare(gold)``, then
-``equal(prepared, answer)``, of which only the latter is limited. It forks workers, which keep what they have imported, and forks another wherever one ends.
-A worker is ended by the kernel when it has used its processor time (by SIGPROF, which no arithmetic
-of large integers can put off), and can't get more memory than its limit nor write to any file.
+each. The file named by its last argument compares: ``prepare(gold)``, which is trusted, then
+``equal(prepared, answer)``. It forks workers, which keep what they have imported, and forks another
+wherever one ends. A worker is ended by the kernel when it has used its processor time (by SIGPROF,
+which no arithmetic of large integers can put off), and can't get more memory than its limit nor
+write to any file.
 
 Grading in threads is impossible (math-verify takes signals), and unsafe: nothing ends a thread.
 """
@@ -42,9 +43,7 @@ class Limits(NamedTuple):
 # --------------------------------------------------------------------------------------------- work
 
 
-def _work(
-    tasks: Connection, others: list[Connection], limits: Limits, comparison: Any
-) -> None:
+def _work(tasks: Connection, others: list[Connection], limits: Limits, comparison: Any) -> None:
     """Compare what comes until nothing can come any more."""
     for other in others:  # else none of the workers would see the server's end
         other.close()

@@ -113,10 +113,15 @@ def _distinct(kind: str, split: Split, random: Random) -> Iterator[Problem]:
     while misses <= _PATIENCE:
         problem = _draw(kind, split, random)
         misses = misses + 1 if problem.prompt in found else 0
-        if not misses:
+        if not misses and not _is_ungradable(problem):
             found.add(problem.prompt)
             yield problem
     raise UpgeError(f"{kind}, {split}: has only about {len(found)} problems; ask for fewer")
+
+
+def _is_ungradable(problem: Problem) -> bool:
+    """Whether ``gsm_symbolic`` would grade the right answer as wrong: it reads no sign."""
+    return problem.demonstration is not None and problem.answer.startswith("-")
 
 
 def _draw(kind: str, split: Split, random: Random) -> Problem:

@@ -180,6 +180,47 @@ def current_names(given: Any) -> Any:
     return named | ({"stages": current_names(named["stages"])} if "stages" in named else {})
 
 
+#: A data set of reasoning-gym by name, or a name of one's own with ``dataset``, and its fields.
+GymSets = dict[str, dict[str, Any]]
+
+
+class ReasoningGym(Config):
+    """Problems that reasoning-gym generates and grades; see :mod:`upge.tasks.reasoning_gym`.
+
+    A set is ``NAME: {FIELD: VALUE, …}`` with the fields of the data set's configuration there, as
+    ``gsm_symbolic: {size: 900, seed: 7}``; a set of another name says by ``dataset`` what it is.
+
+    Args:
+        train: what is trained on; of it go the problems that are validated or tested on.
+        validation: what settings are chosen by; None holds out ``held_out`` problems of ``train``.
+        test: what is measured at the end, a suite a set.
+        unseen: names of the suites that are out of distribution.
+        held_out: validation problems to take from ``train``, where no set is named.
+        prompt: how a problem becomes a prompt.
+        marker: what the answer stands behind; the last one counts.
+        answer_seconds: processor time that grading one answer may take.
+    """
+
+    kind: Literal["reasoning_gym"]
+    train: GymSets = Field(min_length=1)
+    validation: GymSets | None = None
+    test: GymSets = Field(default={})
+    unseen: tuple[str, ...] = ()
+    held_out: Count = 64
+    prompt: str = "{problem}\n"
+    marker: str = "####"
+    answer_seconds: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if others := set(self.unseen) - self.test.keys():
+            raise ValueError(
+                f"unseen: got {min(others)!r}, wanted some of the suites of test: "
+                f"{', '.join(self.test)}"
+            )
+        return self
+
+
 class Stage(Config):
     """One algorithm for some steps; a list of stages is a pipeline, as SFT→GRPO.
 
@@ -334,7 +375,9 @@ class RunConfig(Config):
 
     name: str
     model: str = "tiny"
-    data: Annotated[Synthetic | JsonLines | Benchmarks, Field(discriminator="kind")] = Synthetic()
+    data: Annotated[
+        Synthetic | JsonLines | Benchmarks | ReasoningGym, Field(discriminator="kind")
+    ] = Synthetic()
     stages: tuple[Stage, ...]
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -400,7 +443,7 @@ def _forget(given: dict[str, Any], path: tuple[str, ...], default: Any) -> None:
         del given[last]
 
 
-def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:
+def _files_of(data: Synthetic | JsonLines | Benchmarks | ReasoningGym) -> list[Path]:
     if isinstance(data, Benchmarks):
         return [path for name in data.sets if (path := local_file(name)) is not None]
     if isinstance(data, JsonLines):
