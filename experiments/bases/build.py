@@ -80,6 +80,7 @@ def make(
         if isinstance(recipe, words.WordsRecipe):
             checkpoints = folder.with_name(f"{name}-{recipe.constant_key}")
             model, tokenizer = words.pretrain(recipe, checkpoints, progress)
+            model = model.half().float()  # as it is saved
             found: dict[str, Any] = word_accuracy(model, tokenizer)
             dtype = torch.float16  # half the size, and no accuracy lost
         else:

@@ -102,7 +102,7 @@ def mean(levels: Levels) -> float:
 
 def table(name: str, found: dict[str, Any]) -> Table:
     """Accuracies for the terminal."""
-    return _by_level(name, found) if MODES.keys() <= found.keys() else _by_part(name, found)
+    return _by_level(name, found) if MODES.keys() == found.keys() else _by_part(name, found)
 
 
 def _by_part(name: str, found: dict[str, dict[str, float]]) -> Table:

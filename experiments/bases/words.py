@@ -95,7 +95,7 @@ class WordsRecipe:
         shares = self.facts + self.worked + self.bare
         if shares > 1 or self.decay > 1:
             raise UpgeError(
-                f"got shares facts, worked, bare of {shares} in all and decay {self.decay}; wanted "
+                f"got shares facts, worked, bare of {shares:.3g} in all and decay {self.decay}; wanted "
                 "at most 1"
             )
 

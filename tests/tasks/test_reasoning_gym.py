@@ -96,7 +96,7 @@ def test_what_can_be_no_data_set(name: str, config: dict[str, Any], message: str
 
 def test_problems_that_differ_by_process_want_a_fixed_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
-    with pytest.raises(UpgeError, match="word_ladder: .*; set PYTHONHASHSEED=0"):
+    with pytest.raises(UpgeError, match=r"word_ladder: .*; set PYTHONHASHSEED=0"):
         load("word_ladder", {"size": 1}, "train")
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     assert load("word_ladder", {"size": 1}, "train")

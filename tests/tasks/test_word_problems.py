@@ -106,9 +106,7 @@ def test_suites_are_the_same_in_every_process() -> None:
         "from upge.tasks.word_problems import PARTS, suite\n"
         "print(*(p.prompt for part in PARTS for p in suite([part], 'test', 3)))\n"
     )
-    ours = "\n".join(
-        [" ".join(p.prompt for part in PARTS for p in suite([part], "test", 3)), ""]
-    )
+    ours = "\n".join([" ".join(p.prompt for part in PARTS for p in suite([part], "test", 3)), ""])
     theirs = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
