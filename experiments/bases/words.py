@@ -95,8 +95,8 @@ class WordsRecipe:
         shares = self.facts + self.worked + self.bare
         if shares > 1 or self.decay > 1:
             raise UpgeError(
-                f"got shares facts, worked, bare of {shares:.3g} in all and decay {self.decay}; wanted "
-                "at most 1"
+                f"facts, worked, bare: got {shares:.3g} in all, decay: got {self.decay}; wanted at "
+                "most 1"
             )
 
     @property

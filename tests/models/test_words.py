@@ -204,8 +204,8 @@ def test_training_learns(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"steps": 0}, "steps: got 0, wanted a finite number above 0"),
-        ({"facts": 0.8}, "got shares facts, worked, bare of 1.28 in all"),
-        ({"decay": 1.5}, "and decay 1.5; wanted at most 1"),
+        ({"facts": 0.8}, "facts, worked, bare: got 1.28 in all"),
+        ({"decay": 1.5}, "decay: got 1.5; wanted at most 1"),
     ],
 )
 def test_recipes_that_make_no_sense(given: dict[str, Any], message: str) -> None:

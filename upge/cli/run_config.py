@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from upge.common.errors import UpgeError
 from upge.common.optional import require
-from upge.models.bases import base_folder
+from upge.models.bases import WORDS, base_folder
 
 if TYPE_CHECKING:
     from upge.training.config import RunConfig
 
-#: The longest response where none is given: to the synthetic suites, and to texts.
-SYNTHETIC_TOKENS, TEXT_TOKENS = 64, 512
+#: The longest response where none is given: to the synthetic suites, word problems and texts.
+SYNTHETIC_TOKENS, WORDS_TOKENS, TEXT_TOKENS = 64, 176, 512
 
-#: Learning rates where none is given: for the tiny bases, and the paper's (official scripts).
+#: Learning rates where none is given: for the package's bases, and the paper's (official scripts).
 _TINY_RATE, _RATE = 1e-3, 5e-6
 
 #: Held-out validation problems: a tenth of the file, at most the configuration's default.
@@ -65,22 +65,45 @@ def _from_options(made: dict[str, Any]) -> dict[str, Any]:
     if "algorithm" not in made:
         raise UpgeError("what to train? Name a CONFIG.yaml, or an algorithm by --algorithm")
     model = made.get("model", "tiny")
-    own_data, is_tiny = "data" in made, base_folder(model) is not None
-    long = own_data and not is_tiny
+    is_base = base_folder(model) is not None
+    is_tiny = is_base and model != WORDS
     stage = {
         "algorithm": made["algorithm"],
         "steps": made.get("steps", 200),
-        "lr": made.get("lr", _TINY_RATE if is_tiny else _RATE),
+        "lr": made.get("lr", _TINY_RATE if is_base else _RATE),
     }
     return {
         "name": made["algorithm"],
         "model": model,
-        "max_tokens": made.get("max_tokens", TEXT_TOKENS if long else SYNTHETIC_TOKENS),
+        "max_tokens": made.get("max_tokens", _longest(model, is_tiny or "data" not in made)),
         "seed": made.get("seed", 0),
-        "data": _json_lines(made["data"], is_tiny) if own_data else {"kind": "synthetic"},
+        "data": _json_lines(made["data"], is_tiny) if "data" in made else _problems(model),
         "stages": [
             stage | {key: made[key] for key in ("prompts_per_step", "group_size") if key in made}
         ],
+    }
+
+
+def _longest(model: str, synthetic: bool) -> int:
+    if model == WORDS:
+        return WORDS_TOKENS
+    return SYNTHETIC_TOKENS if synthetic else TEXT_TOKENS
+
+
+def _problems(model: str) -> dict[str, Any]:
+    """What a model is trained on where no data are named."""
+    if model != WORDS:
+        return {"kind": "synthetic"}
+    suites = {
+        part: {"dataset": "word_problems", "parts": [part], "size": 108}
+        for part in ("worked", "bare", "unseen")
+    }
+    return {
+        "kind": "reasoning_gym",
+        "train": {"word_problems": {"size": 810}},
+        "validation": {"word_problems": {"size": 108}},
+        "test": suites,
+        "unseen": ["unseen"],
     }
 
 

@@ -53,7 +53,7 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. Default: 1e-3 for the tiny bases, else 5e-6.",
+            help="Learning rate. Default: 1e-3 for the package's bases, else 5e-6.",
             rich_help_panel=_MADE,
         ),
     ] = None,
@@ -67,7 +67,8 @@ def train(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="The longest response. Default: 64 for the tiny bases, else 512 for --data.",
+            help="The longest response. Default: 64 for the tiny bases, 176 for words, else 512 for "
+            "--data.",
             rich_help_panel=_MADE,
         ),
     ] = None,
@@ -112,7 +113,7 @@ def train(
         upge train --algorithm grpo --model smollm2 --data problems.jsonl
 
     The tiny bases read and write the letters of the synthetic suites alone: --data with other texts
-    wants another --model.
+    wants another --model, as words, which is trained on English word problems if none are named.
 
     What they don't cover is reached by --set; --dry-run shows everything there is to set, as a file
     that can be kept and given as CONFIG.
