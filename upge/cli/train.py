@@ -67,8 +67,8 @@ def train(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="The longest response. Default: 64 for the tiny bases, 176 for words, else 512 for "
-            "--data.",
+            help="The longest response. Default: 64 for the tiny bases, 176 for words, else 512 "
+            "for --data.",
             rich_help_panel=_MADE,
         ),
     ] = None,
