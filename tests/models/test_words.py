@@ -29,7 +29,14 @@ from upge.tasks.word_problems import MARKER, TASKS, TEMPLATES, suite
 
 #: Trained in a second, to no use.
 MINUTE = WordsRecipe(
-    hidden=16, feed_forward=16, layers=1, heads=2, vocabulary=300, steps=12, batch_tokens=512
+    hidden=16,
+    feed_forward=16,
+    layers=1,
+    heads=2,
+    vocabulary=300,
+    steps=12,
+    batch_tokens=512,
+    compiled=False,
 )
 
 
