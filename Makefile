@@ -2,7 +2,9 @@
 #
 # Settings, on the command line or in the environment:
 #   VENV    where the environment goes (a path without spaces); EXTRAS_VENV that of make test-extras
-#   PYTHON  the Python 3.11 it is made with
+#   PYTHON  the Python it is made with, 3.11 or newer; the locks are for 3.11, under another one pip
+#           takes the newest packages in the ranges of pyproject.toml
+#   PYTHONS further Pythons for make test-matrix, which finds those on PATH by itself
 #   OUT     where tables go
 #   PROFILE cpu (the default), smoke, or for one GPU gpu, gpu-qwen2.5-0.5b, gpu-qwen2.5-1.5b: the scale
 #           of the training runs
@@ -16,6 +18,7 @@ EXTRAS_VENV ?= .venv-extras
 OUT ?= paper_tables
 PROFILE ?= cpu
 SEEDS ?=
+PYTHONS ?=
 RUNS ?= runs
 # A python3.11 on PATH may be a shim with nothing behind it, so it is asked to run.
 PYTHON ?= $(shell if python3.11 -c '' >/dev/null 2>&1; then echo python3.11; else echo python3; fi)
@@ -24,11 +27,12 @@ python := "$(VENV)/bin/python"
 pip_install := $(python) -m pip install -qq --disable-pip-version-check
 one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-require_python = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	echo "UPGE needs Python 3.11, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+python_is = "$(PYTHON)" -c 'import sys; sys.exit(not sys.version_info[:2] $(1))' 2>/dev/null
+require_python = $(call python_is,$(1)) || { \
+	echo "UPGE needs Python $(2), which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow test-extras run-extras lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow test-extras run-extras test-matrix lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -156,6 +160,9 @@ test-extras: ## Run the tests of optional stacks (vLLM on a CPU, DeepSpeed), in 
 	@$(MAKE) --no-print-directory run-extras VENV="$(EXTRAS_VENV)" \
 		nodeps="requirements-nodeps.lock requirements-extras.lock"
 
+test-matrix: $(VENV)/.stamp ## Before a release: test the built wheel under the lowest and newest packages and other Pythons (hours, 10 GB)
+	$(one_thread) $(python) -m experiments.matrix --out "$(OUT)" $(addprefix --python ,$(PYTHONS))
+
 run-extras: $(VENV)/.stamp
 	$(one_thread) $(python) -m pytest -q --timeout 3000 -m extras
 
@@ -181,31 +188,32 @@ nodeps := requirements-nodeps.lock
 $(VENV)/.packages: requirements.lock $(nodeps)
 	@set -e; \
 	if cat $^ | cmp -s - "$@"; then touch "$@"; exit 0; fi; \
-	$(require_python); \
+	$(call require_python,>= (3, 11),3.11 or newer); \
 	if [ -e "$(VENV)" ] && ! grep -q "^prompt = 'upge'" "$(VENV)/pyvenv.cfg" 2>/dev/null; then \
 		echo "'$(VENV)' was not made by this Makefile: move it away, or choose another place with make VENV=…" >&2; \
 		exit 1; \
 	fi; \
-	echo "Installing the locked packages into $(VENV): 1 to 3 minutes, more while torch is downloaded."; \
 	rm -f "$@"; \
 	"$(PYTHON)" -m venv --clear --prompt upge "$(VENV)"; \
-	$(pip_install) -r requirements.lock; \
+	if $(call python_is,== (3, 11)); then \
+		echo "Installing the locked packages into $(VENV): 1 to 3 minutes, more while torch is downloaded."; \
+		$(pip_install) -r requirements.lock; \
+	else \
+		echo "The locks are for Python 3.11: installing the newest packages that pyproject.toml allows into $(VENV)."; \
+		$(pip_install) --editable '.[dev]'; \
+	fi; \
 	$(pip_install) --no-deps $(addprefix -r ,$(nodeps)); \
 	cat $^ > "$@"
 
-lock: ## Rebuild requirements.lock and environment.yml from pyproject.toml
+lock: ## Update requirements.lock and environment.yml to pyproject.toml; UPGRADE=1 takes the newest of everything
 	@set -e; \
-	$(require_python); \
+	$(call require_python,== (3, 11),3.11); \
 	echo "Resolving the dependencies in a scratch environment: 1 to 3 minutes."; \
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
 	"$(PYTHON)" -m venv "$$scratch/venv"; \
 	python="$$scratch/venv/bin/python"; \
-	"$$python" -c 'import tomllib; file = tomllib.load(open("pyproject.toml", "rb")); project = file["project"]; \
-		print(*file["build-system"]["requires"], *project["dependencies"], \
-		*sum((packages for extra, packages in project["optional-dependencies"].items() if extra not in ("vllm", "deepspeed")), []), \
-		sep="\n")' > "$$scratch/direct.txt"; \
-	"$$python" -m pip install -qq --disable-pip-version-check -r "$$scratch/direct.txt"; \
-	"$$python" -m pip freeze --all --exclude pip > "$$scratch/frozen.txt"; \
+	"$$python" -m pip install -qq --disable-pip-version-check $(if $(UPGRADE),,-c requirements.lock) --editable '.[dev]'; \
+	"$$python" -m pip freeze --all --exclude pip --exclude upge > "$$scratch/frozen.txt"; \
 	"$$python" -m pip install -qq --disable-pip-version-check --no-deps -r requirements-nodeps.lock; \
 	"$$python" -c 'import verl.trainer.ppo.core_algos'; \
 	grep '^#' requirements.lock > "$$scratch/lock"; \

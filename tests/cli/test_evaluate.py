@@ -396,7 +396,7 @@ def test_mistakes_are_named_before_the_model_is_loaded(
         ((guesser, *SMALL, "--against", tmp_path), "holds no evaluation"),
         ((guesser, *SMALL, "--data", blocked), "--data: goes without --benchmark"),
         ((guesser, "--limit", 3), "--limit: goes with --benchmark"),
-        ((guesser, *SMALL, "--backend", "vllm"), "install it with pip install '.[vllm]'"),
+        ((guesser, *SMALL, "--backend", "vllm"), "install it with pip install 'upge[vllm]'"),
     ):
         done = run(*options)
         assert done.code == 2 and done.out == "" and sentence in done.err, (options, done.err)

@@ -483,7 +483,7 @@ def test_a_failure_is_shown_and_the_exit_code(
 
 @pytest.mark.usefixtures("here")
 def test_a_note_is_printed_as_it_stands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = "install .[parity], or not [/at all]"
+    note = "install upge[trl], or not [/at all]"
     finding = Finding("symbolic", "sft", "fail", note=note)
     monkeypatch.setitem(CHECKS, "symbolic", lambda request: iter([finding]))
     outcome = run("verify", "--check", "symbolic", "-a", "sft")

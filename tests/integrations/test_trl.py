@@ -451,7 +451,7 @@ def test_without_trl_one_sentence() -> None:
     code = "import sys; sys.modules['trl'] = None; import upge.integrations.trl"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "UpgeError: trl can't be imported" in told.stderr
-    assert "pip install '.[parity]' in UPGE's repository" in told.stderr.splitlines()[-1]
+    assert "pip install 'upge[trl]'" in told.stderr.splitlines()[-1]
 
 
 def test_three_real_steps_of_hpt() -> None:

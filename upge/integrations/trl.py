@@ -39,7 +39,7 @@ from upge.estimator import Estimate, Estimator, Plan, term_metrics
 from upge.integrations.rows import trajectories
 from upge.training.gradient import sum_over_processes, weighs_by_batch
 
-_trl: Any = require("trl", "parity")
+_trl: Any = require("trl", "trl")
 
 #: What the estimator decides in place of these settings of TRL's loss.
 _REPLACED = (

@@ -49,7 +49,7 @@ from upge.integrations.rows import padded
 from upge.integrations.verl import question_ids
 from upge.training.gradient import weighs_by_batch
 
-require("verl", "parity")
+require("verl", "verl")
 
 #: Fields of a row: scale · Â of a term by its number, and whether it is a demonstration.
 _TERM, _OFFLINE = "upge_term{}", "upge_offline"
@@ -194,7 +194,7 @@ def _plan_fields(estimator: Estimator, batch: TrajectoryBatch) -> dict[str, Tens
 
 
 def _tensordict(fields: Mapping[str, Tensor]) -> Any:
-    tensordict = require("tensordict", "parity")
+    tensordict = require("tensordict", "verl")
     return tensordict.TensorDict(dict(fields), batch_size=[len(fields["responses"])])
 
 
