@@ -323,15 +323,21 @@ def main(
 
 
 def _prepare(scratch: Path, interpreters: Sequence[str]) -> Job:
-    """Build the sdist, of it the wheel, and lay out the tests."""
-    _copy(_PACKAGE, scratch / "package")
     _copy(_TESTS, scratch / "tests")
-    built = scratch / "built"
-    _call(sys.executable, "-m", "build", "--outdir", str(built), str(scratch / "package"))
-    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    sdist, wheel = build(scratch)
     versions = {_version(path): path for path in reversed(interpreters)}
     found = {version: path for version, path in versions.items() if version}
     return Job(scratch, wheel, sdist, found, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def build(scratch: Path) -> tuple[Path, Path]:
+    """The sdist of the files that git tracks, and the wheel made of it."""
+    _copy(_PACKAGE, scratch / "package")
+    built = scratch / "built"
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", str(built))
+    _call(*command, str(scratch / "package"))
+    (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    return sdist, wheel
 
 
 def _copy(names: Sequence[str], target: Path) -> None:
