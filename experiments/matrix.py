@@ -262,9 +262,9 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         [
             "# The tests under other versions",
             "",
-            "Made by `make test-matrix`. Each row is a fresh environment with the built package, in "
-            "which the tests of the estimator (core), of every registered algorithm (contract), of "
-            "the training loop, and of the TRL and verl integrations and parities ran, on a CPU.",
+            "Made by `make test-matrix`. Each row is a fresh environment with the built package. "
+            "Its tests, on a CPU, are of the estimator (core), of every registered algorithm "
+            "(contract), of the training loop, and of the TRL and verl adapters and parities.",
             "",
             *lines,
             "",

@@ -166,6 +166,11 @@ def _tensors(batch: list[tuple[str, str]], tokenizer: Any) -> tuple[Tensor, Tens
 def _optimizers(model: Any, recipe: PretrainingRecipe) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.dim() == 2 and "embed" not in n)]
+    if not hasattr(torch.optim, "Muon"):
+        raise UpgeError(
+            f"pre-training takes torch.optim.Muon, which torch {torch.__version__} lacks; install "
+            "torch 2.9 or newer"
+        )
     return [
         torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
@@ -182,7 +187,7 @@ def pretrain(
         progress: called after each step with its number, from 1, and loss.
 
     Raises:
-        UpgeError: the loss is not finite.
+        UpgeError: the loss is not finite, or torch is older than 2.9.
     """
     tokenizer = build_tokenizer(ALPHABET)
     model = build_model(
