@@ -135,7 +135,7 @@ def show_evaluation(asked: Asked) -> None:
 
 
 def _check_extras(backend: Backend) -> None:
-    for module, extra in (("pyarrow", "train"), ("math_verify", "math")):
+    for module, extra in (("pyarrow", "train"), ("math_verify", "train")):
         require(module, extra)
     if backend == "vllm" and not available("vllm"):
         raise UpgeError(

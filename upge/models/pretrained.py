@@ -48,7 +48,7 @@ def _parsed_once(options: Mapping[str, str]) -> Iterator[None]:
     if "gguf_file" not in options:
         yield
         return
-    gguf = require("gguf", "lm")
+    gguf = require("gguf", "train")
     reader = gguf.GGUFReader
     gguf.GGUFReader = lambda path: _parsed(reader, str(path), Path(path).stat().st_mtime_ns)
     try:
@@ -105,7 +105,7 @@ def save_pretrained(
     """
     folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write
     weights = None if dtype in (None, model.dtype) else _converted(model.state_dict(), dtype)
-    with _quiet(require("transformers", "lm")):
+    with _quiet(require("transformers", "train")):
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
 
@@ -130,7 +130,7 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
     Raises:
         UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
@@ -148,7 +148,7 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     Raises:
         UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
         tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
@@ -178,7 +178,7 @@ def load_config(name: str = SMOLLM2) -> Any:
     Raises:
         UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
         return transformers.AutoConfig.from_pretrained(location, **options)
@@ -201,7 +201,7 @@ def _loading(name: str, location: str) -> Iterator[None]:
         how = paper if location.startswith("models/") else ""
         raise _unloadable(name, f"there is no folder {location}; make or download it{how}, or ")
     try:
-        with nullcontext() if known else hub("lm"):
+        with nullcontext() if known else hub("train"):
             yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")

@@ -44,7 +44,7 @@ def fetch(source: Source) -> list[Problem]:
         UpgeError: the extra ``math`` is missing, the hub can't be reached, the data set is gated or
             has other columns than it had.
     """
-    datasets = require("datasets", "math")
+    datasets = require("datasets", "train")
     names = [source.hub] if source.subset is None else [source.hub, source.subset]
     print(
         f"upge: no file of {source.hub} in {data_folder()} (UPGE_DATA), asking the hub",
@@ -52,7 +52,7 @@ def fetch(source: Source) -> list[Problem]:
         flush=True,
     )
     try:
-        with hub("math"):
+        with hub("train"):
             records = datasets.load_dataset(*names, split=source.split)
     except (OSError, ValueError) as error:
         raise UpgeError(

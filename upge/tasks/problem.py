@@ -114,8 +114,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Record]]:
-    require("pyarrow", "math")
-    parquet = require("pyarrow.parquet", "math")
+    require("pyarrow", "train")
+    parquet = require("pyarrow.parquet", "train")
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors

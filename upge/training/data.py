@@ -33,7 +33,7 @@ def load_dataset(config: RunConfig) -> Dataset:
 
 
 def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
-    require("math_verify", "math")  # which the first answer may need only hours later
+    require("math_verify", "train")  # which the first answer may need only hours later
     tokenizer = load_tokenizer(config.model)
     tests = {Path(name).stem: load(name) for name in data.test_sets}
     if data.validation_set is None:
