@@ -158,7 +158,7 @@ class Job:
                     self.say(f"{name}: {column}")
                     row[column] = self._tested(name, column, python, group)
         except subprocess.CalledProcessError as error:
-            row["note"] = _last_error(error.stdout)
+            row["note"] = _error(error.stdout)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return row
@@ -232,11 +232,10 @@ def _call(*command: str) -> str:
     return done.stdout
 
 
-def _last_error(output: str) -> str:
-    """The last line in which pip or venv names an error."""
+def _error(output: str) -> str:
+    """The first line in which pip or venv names an error, or else the last one."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    named = [line for line in lines if "error" in line.casefold()]
-    return (named or lines or ["no output"])[-1][:300]
+    return next((line for line in lines if line.startswith("ERROR")), (lines or ["no output"])[-1])
 
 
 # -------------------------------------------------------------------------------------- the table

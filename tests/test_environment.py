@@ -82,9 +82,9 @@ def test_no_package_is_in_two_locks() -> None:
 def test_dev_has_every_extra_that_is_locked() -> None:
     def included(extra: str) -> Iterator[str]:
         yield extra
-        for requirement in EXTRAS[extra]:
-            if named := re.fullmatch(r"upge\[(.+)\]", requirement):
-                for name in named[1].split(","):
+        for requirement in map(Requirement, EXTRAS[extra]):
+            if requirement.name == "upge":
+                for name in requirement.extras:
                     yield from included(name)
 
     assert set(included("dev")) == EXTRAS.keys() - GPU_STACKS
