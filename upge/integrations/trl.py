@@ -72,7 +72,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
     Raises:
         UpgeError: an algorithm that needs a critic, or demonstrations that the data set lacks; a
             demonstration that is no text, or longer than ``max_completion_length``; a batch that
-            splits questions; a setting of TRL's loss, which would have no effect.
+            splits questions; a setting of TRL's loss, which would have no effect; transformers 5.2
+            to 5.5.3 with accumulation.
     """
 
     def __init__(self, *args: Any, algorithm: str | Estimator = "hpt", **kwargs: Any) -> None:
@@ -84,6 +85,11 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         if given.get("args") is not None:
             _check_settings(given["args"])
         super().__init__(*args, **kwargs)
+        if self.accelerator.gradient_accumulation_steps > 1:
+            raise UpgeError(
+                "this transformers divides accumulated gradients twice, as 5.2 to 5.5.3 do; "
+                "install 5.5.4 or newer"
+            )
         self._check_demonstrations()
         self._steps: list[TrajectoryBatch] = []
         self._micro_batches: list[Plan] = []
