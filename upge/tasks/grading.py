@@ -56,7 +56,7 @@ class _Grader:
         if not available("math_verify"):
             raise UpgeError(
                 "math_verify, which grades mathematical answers, is not installed; install it with "
-                f"{hint('math_verify', 'math')}"
+                f"{hint('math_verify', 'train')}"
             )
         self.settings = settings
         self.lock = Lock()
