@@ -153,7 +153,7 @@ class Job:
             python = self._install(folder, interpreter, setting)
             versions = _versions(python)
             row |= {shown: versions[shown] for shown in _SHOWN if shown in versions}
-            for column, group in groups().items():
+            for column, group in groups(self.scratch / "tests").items():
                 if all(package in versions for package in group.needs):
                     self.say(f"{name}: {column}")
                     row[column] = self._tested(name, column, python, group)
