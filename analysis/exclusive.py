@@ -39,15 +39,15 @@ def mcnemar(alone: int, other: int) -> float:
 def exclusive(answers: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Exclusive solves of pairs of methods, seed by seed and level by level.
 
-    A problem is solved where more than half of its samples are right
+    A problem is solved if more than half of its samples are correct
     (:func:`upge.evaluation.metrics.solved`).
 
     Args:
-        answers: as :meth:`analysis.runs.Runs.answers` gives them.
+        answers: from :meth:`analysis.runs.Runs.answers`.
         pairs: of methods.
 
     Returns:
-        :data:`COLUMNS`, for the seeds that both methods have. Holm's correction is for the levels
+        :data:`COLUMNS`, for the seeds that both methods have. Holm's correction covers the levels
         of a pair and seed; the test of :data:`ALL` is not one of them.
 
     Raises:
@@ -68,12 +68,8 @@ def with_tests(
 ) -> list[tuple[object, int, int, int, float, float]]:
     """Level, problems, both exclusive counts, p and corrected p; :data:`ALL` after the levels."""
     p_values = [mcnemar(b, c) for _, b, c in counts.values()]
-    rows = [
-        (level, *count, p, holm)
-        for (level, count), p, holm in zip(
-            counts.items(), p_values, corrected(p_values), strict=True
-        )
-    ]
+    tested = zip(counts.items(), p_values, corrected(p_values), strict=True)
+    rows = [(level, *count, p, holm) for (level, count), p, holm in tested]
     problems, alone, other = (sum(column) for column in zip(*counts.values(), strict=True))
     return [*rows, (ALL, problems, alone, other, mcnemar(alone, other), float("nan"))]
 
@@ -81,8 +77,8 @@ def with_tests(
 def _by_seed(answers: pd.DataFrame, method: str) -> dict[int, pd.DataFrame]:
     if not len(answers):
         return {}
-    own = answers[answers["method"] == method].sort_values(list(PROBLEM))
-    return {int(seed): own[own["seed"] == seed] for seed in own["seed"].unique()}
+    rows = answers[answers["method"] == method].sort_values(list(PROBLEM))
+    return {int(seed): rows[rows["seed"] == seed] for seed in rows["seed"].unique()}
 
 
 def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -95,22 +91,22 @@ def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFra
 
 
 def _by_level(a: pd.DataFrame, b: pd.DataFrame) -> dict[int, tuple[int, int, int]]:
-    found = exclusive_solves(_rewards(a), _rewards(b))
-    alone, other = (part.numpy() for part in found)
+    alone, other = (part.numpy() for part in exclusive_solves(_rewards(a), _rewards(b)))
     levels = a["level"].to_numpy()
     counts = {}
     for level in np.unique(levels):
-        own = levels == level
-        counts[int(level)] = int(own.sum()), int(alone[own].sum()), int(other[own].sum())
+        of_level = levels == level
+        alone_here, other_here = (int(part[of_level].sum()) for part in (alone, other))
+        counts[int(level)] = int(of_level.sum()), alone_here, other_here
     return counts
 
 
 def _rewards(answers: pd.DataFrame) -> Tensor:
-    """Rewards (P, n) with as many right ones: their order within a problem does not matter."""
+    """Rewards (P, n) with as many correct ones; their order within a problem doesn't matter."""
     samples = answers["samples"].unique()
     if len(samples) != 1:
         raise UpgeError(
-            f"samples: got {sorted(samples.tolist())} a problem in one run, wanted one number"
+            f"samples: got {sorted(samples.tolist())} per problem in one run, wanted one number"
         )
     right = torch.tensor(answers["right"].to_numpy())
     return (torch.arange(int(samples[0])) < right[:, None]).float()

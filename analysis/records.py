@@ -5,9 +5,9 @@ runs.jsonl       a line a run: folder, configuration with its key, provenance, r
 trials.jsonl     the same of the trials that learning rates were chosen by, with their validation
 selection.json   the choice
 steps.parquet    what was measured at each step of each run
-answers.parquet  right answers, samples and tokens of each test problem of each run
+answers.parquet  correct answers, samples and tokens of each test problem of each run
 
-No digit is lost: tables and figures made of records are those made of the runs, bit for bit.
+No digit is lost: tables and figures from records equal those from the runs, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pydantic import BaseModel, TypeAdapter
 from analysis.run import (
     ANSWER_COLUMNS,
     STEP_COLUMNS,
-    Found,
     Run,
+    RunSet,
     Trial,
     check_accuracy,
     check_columns,
@@ -45,7 +45,7 @@ _RENAMED = {"term_norms": "per_term_grad_norm"}
 
 _REMEDY = "restore it, or make the comparison again, which writes its records"
 
-#: What is kept of the configuration of a run that is not finished.
+#: What is kept of the configuration of an unfinished run.
 _KNOWN = ("name", "seed")
 
 
@@ -70,17 +70,17 @@ class _Unfinished(BaseModel):
 _RUN = TypeAdapter[Any](_Finished | _Unfinished)
 _TRIAL = TypeAdapter[Any](Trial)
 
-#: Measurements of which hardly two are equal; all other columns are coded by their distinct values.
+#: Measurements with hardly two equal values; all other columns are dictionary-encoded.
 _CONTINUOUS = ("entropy", "seconds", "cpu_seconds")
 
 
 @dataclass(frozen=True)
 class RecordedRun(Run):
-    """A run whose numbers are kept with those of others.
+    """A run whose numbers are kept in the records of its comparison.
 
     Args:
-        steps: its rows of ``steps.parquet``.
-        problems: its rows of ``answers.parquet``.
+        steps: the run's rows of ``steps.parquet``.
+        problems: the run's rows of ``answers.parquet``.
     """
 
     steps: pd.DataFrame
@@ -93,18 +93,18 @@ class RecordedRun(Run):
     def answers(self) -> pd.DataFrame:
         """See :meth:`Run.answers`."""
         for name, accuracy in self.suites.items():
-            own = self.problems[self.problems["suite"] == name]
-            check_accuracy(own, accuracy, f"{self.path}, {name}", _REMEDY)
+            answers = self.problems[self.problems["suite"] == name]
+            check_accuracy(answers, accuracy, f"{self.path}, {name}", _REMEDY)
         return self.problems
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether a folder holds records, and no run folders."""
+    """Whether a folder holds records rather than run folders."""
     return (folder / _RUNS).exists()
 
 
-def write_records(runs: Found, folder: Path) -> list[Path]:
-    """Write the records of runs, all or none.
+def write_records(runs: RunSet, folder: Path) -> list[Path]:
+    """Write the records of runs, all files or none.
 
     Raises:
         UpgeError: damaged runs, or a folder that can't be written to.
@@ -162,11 +162,11 @@ def _leaf(table: pa.Table, name: str) -> str:
     return f"{name}.list.element" if pa.types.is_list(table.schema.field(name).type) else name
 
 
-def read_records(folder: Path) -> Found:
-    """The runs that records tell of.
+def read_records(folder: Path) -> RunSet:
+    """The runs that records hold.
 
     Raises:
-        UpgeError: a file that can't be read, or files that are not of the same runs.
+        UpgeError: a file that can't be read, or files of different runs.
     """
     steps = _by_run(folder / _STEPS, ["run", "step"])
     answers = _by_run(folder / _ANSWERS, ["run", *ANSWER_COLUMNS])
@@ -184,16 +184,16 @@ def read_records(folder: Path) -> Found:
     _check_same(folder, finished, steps.keys(), answers.keys())
     (selection,) = _read_lines(folder / _SELECTION, CHOICES) or [{}]
     trials = [Trial(**line) for line in _read_lines(folder / _TRIALS, _TRIAL)]
-    return Found(finished, unfinished, selection, trials)
+    return RunSet(finished, unfinished, selection, trials)
 
 
 def _check_same(folder: Path, finished: Iterable[Run], steps: Set[str], answers: Set[str]) -> None:
-    """Refuse steps and answers that are not those of the finished runs."""
+    """Check that steps and answers are those of the finished runs."""
     tested = {run.path.name for run in finished if run.suites}
     trained = {run.path.name for run in finished if run.config.get("stages")}
     if answers != tested or steps != trained:
         odd = min((answers ^ tested) | (steps ^ trained))
-        raise UpgeError(f"{folder}: its files are not of the same runs (see {odd}); {_REMEDY}")
+        raise UpgeError(f"{folder}: its files are of different runs (see {odd}); {_REMEDY}")
 
 
 def _read_lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
@@ -221,5 +221,5 @@ def _by_run(path: Path, needed: Sequence[str]) -> dict[str, pd.DataFrame]:
         raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
     if len(frame):
         check_columns(frame, needed, path, _REMEDY)
-    own = frame.groupby("run", sort=False)
-    return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in own}
+    by_run = frame.groupby("run", sort=False)
+    return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in by_run}

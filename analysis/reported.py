@@ -1,10 +1,11 @@
-"""Numbers as published, from ``reported.yaml``; they are shown beside ours and never mixed in."""
+"""Published numbers, from ``reported.yaml``; they are shown beside ours and never mixed in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from upge.common.config import read_yaml
 
@@ -13,21 +14,21 @@ _FILE = Path(__file__).with_name("reported.yaml")
 
 @dataclass(frozen=True)
 class Reported:
-    """A published table of accuracies, per cent.
+    """A published table of accuracies, percent.
 
     Args:
         title: its number there.
         base: the model trained.
         suites: by split, the average last.
-        rows: by method, a value for each suite of each split.
+        rows: by method, a value for each suite of each split; None where none is published.
         source: where it is published.
-        note: the table's own footnote.
+        note: the table's footnote.
     """
 
     title: str
     base: str
     suites: Mapping[str, Sequence[str]]
-    rows: Mapping[str, Sequence[float]]
+    rows: Mapping[str, Sequence[float | None]]
     source: str
     note: str = ""
 
@@ -60,25 +61,13 @@ class ReportedExclusive:
     note: str
 
 
-def reported_exclusive() -> ReportedExclusive:
-    """The published Table 4."""
-    given = read_yaml(_FILE)
-    return ReportedExclusive(**given["table4"], source=given["source"])
-
-
-def reported(name: str) -> Reported:
-    """The published table ``name``, as ``table2``."""
-    given = read_yaml(_FILE)
-    return Reported(**given[name], source=given["source"])
-
-
 @dataclass(frozen=True)
 class ReportedRatio:
     """A published constant share of offline samples.
 
     Args:
         title: the figure's number there.
-        method: whose.
+        method: the method's name.
         ratio: offline samples of all samples of a step.
         source: where it is published.
     """
@@ -89,7 +78,21 @@ class ReportedRatio:
     source: str
 
 
+def reported(name: str) -> Reported:
+    """The published table ``name``, as ``table2``."""
+    return Reported(**_read(name))
+
+
+def reported_exclusive() -> ReportedExclusive:
+    """The published Table 4."""
+    return ReportedExclusive(**_read("table4"))
+
+
 def reported_offline_ratio() -> ReportedRatio:
     """The constant in the published Figure 6."""
-    given = read_yaml(_FILE)
-    return ReportedRatio(**given["figure6"], source=given["source"])
+    return ReportedRatio(**_read("figure6"))
+
+
+def _read(name: str) -> dict[str, Any]:
+    published = read_yaml(_FILE)
+    return {**published[name], "source": published["source"]}

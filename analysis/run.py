@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype, is_string_dtype
-from pydantic import BaseModel, Field, ValidationError
 
 from upge.common.errors import UpgeError
 
@@ -34,8 +33,7 @@ STEP_COLUMNS = (
     "cpu_seconds",
 )
 
-#: What they read of a test problem: how many samples are right, of how many, and of how many tokens
-#: all of them together.
+#: What they read of a test problem: correct answers, samples, and tokens of all samples.
 PROBLEM = ("suite", "level", "prompt")
 ANSWER_COLUMNS = (*PROBLEM, "right", "samples", "tokens")
 
@@ -61,12 +59,12 @@ class Run(ABC):
 
     @property
     def method(self) -> str:
-        """The method."""
+        """The method's name."""
         return str(self.config["name"])
 
     @property
     def seed(self) -> int:
-        """The seed."""
+        """The run's seed."""
         return int(self.config["seed"])
 
     @property
@@ -74,6 +72,11 @@ class Run(ABC):
         """The accuracy on each test suite; empty for a run that was not tested."""
         suites: Mapping[str, float] = self.result.get("suites", {})
         return suites
+
+    @property
+    def rates(self) -> str:
+        """The learning rate of each stage, as ``0.001 → 0.0003``; empty without stages."""
+        return " → ".join(f"{stage['lr']:g}" for stage in self.config["stages"])
 
     @abstractmethod
     def metrics(self) -> pd.DataFrame:
@@ -88,7 +91,7 @@ class Run(ABC):
         """One row a test problem with :data:`ANSWER_COLUMNS`.
 
         Raises:
-            UpgeError: numbers that can't be read, or that are not what the result sums up.
+            UpgeError: numbers that can't be read, or that contradict the result.
         """
 
 
@@ -110,13 +113,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunSet:
     """What a folder holds.
 
     Args:
         finished: runs with a result.
-        unfinished: folders of runs without one, and the method and seed of each, where known.
-        selection: how each method's learning rate was chosen; empty if that is not recorded.
+        unfinished: folders of runs without one; method and seed of each, where known.
+        selection: how each method's learning rate was chosen; empty if not recorded.
         trials: the runs that it was chosen by.
     """
 
@@ -126,19 +129,22 @@ class Found:
     trials: Sequence[Trial]
 
 
+# ------------------------------------------------------------------------------------------ checks
+
+
 def _words(column: pd.Series) -> bool:
-    return is_string_dtype(column) and not column.isna().any()
+    return bool(is_string_dtype(column) and not column.isna().any())
 
 
 def _numbers(column: pd.Series) -> bool:
-    return is_numeric_dtype(column) or column.isna().all()
+    return bool(is_numeric_dtype(column) or column.isna().all())
 
 
 def _lists(column: pd.Series) -> bool:
     return all(isinstance(x, Sequence | np.ndarray) for x in column.dropna())
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[pd.Series], bool]] = {
     **dict.fromkeys(STEP_COLUMNS, _numbers),
     **dict.fromkeys(("solved", "per_term_grad_norm"), _lists),
     **dict.fromkeys(("step", "level", "right", "samples", "tokens"), is_integer_dtype),
@@ -150,44 +156,39 @@ _KINDS = {
 def check_columns(
     frame: pd.DataFrame, needed: Sequence[str], place: str | Path, remedy: str
 ) -> None:
-    """Refuse a table without one of these columns, or with one that holds something else.
+    """Check that a table has the needed columns, and that known columns hold what they should.
 
     Raises:
-        UpgeError: naming the first such column.
+        UpgeError: naming the first column that is missing or of another type.
     """
     for name in dict.fromkeys([*needed, *(name for name in frame if name in _KINDS)]):
         if name not in frame or not _KINDS[name](frame[name]):
             raise UpgeError(f"{place}: is damaged (column {name}); {remedy}")
 
 
-class _Tested(BaseModel):
-    """The result of a run with a test."""
-
-    suites: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]], Field(min_length=1)
-    ]
-
-
 def check_result(run: Run) -> None:
-    """Refuse the result of a run with a test that doesn't have its accuracies.
+    """Check that a run that was to be tested has accuracies.
 
     Raises:
-        UpgeError: none, or one that is no share.
+        UpgeError: it has none, or one that is no share.
     """
     if run.config.get("evaluation", {}).get("test_samples") is None:
         return
-    try:
-        _Tested.model_validate(run.result, strict=True)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
+    suites = run.result.get("suites")
+    shares = list(suites.values()) if isinstance(suites, dict) else []
+    if not shares or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in shares):
         raise UpgeError(
-            f"{run.path}: its result lacks an accuracy from 0 to 1 ({place}); delete the run "
-            "and make the comparison again"
-        ) from error
+            f"{run.path}: its result lacks an accuracy from 0 to 1 for each test suite; delete the "
+            "run and make the comparison again"
+        )
 
 
 def check_accuracy(answers: pd.DataFrame, accuracy: float, place: str, remedy: str) -> None:
-    """Refuse answers to a suite that its result does not sum up."""
-    found = answers["right"].sum() / max(answers["samples"].sum(), 1)
-    if not abs(found - accuracy) <= _TOLERANCE:  # neither is NaN
-        raise UpgeError(f"{place}: is not the evaluation that the result sums up; {remedy}")
+    """Check that answers to a suite have the accuracy that the result names.
+
+    Raises:
+        UpgeError: they have another.
+    """
+    share = answers["right"].sum() / max(answers["samples"].sum(), 1)
+    if not abs(share - accuracy) <= _TOLERANCE:  # neither is NaN
+        raise UpgeError(f"{place}: its answers contradict the run's result; {remedy}")

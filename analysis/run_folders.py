@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from analysis.run import (
     ANSWER_COLUMNS,
     PROBLEM,
     STEP_COLUMNS,
-    Found,
     Run,
+    RunSet,
     Trial,
     check_accuracy,
     check_columns,
 )
-from experiments.records import NAMED, read_checked, read_choices
+from experiments.records import NAMED, Named, read_checked, read_choices
 from upge.common.errors import UpgeError
+from upge.common.files import read_json
 from upge.training.config import current_names
 
 _TRIALS, _COMPARISON = "selection", "comparison.json"
@@ -31,11 +32,11 @@ _SAMPLED = ("level", "prompt", "reward", "tokens")
 
 
 class RunFolder(Run):
-    """A run in its own folder."""
+    """A run in a folder of its own."""
 
     def metrics(self) -> pd.DataFrame:
-        """See :meth:`Run.metrics`; a last line that was cut short is left out."""
-        return _metrics(self.path / "metrics.jsonl")
+        """See :meth:`Run.metrics`; an incomplete last line is left out."""
+        return _metrics(self.path)
 
     def answers(self) -> pd.DataFrame:
         """See :meth:`Run.answers`."""
@@ -61,36 +62,36 @@ class RunFolder(Run):
         return answers
 
 
-def read_folders(folder: Path) -> Found:
+def read_folders(folder: Path) -> RunSet:
     """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder."""
-    named = read_checked(folder / _COMPARISON, NAMED)
-    runs = folder if named is None else folder.parent
+    named: Named | None = read_checked(folder / _COMPARISON, NAMED)
+    runs = folder.parent if named else folder
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
-    for path in _folders(runs, named and named.runs):
+    for path in _folders(runs, named.runs if named else None):
         config = current_names(read_json(path / "config.json"))
         result = read_json(path / "result.json")
-        known = config or {}
-        told = isinstance(known.get("name"), str) and isinstance(known.get("seed"), int)
-        if told and result is not None:
-            finished.append(RunFolder(path, known, _starts(path), result))
+        name, seed = (config or {}).get("name"), (config or {}).get("seed")
+        known = (name, seed) if isinstance(name, str) and isinstance(seed, int) else None
+        if config is not None and known and result is not None:
+            finished.append(RunFolder(path, config, _starts(path), result))
         elif config is not None or (path / "metrics.jsonl").exists():
-            unfinished[path.name] = (known["name"], known["seed"]) if told else None
-    trials = list(_trials(_folders(runs / _TRIALS, named and named.trials)))
-    return Found(finished, unfinished, read_choices(folder / "selection.json"), trials)
+            unfinished[path.name] = known
+    trials = list(_trials(runs / _TRIALS, named.trials if named else None))
+    return RunSet(finished, unfinished, read_choices(folder / "selection.json"), trials)
 
 
 def _folders(folder: Path, names: Sequence[str] | None) -> list[Path]:
-    """The run folders of these names below ``folder``; all, without names."""
+    """The run folders of these names below ``folder``; all, for None."""
     paths = sorted(p for p in folder.glob("*") if p.is_dir() and p.name != _TRIALS)
     return [path for path in paths if names is None or path.name in names]
 
 
-def _trials(paths: Iterable[Path]) -> Iterator[Trial]:
-    for path in paths:
+def _trials(folder: Path, names: Sequence[str] | None) -> Iterator[Trial]:
+    for path in _folders(folder, names):
         config = current_names(read_json(path / "config.json"))
         if config is not None:
-            yield Trial(path.name, config, _starts(path), _validation(path / "metrics.jsonl"))
+            yield Trial(path.name, config, _starts(path), _validation(path))
 
 
 def _validation(path: Path) -> dict[str, float]:
@@ -98,11 +99,11 @@ def _validation(path: Path) -> dict[str, float]:
     if "validation" not in frame:
         return {}
     validated = frame.dropna(subset="validation")
-    steps = map(str, validated["step"])
-    return dict(zip(steps, validated["validation"].tolist(), strict=True))
+    return dict(zip(map(str, validated["step"]), validated["validation"].tolist(), strict=True))
 
 
-def _metrics(path: Path) -> pd.DataFrame:
+def _metrics(folder: Path) -> pd.DataFrame:
+    path = folder / "metrics.jsonl"
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         frame = pd.DataFrame([json.loads(line) for line in text.split("\n")[:-1] if line])
@@ -114,16 +115,6 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _starts(path: Path) -> Sequence[Mapping[str, str]]:
-    starts: Sequence[Mapping[str, str]] = (read_json(path / "provenance.json") or {}).get(
-        "starts", []
-    )
+    provenance: Mapping[str, Any] = read_json(path / "provenance.json") or {}
+    starts: Sequence[Mapping[str, str]] = provenance.get("starts", [])
     return starts
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

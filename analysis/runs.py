@@ -1,4 +1,4 @@
-"""The runs of a comparison as frames: what finished, what did not, where all of it comes from."""
+"""The runs of a comparison as frames: what finished, what is missing, and where it comes from."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pandas as pd
 
 from analysis.methods import ordered
 from analysis.records import is_recorded, read_records
-from analysis.run import PROBLEM, Found, Run, check_result
+from analysis.run import PROBLEM, Run, RunSet, check_result
 from analysis.run_folders import read_folders
 from upge.common.errors import UpgeError
 
-#: What runs of one comparison have in common, whatever the method.
+#: What all runs of a comparison share, whatever the method.
 _SHARED = ("model", "data", "evaluation", "max_tokens")
 
 
 @dataclass(frozen=True)
-class Runs(Found):
+class Runs(RunSet):
     """The runs of a folder.
 
     Args:
-        folder: the comparison's, or that of its records: its name, within its profile's.
+        folder: of the comparison or its records: its name, within its profile's.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class Runs(Found):
 
     @property
     def profile(self) -> str:
-        """The profile they were made with."""
+        """The profile the runs were made with."""
         return self.folder.resolve().parent.name
 
     @property
@@ -78,6 +78,10 @@ class Runs(Found):
         """The seeds of a method's finished runs."""
         return [run.seed for run in self.of(method)]
 
+    def rates(self, method: str) -> str:
+        """A method's learning rate in each stage; empty without stages."""
+        return self.of(method)[0].rates
+
     def metrics(self) -> pd.DataFrame:
         """Every step of every run: ``method``, ``seed``, and what was measured."""
         runs = self._ordered
@@ -90,7 +94,7 @@ class Runs(Found):
     def problems(self) -> pd.DataFrame:
         """``method, seed, suite, level, prompt, accuracy, samples``: a row a test problem.
 
-        Accuracy is the share of right answers among a run's samples.
+        Accuracy is the share of correct answers among a run's samples.
         """
         answers = self.answers()
         if not len(answers):
@@ -107,11 +111,11 @@ class Runs(Found):
         """What the finished runs record of their origin; several values are all named."""
         starts = [start for run in self.finished for start in run.starts or [{}]]
         names = list(dict.fromkeys(name for start in starts for name in start if name != "date"))
-        found = {name: _values([start.get(name) for start in starts]) for name in names}
+        values = {name: _joined([start.get(name) for start in starts]) for name in names}
         dates = sorted(start["date"] for start in starts if "date" in start)
         if dates:
-            found["date"] = dates[0] if len(set(dates)) == 1 else f"{dates[0]} to {dates[-1]}"
-        return found
+            values["date"] = dates[0] if len(set(dates)) == 1 else f"{dates[0]} to {dates[-1]}"
+        return values
 
     @property
     def commits(self) -> str:
@@ -119,9 +123,9 @@ class Runs(Found):
         return self.provenance().get("commit", "not recorded")
 
 
-def _values(given: Sequence[str | None]) -> str:
-    known = sorted({value for value in given if value is not None})
-    lacking = sum(value is None for value in given)
+def _joined(values: Sequence[str | None]) -> str:
+    known = sorted({value for value in values if value is not None})
+    lacking = sum(value is None for value in values)
     return ", ".join([*known, *([f"not recorded for {lacking} starts"] if lacking else [])])
 
 
@@ -139,50 +143,54 @@ def make_command(comparison: str) -> str:
     return f"make reproduce-{comparison.partition('-')[0]}"
 
 
+def no_runs(folder: Path) -> Runs:
+    """A comparison of which there is no run."""
+    return Runs((), {}, {}, (), folder)
+
+
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method, from their folders or their records.
 
     Raises:
-        UpgeError: a folder that isn't there, runs of several configurations of one method, or of
-            methods that were not trained or evaluated on the same; a seed that is there twice, or
-            a result without the accuracies that its run was to have.
+        UpgeError: a folder that doesn't exist, two configurations of one method, methods that were
+            trained or evaluated on different data, a seed that occurs twice, or a result without
+            the accuracies that its run was to have.
     """
     if not folder.is_dir():
         raise UpgeError(
             f"{folder}: is no folder of a comparison; make it with `{make_command(folder.name)}`"
         )
-    found = read_records(folder) if is_recorded(folder) else read_folders(folder)
-    for run in found.finished:
+    runs = read_records(folder) if is_recorded(folder) else read_folders(folder)
+    for run in runs.finished:
         check_result(run)
-    _check_alike(folder, found.finished)
-    return Runs(**vars(found), folder=folder)
+    _check_alike(folder, runs.finished)
+    return Runs(**vars(runs), folder=folder)
 
 
 def _check_alike(folder: Path, runs: Sequence[Run]) -> None:
-    """A mean over runs that were asked for different things would be a mean over nothing."""
-    first: dict[str, Run] = {}
-    own: dict[tuple[str, int], Run] = {}
+    """Runs of one method differ in nothing but the seed, methods in nothing that is shared."""
+    by_method: dict[str, Run] = {}
+    by_seed: dict[tuple[str, int], Run] = {}
     for run in runs:
-        other = first.setdefault(run.method, run)
-        if differences := _differences(other.config, run.config, {"seed", "key"}):
-            reason = f"they differ in {', '.join(differences)}"
+        other = by_method.setdefault(run.method, run)
+        if places := _differences(other.config, run.config, {"seed", "key"}):
+            reason = f"they differ in {', '.join(places)}"
             raise _mixed(f"{run.method} with two configurations", other, run, reason)
-        twin = own.setdefault((run.method, run.seed), run)
+        twin = by_seed.setdefault((run.method, run.seed), run)
         if twin is not run:
             raise _mixed(f"{run.method} twice", twin, run, f"both are of seed {run.seed}")
-    for run in first.values():
-        other = next(iter(first.values()))
+    for run in by_method.values():
+        other = next(iter(by_method.values()))
         unshared = set(other.config) | set(run.config)
-        differences = _differences(other.config, run.config, unshared.difference(_SHARED))
-        if differences:
-            reason = f"they differ in {', '.join(differences)}"
+        if places := _differences(other.config, run.config, unshared.difference(_SHARED)):
+            reason = f"they differ in {', '.join(places)}"
             raise _mixed("runs that can't be compared", other, run, reason)
 
 
 def _mixed(what: str, a: Run, b: Run, reason: str) -> UpgeError:
     return UpgeError(
-        f"{a.path.parent}: holds {what}, {a.path.name} and {b.path.name} ({reason}); move away or "
-        "delete those that are not meant"
+        f"{a.path.parent}: holds {what}, {a.path.name} and {b.path.name} ({reason}); move or "
+        "delete the ones you don't mean"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from analysis.methods import BASE, title
+from analysis.methods import BASE, short_title, suite_title
 from analysis.run import Run
 from analysis.runs import Runs
 from upge.common.errors import UpgeError
@@ -16,17 +16,16 @@ from upge.tasks.synthetic import IN_DISTRIBUTION, LEVELS
 #: The comparisons of the study.
 COMPARISONS = tuple(f"supply-{name}" for name in (30, 100, 300, 900, "levels", "families"))
 
-#: Learns without demonstrations, and is the same at every supply; so is the base model.
-ROLLOUTS_ALONE = "grpo"
-FREE = (BASE, ROLLOUTS_ALONE)
+#: Methods without demonstrations, whose runs in one comparison serve all supplies.
+FREE = (BASE, "grpo")
 
-#: The methods of the study; those of :data:`FREE` need runs in one comparison alone.
+#: The methods of the study.
 METHODS = (*FREE, "sft", "sft_long", "sft_grpo", "luffy", "hpt_global_token")
 
 
 def short(method: str) -> str:
-    """A method's name where room is scarce: the study has one form of each."""
-    return "base" if method == BASE else title(method).partition(",")[0]
+    """A method's name where room is scarce: the study has one variant of each."""
+    return "base" if method == BASE else short_title(method)
 
 
 @dataclass(frozen=True)
@@ -34,63 +33,63 @@ class Column:
     """A supply of demonstrations.
 
     Args:
-        label: what is supplied, short.
+        label: its short name in CSV.
+        title: its short name for readers.
         demonstrations: how many problems have one.
         problems: how many problems are trained on.
         whole: whether demonstrations cover all families and levels that are trained on.
-        runs: with it, and those that need none.
+        runs: with this supply, and those that need none.
     """
 
     label: str
+    title: str
     demonstrations: int
     problems: int
     whole: bool
     runs: Runs
 
 
-def columns(given: Sequence[Runs]) -> list[Column]:
+def columns(comparisons: Sequence[Runs]) -> list[Column]:
     """No demonstration, then ever more, then those of some levels or families.
 
     Args:
-        given: the study's comparisons, as many as there are.
+        comparisons: those of the study that exist.
 
     Raises:
-        UpgeError: comparisons that supply the same.
+        UpgeError: comparisons with the same supply.
     """
-    there = [runs for runs in given if runs.finished]
-    free = [run for method in FREE for run in _first(there, method)]
-    found = sorted(
-        (_column(runs, free) for runs in there),
+    made = [runs for runs in comparisons if runs.finished]
+    free = [run for method in FREE for run in _first(made, method)]
+    supplied = sorted(
+        (_column(runs, free) for runs in made),
         key=lambda column: (not column.whole, column.demonstrations, column.label),
     )
-    for a, b in pairwise(found):
+    for a, b in pairwise(supplied):
         if a.label == b.label:
             raise UpgeError(
                 f"{a.runs.folder} and {b.runs.folder}: both supply {a.label} demonstrations; name "
                 "one of them"
             )
-    none = [_none(found[0], free)] if any(run.method == ROLLOUTS_ALONE for run in free) else []
-    return none + found
+    if all(run.method == BASE for run in free):
+        return supplied
+    nothing = replace(supplied[0].runs, finished=free, unfinished={})
+    return [Column("0", "0", 0, supplied[0].problems, True, nothing), *supplied]
 
 
-def _first(given: Sequence[Runs], method: str) -> list[Run]:
+def _first(comparisons: Sequence[Runs], method: str) -> list[Run]:
     """The method's runs in the first comparison that has some."""
-    return next((own for runs in given if (own := runs.of(method))), [])
-
-
-def _none(column: Column, free: Sequence[Run]) -> Column:
-    runs = replace(column.runs, finished=free, unfinished={})
-    return replace(column, label="0", demonstrations=0, whole=True, runs=runs)
+    return next((found for runs in comparisons if (found := runs.of(method))), [])
 
 
 def _column(runs: Runs, free: Sequence[Run]) -> Column:
     supply = runs.finished[0].config["data"]["supply"]
-    whole = _is_whole(supply)
+    whole = not _part(supply, str)
     number = _demonstrations(supply)
-    label = str(number) if whole else _part(supply)
+    label, title = (str(number) if whole else _part(supply, name) for name in (str, suite_title))
     bound = [run for run in runs.finished if run.method in METHODS and run.method not in FREE]
-    own = replace(runs, finished=[*free, *bound])
-    return Column(label, number, supply["problems"], whole, own)
+    return Column(
+        label, title, number, supply["problems"], whole, replace(runs, finished=[*free, *bound])
+    )
 
 
 def _demonstrations(supply: Mapping[str, Any]) -> int:
@@ -101,16 +100,12 @@ def _demonstrations(supply: Mapping[str, Any]) -> int:
     return int(covered if allowed is None else min(covered, allowed))
 
 
-def _is_whole(supply: Mapping[str, Any]) -> bool:
-    return set(supply["families"]) >= set(IN_DISTRIBUTION) and set(supply["levels"]) >= set(LEVELS)
-
-
-def _part(supply: Mapping[str, Any]) -> str:
-    """What a supply of some levels or families covers."""
+def _part(supply: Mapping[str, Any], name: Any) -> str:
+    """The levels or families that a supply is restricted to; empty if it covers all."""
     levels, families = supply["levels"], supply["families"]
     texts = []
     if set(levels) < set(LEVELS):
         texts.append(f"levels {min(levels)}–{max(levels)}")
     if set(families) < set(IN_DISTRIBUTION):
-        texts.append(", ".join(families))
+        texts.append(", ".join(map(name, families)))
     return "; ".join(texts)

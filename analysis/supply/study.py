@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 
 from analysis.accuracy.costs import costs
-from analysis.accuracy.table import IN, OUT
+from analysis.accuracy.table import IN, OUT, averages
 from analysis.budgets import Curve, Point, points, validations
 from analysis.methods import BASE
 from analysis.runs import Runs
-from analysis.statistics import AVERAGE, Estimate, estimates
+from analysis.statistics import Estimate
 from analysis.supply.columns import FREE, Column, columns
-from upge.evaluation.metrics import pass_at_k
+from upge.evaluation.metrics import pass_at_k_of_counts
 from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 
 #: What tests measure besides avg@k in and out of distribution: pass@k in distribution.
@@ -32,18 +32,13 @@ class Supplied:
         column: the supply.
         costs: what each method's training took.
         curves: validations over compute.
-        tests: what was measured, by :data:`IN`, :data:`OUT` and :data:`PASS`, by method.
+        tests: by :data:`IN`, :data:`OUT` and :data:`PASS`, by method.
     """
 
     column: Column
     costs: pd.DataFrame
     curves: Sequence[Curve]
     tests: Tests
-
-    @property
-    def label(self) -> str:
-        """The supply's."""
-        return self.column.label
 
     @property
     def validated(self) -> list[Curve | Point]:
@@ -61,45 +56,38 @@ class Study:
     """The study.
 
     Args:
-        given: its comparisons, as many as there are.
+        comparisons: those that exist.
         supplied: what was reached, by supply.
         samples: of each test problem; k of avg@k and pass@k.
     """
 
-    given: Sequence[Runs]
+    comparisons: Sequence[Runs]
     supplied: Sequence[Supplied]
     samples: int
 
     @property
     def runs(self) -> Runs:
-        """The finished runs of all comparisons, for what is said of their origin."""
-        finished = [run for runs in self.given for run in runs.finished]
-        return replace(self.given[0], finished=finished)
-
-    @property
-    def seeds(self) -> str:
-        """How many seeds methods have."""
-        all_runs = [own.column.runs for own in self.supplied]
-        counts = {len(runs.seeds(method)) for runs in all_runs for method in runs.methods}
-        return " or ".join(map(str, sorted(counts)))
+        """The finished runs of all comparisons, for their provenance."""
+        finished = [run for runs in self.comparisons for run in runs.finished]
+        return replace(self.comparisons[0], finished=finished)
 
     @property
     def validation_samples(self) -> int:
         """Samples of each validation problem."""
-        evaluations = [own.column.runs.finished[0].config["evaluation"] for own in self.supplied]
+        evaluations = [s.column.runs.finished[0].config["evaluation"] for s in self.supplied]
         return min(int(evaluation["validation_samples"]) for evaluation in evaluations)
 
 
-def make(given: Sequence[Runs]) -> Study:
+def make(comparisons: Sequence[Runs]) -> Study:
     """The study of comparisons, in whatever order.
 
     Raises:
-        UpgeError: damaged runs, runs tested on different problems, or comparisons that supply the
-            same.
+        UpgeError: damaged runs, runs tested on different problems, or comparisons with the same
+            supply.
     """
-    given = sorted(given, key=lambda runs: runs.comparison)
-    found = columns(given)
-    answers = _answers(found)
+    comparisons = sorted(comparisons, key=lambda runs: runs.comparison)
+    supplies = columns(comparisons)
+    answers = _answers(supplies)
     samples = int(answers["samples"].min()) if len(answers) else 0
     tests = {
         IN: _averages(answers, IN_DISTRIBUTION, k=1),
@@ -108,9 +96,9 @@ def make(given: Sequence[Runs]) -> Study:
     }
     supplied = [
         Supplied(column, costs(column.runs.metrics()), validations(column.runs), _of(column, tests))
-        for column in found
+        for column in supplies
     ]
-    return Study(given, supplied, samples)
+    return Study(comparisons, supplied, samples)
 
 
 def _of(column: Column, tests: Tests) -> dict[str, dict[str, Estimate]]:
@@ -122,36 +110,35 @@ def _of(column: Column, tests: Tests) -> dict[str, dict[str, Estimate]]:
 
 
 def _name(column: Column, method: str) -> str:
-    """A method among those of all supplies; what needs no demonstrations is one of all of them."""
+    """A method's name among those of all supplies; without demonstrations one name serves all."""
     return method if method in FREE else f"{method} at {column.label}"
 
 
-def _answers(given: Sequence[Column]) -> pd.DataFrame:
+def _answers(supplies: Sequence[Column]) -> pd.DataFrame:
     """Of all supplies, so that one bootstrap of the problems serves all."""
     parts: dict[str, pd.DataFrame] = {}
-    for column in given:
+    for column in supplies:
         answers = column.runs.answers()
-        for method, own in answers.groupby("method", sort=False) if len(answers) else ():
+        for method, rows in answers.groupby("method", sort=False) if len(answers) else ():
             name = _name(column, str(method))
-            parts.setdefault(name, own.assign(method=name))
+            parts.setdefault(name, rows.assign(method=name))
     return pd.concat(parts.values(), ignore_index=True) if parts else pd.DataFrame()
 
 
 def _averages(answers: pd.DataFrame, suites: Iterable[str], k: int) -> dict[str, Estimate]:
-    """pass@k averaged over suites, by method; k = 1 is the share of right answers."""
-    names = dict.fromkeys(suites, "")
-    own = answers[answers["suite"].isin(list(names))] if len(answers) else answers
-    if not len(own):
+    """pass@k averaged over suites, by method; k = 1 is the share of correct answers."""
+    splits = dict.fromkeys(suites, "")
+    rows = answers[answers["suite"].isin(list(splits))] if len(answers) else answers
+    if not len(rows):
         return {}
-    found = estimates(own.assign(accuracy=_passes(own, k)), names)
-    return {method: e for (method, suite, _), e in found.items() if suite == AVERAGE}
+    return averages(rows.assign(accuracy=_passes(rows, k)), splits)[""]
 
 
 def _passes(answers: pd.DataFrame, k: int) -> list[float]:
     """pass@k of each problem, from its counts."""
     counts = list(zip(answers["right"], answers["samples"], strict=True))
     table = {
-        (right, n): pass_at_k((torch.arange(n) < right).float()[None], [k]).item()
+        (right, n): pass_at_k_of_counts(torch.tensor([right]), n, [k]).item()
         for right, n in set(counts)
     }
     return [table[count] for count in counts]

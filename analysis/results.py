@@ -1,0 +1,195 @@
+"""All results: the comparisons that each is made from, and its tables and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from analysis import table4
+from analysis.accuracy.document import document as accuracy
+from analysis.accuracy.layouts import LAYOUTS
+from analysis.audit.document import document as audit
+from analysis.figures.catalog import FIGURES, Spec
+from analysis.figures.pass_at_k import load_counts
+from analysis.runs import load_runs, make_command
+from analysis.style import save
+from analysis.supply.columns import COMPARISONS as SUPPLY
+from analysis.supply.document import document as supply
+from analysis.tables import Document, csv_text, write
+from upge.common.errors import UpgeError
+from upge.common.provenance import provenance
+
+
+class Source(Protocol):
+    """What a result is made from, as far as its origin is concerned."""
+
+    @property
+    def comparison(self) -> str:
+        """Its name."""
+
+    @property
+    def profile(self) -> str:
+        """The profile of its runs."""
+
+    @property
+    def commits(self) -> str:
+        """The commits that made it."""
+
+    @property
+    def command(self) -> str:
+        """Makes what is missing."""
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that it has."""
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Their seeds."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table with its figures, or a figure.
+
+    Args:
+        comparisons: names of the folders that it is made from.
+        document: makes the table.
+        figures: names of its figures.
+        load: loads a folder.
+        command: makes the comparisons.
+    """
+
+    comparisons: Sequence[str] = ()
+    document: Callable[..., Document] | None = None
+    figures: Sequence[str] = ()
+    load: Callable[[Path], Any] = load_runs
+    command: str = ""
+
+    def sources(self, records: Path) -> list[Any]:
+        """What there is of its comparisons below a folder.
+
+        Raises:
+            UpgeError: nothing that is finished, or damaged runs.
+        """
+        folders = [records / name for name in self.comparisons]
+        present = [f for f in folders if f.is_dir()] or folders[:1]
+        sources = [self.load(folder) for folder in present]
+        if sources and not any(source.methods for source in sources):
+            names = ", ".join(map(str, folders))
+            raise UpgeError(f"{names}: no finished run; make some with `{sources[0].command}`")
+        return sources
+
+
+RESULTS: dict[str, Result] = {
+    "table2": Result(
+        ("table2",),
+        partial(accuracy, LAYOUTS["table2"]),
+        ("table2/learning_curves", "table2/offline_ratio", "table2/seeds"),
+    ),
+    **{
+        name: Result(LAYOUTS[name].comparisons, partial(accuracy, LAYOUTS[name]))
+        for name in ("table3", "table5", "table6")
+    },
+    "table4": Result(("table2",), table4.document),
+    "audit": Result(("audit",), audit, ("audit",)),
+    "supply": Result(SUPPLY, supply, ("supply",)),
+    "figure1": Result(figures=("figure1",)),
+    "figure2": Result(("pass_at_k",), figures=("figure2",), load=load_counts),
+    "figure3": Result(("figure3",), figures=("figure3",)),
+    "figure4": Result(("figure3",), figures=("figure4",)),
+    "figure5": Result(("table2",), figures=("figure5",)),
+    "figure6": Result(("table2", "table3-weak", "table3-small"), figures=("figure6",)),
+    "figure7": Result(("table2",), figures=("figure7",)),
+    "figure8": Result(("table6",), figures=("figure8",)),
+}
+
+
+def series_csv(numbers: pd.DataFrame) -> str:
+    """The numbers of a figure as CSV, six digits each."""
+    rows = (
+        ["" if pd.isna(x) else f"{x:.6g}" if isinstance(x, float) else x for x in row]
+        for row in numbers.itertuples(index=False)
+    )
+    return csv_text(list(numbers.columns), rows)
+
+
+def figure_json(spec: Spec, numbers: pd.DataFrame, sources: Sequence[Source]) -> str:
+    """Caption and origin of a figure as JSON."""
+    origin = [
+        {
+            "comparison": source.comparison,
+            "profile": source.profile,
+            "commits": source.commits.split(", "),
+            "seeds": source.all_seeds,
+        }
+        for source in sources
+    ]
+    record = {"caption": spec.caption_of(numbers), "made_from": origin or "upge.algorithms"}
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def figure_texts(spec: Spec, sources: Sequence[Source]) -> dict[str, str]:
+    """The text files beside a figure, by suffix; none if there is nothing to show."""
+    numbers = spec.numbers(*sources)
+    if not len(numbers):
+        return {}
+    return {".csv": series_csv(numbers), ".json": figure_json(spec, numbers, sources)}
+
+
+def write_figure(name: str, sources: Sequence[Any], folder: Path, *, stamp: bool) -> list[Path]:
+    """Write a figure (.pdf, .png), its numbers (.csv), and its caption and origin (.json).
+
+    Args:
+        name: in the catalog.
+        sources: what it is made from.
+        folder: where its files go; nothing is written if there is nothing to show.
+        stamp: whether caption and origin are drawn too.
+    """
+    spec, path = FIGURES[name], folder / name
+    numbers = spec.numbers(*sources)
+    if not len(numbers):
+        return []
+    texts = [
+        write(path.with_suffix(".csv"), series_csv(numbers)),
+        write(path.with_suffix(".json"), figure_json(spec, numbers, sources)),
+    ]
+    drawn = {"caption": spec.caption_of(numbers), "stamp": stamp_of(sources)} if stamp else {}
+    return [*save(spec.draw(numbers), path, **drawn), *texts]
+
+
+def stamp_of(sources: Sequence[Source]) -> str:
+    """Commits, profiles and seeds, short enough for the side of a figure."""
+    if not sources:
+        return f"{provenance()['commit']} · upge.algorithms.REGISTRY"
+    first, *others = dict.fromkeys(c for s in sources for c in s.commits.split(", "))
+    commits = f"{first} and {len(others)} more" if others else first
+    profiles = dict.fromkeys(f"{source.profile} profile" for source in sources)
+    seeds = [source.all_seeds for source in sources]
+    if all(own == seeds[0] for own in seeds):
+        return " · ".join([commits, *profiles, f"seeds {', '.join(map(str, seeds[0]))}"])
+    return " · ".join([commits, *profiles, f"{', '.join(str(len(own)) for own in seeds)} seeds"])
+
+
+def missing_of(result: Result, sources: Sequence[Source]) -> list[str]:
+    """Comparisons that don't exist, and methods that a figure lacks, with what makes them."""
+    present = {source.comparison for source in sources}
+    gaps = [
+        f"{name}: no comparison; `{make_command(name)}` makes it"
+        for name in result.comparisons
+        if name not in present
+    ]
+    shows = {method for name in result.figures for method in FIGURES[name].shows}
+    gaps += [
+        f"{source.comparison}: no finished run of {method}; `{source.command}` makes it"
+        for source in sources
+        for method in shows
+        if method not in source.methods
+    ]
+    return gaps
