@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import pandas as pd
 
@@ -16,42 +15,17 @@ from analysis.accuracy.document import document as accuracy
 from analysis.accuracy.layouts import LAYOUTS
 from analysis.audit.document import document as audit
 from analysis.figures.catalog import FIGURES, Spec
-from analysis.figures.pass_at_k import load_counts
-from analysis.runs import load_runs, make_command
-from analysis.style import save
+from analysis.figures.pass_at_k import Counts, load_counts
+from analysis.runs import Runs, load_runs, make_command
+from analysis.style import plain, save
 from analysis.supply.columns import COMPARISONS as SUPPLY
 from analysis.supply.document import document as supply
 from analysis.tables import Document, csv_text, write
+from analysis.wording import numbered
 from upge.common.errors import UpgeError
-from upge.common.provenance import provenance
 
-
-class Source(Protocol):
-    """What a result is made from, as far as its origin is concerned."""
-
-    @property
-    def comparison(self) -> str:
-        """Its name."""
-
-    @property
-    def profile(self) -> str:
-        """The profile of its runs."""
-
-    @property
-    def commits(self) -> str:
-        """The commits that made it."""
-
-    @property
-    def command(self) -> str:
-        """Makes what is missing."""
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods that it has."""
-
-    @property
-    def all_seeds(self) -> list[int]:
-        """Their seeds."""
+#: What a result is made from.
+Source = Runs | Counts
 
 
 @dataclass(frozen=True)
@@ -63,16 +37,14 @@ class Result:
         document: makes the table.
         figures: names of its figures.
         load: loads a folder.
-        command: makes the comparisons.
     """
 
     comparisons: Sequence[str] = ()
     document: Callable[..., Document] | None = None
     figures: Sequence[str] = ()
-    load: Callable[[Path], Any] = load_runs
-    command: str = ""
+    load: Callable[[Path], Source] = load_runs
 
-    def sources(self, records: Path) -> list[Any]:
+    def sources(self, records: Path) -> list[Source]:
         """What there is of its comparisons below a folder.
 
         Raises:
@@ -120,18 +92,18 @@ def series_csv(numbers: pd.DataFrame) -> str:
     return csv_text(list(numbers.columns), rows)
 
 
+def made_from(sources: Sequence[Source]) -> list[str]:
+    """What a figure is made from, with commits and seeds."""
+    return [
+        f"{source.comparison}, {source.profile} profile: commits {source.commits}; "
+        f"{numbered(source.all_seeds, 'seed')}"
+        for source in sources
+    ] or ["upge.algorithms.REGISTRY"]
+
+
 def figure_json(spec: Spec, numbers: pd.DataFrame, sources: Sequence[Source]) -> str:
     """Caption and origin of a figure as JSON."""
-    origin = [
-        {
-            "comparison": source.comparison,
-            "profile": source.profile,
-            "commits": source.commits.split(", "),
-            "seeds": source.all_seeds,
-        }
-        for source in sources
-    ]
-    record = {"caption": spec.caption_of(numbers), "made_from": origin or "upge.algorithms"}
+    record = {"caption": spec.caption_of(numbers), "made_from": made_from(sources)}
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -143,7 +115,7 @@ def figure_texts(spec: Spec, sources: Sequence[Source]) -> dict[str, str]:
     return {".csv": series_csv(numbers), ".json": figure_json(spec, numbers, sources)}
 
 
-def write_figure(name: str, sources: Sequence[Any], folder: Path, *, stamp: bool) -> list[Path]:
+def write_figure(name: str, sources: Sequence[Source], folder: Path, *, stamp: bool) -> list[Path]:
     """Write a figure (.pdf, .png), its numbers (.csv), and its caption and origin (.json).
 
     Args:
@@ -160,21 +132,8 @@ def write_figure(name: str, sources: Sequence[Any], folder: Path, *, stamp: bool
         write(path.with_suffix(".csv"), series_csv(numbers)),
         write(path.with_suffix(".json"), figure_json(spec, numbers, sources)),
     ]
-    drawn = {"caption": spec.caption_of(numbers), "stamp": stamp_of(sources)} if stamp else {}
-    return [*save(spec.draw(numbers), path, **drawn), *texts]
-
-
-def stamp_of(sources: Sequence[Source]) -> str:
-    """Commits, profiles and seeds, short enough for the side of a figure."""
-    if not sources:
-        return f"{provenance()['commit']} · upge.algorithms.REGISTRY"
-    first, *others = dict.fromkeys(c for s in sources for c in s.commits.split(", "))
-    commits = f"{first} and {len(others)} more" if others else first
-    profiles = dict.fromkeys(f"{source.profile} profile" for source in sources)
-    seeds = [source.all_seeds for source in sources]
-    if all(own == seeds[0] for own in seeds):
-        return " · ".join([commits, *profiles, f"seeds {', '.join(map(str, seeds[0]))}"])
-    return " · ".join([commits, *profiles, f"{', '.join(str(len(own)) for own in seeds)} seeds"])
+    stamped = f"{spec.caption_of(numbers)}\n{'. '.join(made_from(sources))}." if stamp else ""
+    return [*save(spec.draw(numbers), path, plain(stamped)), *texts]
 
 
 def missing_of(result: Result, sources: Sequence[Source]) -> list[str]:

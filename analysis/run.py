@@ -1,8 +1,7 @@
-"""A finished run as tables and figures see it, wherever its numbers are kept."""
+"""A finished run as tables and figures see it, and checks of what is read."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,9 @@ from upge.common.errors import UpgeError
 
 #: What tables and figures read of a step. Records keep these, and all digits of them.
 STEP_COLUMNS = (
-    "step",
-    "stage",
-    "validation",
-    "reward",
-    "solved",
-    "offline_ratio",
-    "demonstrations",
-    "response_length",
-    "entropy",
-    "tokens_sampled",
-    "tokens_computed",
-    "per_term_grad_norm",
-    "flops",
-    "seconds",
-    "cpu_seconds",
+    *("step", "stage", "validation", "reward", "solved", "offline_ratio", "demonstrations"),
+    *("response_length", "entropy", "tokens_sampled", "tokens_computed", "per_term_grad_norm"),
+    *("flops", "seconds", "cpu_seconds"),
 )
 
 #: What they read of a test problem: correct answers, samples, and tokens of all samples.
@@ -42,7 +29,7 @@ _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Run(ABC):
+class Run:
     """A finished run.
 
     Args:
@@ -50,12 +37,16 @@ class Run(ABC):
         config: the resolved configuration.
         starts: provenance of each start; more than one if the run was resumed.
         result: the final numbers.
+        steps: a row a step with those of :data:`STEP_COLUMNS` that were measured.
+        answers: a row a test problem with :data:`ANSWER_COLUMNS`.
     """
 
     path: Path
     config: Mapping[str, Any]
     starts: Sequence[Mapping[str, str]]
     result: Mapping[str, Any]
+    steps: pd.DataFrame
+    answers: pd.DataFrame
 
     @property
     def method(self) -> str:
@@ -72,27 +63,6 @@ class Run(ABC):
         """The accuracy on each test suite; empty for a run that was not tested."""
         suites: Mapping[str, float] = self.result.get("suites", {})
         return suites
-
-    @property
-    def rates(self) -> str:
-        """The learning rate of each stage, as ``0.001 → 0.0003``; empty without stages."""
-        return " → ".join(f"{stage['lr']:g}" for stage in self.config["stages"])
-
-    @abstractmethod
-    def metrics(self) -> pd.DataFrame:
-        """One row a step with those of :data:`STEP_COLUMNS` that were measured.
-
-        Raises:
-            UpgeError: numbers that are damaged.
-        """
-
-    @abstractmethod
-    def answers(self) -> pd.DataFrame:
-        """One row a test problem with :data:`ANSWER_COLUMNS`.
-
-        Raises:
-            UpgeError: numbers that can't be read, or that contradict the result.
-        """
 
 
 @dataclass(frozen=True)
@@ -112,24 +82,11 @@ class Trial:
     validation: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class RunSet:
-    """What a folder holds.
+#: Unfinished runs: method and seed by folder, where known.
+Unfinished = Mapping[str, tuple[str, int] | None]
 
-    Args:
-        finished: runs with a result.
-        unfinished: folders of runs without one; method and seed of each, where known.
-        selection: how each method's learning rate was chosen; empty if not recorded.
-        trials: the runs that it was chosen by.
-    """
-
-    finished: Sequence[Run]
-    unfinished: Mapping[str, tuple[str, int] | None]
-    selection: Mapping[str, Mapping[str, Any]]
-    trials: Sequence[Trial]
-
-
-# ------------------------------------------------------------------------------------------ checks
+#: Finished runs, unfinished ones, how learning rates were chosen, and the trials of that.
+Loaded = tuple[Sequence[Run], Unfinished, Mapping[str, Mapping[str, Any]], Sequence[Trial]]
 
 
 def _words(column: pd.Series) -> bool:
@@ -166,29 +123,21 @@ def check_columns(
             raise UpgeError(f"{place}: is damaged (column {name}); {remedy}")
 
 
-def check_result(run: Run) -> None:
-    """Check that a run that was to be tested has accuracies.
+def check_run(run: Run, remedy: str) -> None:
+    """Check that a run that was to be tested has accuracies, and answers that agree with them.
 
     Raises:
-        UpgeError: it has none, or one that is no share.
+        UpgeError: it has none, or others.
     """
-    if run.config.get("evaluation", {}).get("test_samples") is None:
-        return
     suites = run.result.get("suites")
     shares = list(suites.values()) if isinstance(suites, dict) else []
-    if not shares or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in shares):
+    tested = run.config.get("evaluation", {}).get("test_samples") is not None
+    if tested and not (shares and all(isinstance(x, int | float) and 0 <= x <= 1 for x in shares)):
         raise UpgeError(
-            f"{run.path}: its result lacks an accuracy from 0 to 1 for each test suite; delete the "
-            "run and make the comparison again"
+            f"{run.path}: its result lacks an accuracy from 0 to 1 for each test suite; {remedy}"
         )
-
-
-def check_accuracy(answers: pd.DataFrame, accuracy: float, place: str, remedy: str) -> None:
-    """Check that answers to a suite have the accuracy that the result names.
-
-    Raises:
-        UpgeError: they have another.
-    """
-    share = answers["right"].sum() / max(answers["samples"].sum(), 1)
-    if not abs(share - accuracy) <= _TOLERANCE:  # neither is NaN
-        raise UpgeError(f"{place}: its answers contradict the run's result; {remedy}")
+    for suite, accuracy in run.suites.items():
+        answers = run.answers[run.answers["suite"] == suite]
+        share = answers["right"].sum() / max(answers["samples"].sum(), 1)
+        if not abs(share - accuracy) <= _TOLERANCE:  # neither is NaN
+            raise UpgeError(f"{run.path}, {suite}: answers contradict the run's result; {remedy}")

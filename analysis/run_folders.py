@@ -13,11 +13,11 @@ from analysis.run import (
     ANSWER_COLUMNS,
     PROBLEM,
     STEP_COLUMNS,
+    Loaded,
     Run,
-    RunSet,
     Trial,
-    check_accuracy,
     check_columns,
+    check_run,
 )
 from experiments.records import NAMED, Named, read_checked, read_choices
 from upge.common.errors import UpgeError
@@ -31,39 +31,12 @@ _REMEDY = "delete the run and make it again"
 _SAMPLED = ("level", "prompt", "reward", "tokens")
 
 
-class RunFolder(Run):
-    """A run in a folder of its own."""
+def read_folders(folder: Path) -> Loaded:
+    """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder.
 
-    def metrics(self) -> pd.DataFrame:
-        """See :meth:`Run.metrics`; an incomplete last line is left out."""
-        return _metrics(self.path)
-
-    def answers(self) -> pd.DataFrame:
-        """See :meth:`Run.answers`."""
-        frames = [self._suite(name, accuracy) for name, accuracy in self.suites.items()]
-        if not frames:
-            return pd.DataFrame(columns=list(ANSWER_COLUMNS))
-        return pd.concat(frames).sort_values(list(PROBLEM), ignore_index=True)
-
-    def _suite(self, name: str, accuracy: float) -> pd.DataFrame:
-        path = self.path / "evaluation" / f"{name}.parquet"
-        try:
-            frame = pd.read_parquet(path, columns=list(_SAMPLED))
-        except (OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UpgeError(f"{path}: can't be read ({reason}); {_REMEDY}") from error
-        check_columns(frame, _SAMPLED, path, _REMEDY)
-        frame["suite"] = name  # what its problems call themselves may be finer
-        frame["right"] = (frame["reward"] > 0).astype(int)
-        answers = frame.groupby(list(PROBLEM), as_index=False).agg(
-            right=("right", "sum"), samples=("right", "size"), tokens=("tokens", "sum")
-        )
-        check_accuracy(answers, accuracy, str(path), _REMEDY)
-        return answers
-
-
-def read_folders(folder: Path) -> RunSet:
-    """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder."""
+    Raises:
+        UpgeError: files that can't be read, are damaged, or contradict each other.
+    """
     named: Named | None = read_checked(folder / _COMPARISON, NAMED)
     runs = folder.parent if named else folder
     finished: list[Run] = []
@@ -74,11 +47,36 @@ def read_folders(folder: Path) -> RunSet:
         name, seed = (config or {}).get("name"), (config or {}).get("seed")
         known = (name, seed) if isinstance(name, str) and isinstance(seed, int) else None
         if config is not None and known and result is not None:
-            finished.append(RunFolder(path, config, _starts(path), result))
+            finished.append(_run(path, config, result))
         elif config is not None or (path / "metrics.jsonl").exists():
             unfinished[path.name] = known
     trials = list(_trials(runs / _TRIALS, named.trials if named else None))
-    return RunSet(finished, unfinished, read_choices(folder / "selection.json"), trials)
+    return finished, unfinished, read_choices(folder / "selection.json"), trials
+
+
+def _run(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Run:
+    suites = result.get("suites")
+    frames = [_answers(path, name) for name in (suites if isinstance(suites, dict) else ())]
+    answers = pd.concat(frames) if frames else pd.DataFrame(columns=list(ANSWER_COLUMNS))
+    answers = answers.sort_values(list(PROBLEM), ignore_index=True)
+    run = Run(path, config, _starts(path), result, _steps(path), answers)
+    check_run(run, _REMEDY)
+    return run
+
+
+def _answers(folder: Path, suite: str) -> pd.DataFrame:
+    path = folder / "evaluation" / f"{suite}.parquet"
+    try:
+        frame = pd.read_parquet(path, columns=list(_SAMPLED))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UpgeError(f"{path}: can't be read ({reason}); {_REMEDY}") from error
+    check_columns(frame, _SAMPLED, path, _REMEDY)
+    frame["suite"] = suite  # what its problems call themselves may be finer
+    frame["right"] = (frame["reward"] > 0).astype(int)
+    return frame.groupby(list(PROBLEM), as_index=False).agg(
+        right=("right", "sum"), samples=("right", "size"), tokens=("tokens", "sum")
+    )
 
 
 def _folders(folder: Path, names: Sequence[str] | None) -> list[Path]:
@@ -91,18 +89,15 @@ def _trials(folder: Path, names: Sequence[str] | None) -> Iterator[Trial]:
     for path in _folders(folder, names):
         config = current_names(read_json(path / "config.json"))
         if config is not None:
-            yield Trial(path.name, config, _starts(path), _validation(path))
+            steps = _steps(path)
+            validated = steps.dropna(subset="validation") if "validation" in steps else steps[:0]
+            values = validated.get("validation", pd.Series(dtype=float)).tolist()
+            validation = dict(zip(map(str, validated.get("step", ())), values, strict=True))
+            yield Trial(path.name, config, _starts(path), validation)
 
 
-def _validation(path: Path) -> dict[str, float]:
-    frame = _metrics(path)
-    if "validation" not in frame:
-        return {}
-    validated = frame.dropna(subset="validation")
-    return dict(zip(map(str, validated["step"]), validated["validation"].tolist(), strict=True))
-
-
-def _metrics(folder: Path) -> pd.DataFrame:
+def _steps(folder: Path) -> pd.DataFrame:
+    """Every step; an incomplete last line is left out."""
     path = folder / "metrics.jsonl"
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -115,6 +110,7 @@ def _metrics(folder: Path) -> pd.DataFrame:
 
 
 def _starts(path: Path) -> Sequence[Mapping[str, str]]:
-    provenance: Mapping[str, Any] = read_json(path / "provenance.json") or {}
-    starts: Sequence[Mapping[str, str]] = provenance.get("starts", [])
+    starts: Sequence[Mapping[str, str]] = (read_json(path / "provenance.json") or {}).get(
+        "starts", []
+    )
     return starts

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.methods import ordered
 from analysis.records import is_recorded, read_records
-from analysis.run import PROBLEM, Run, RunSet, check_result
+from analysis.run import PROBLEM, Run, Trial, Unfinished
 from analysis.run_folders import read_folders
 from upge.common.errors import UpgeError
 
@@ -20,13 +20,21 @@ _SHARED = ("model", "data", "evaluation", "max_tokens")
 
 
 @dataclass(frozen=True)
-class Runs(RunSet):
-    """The runs of a folder.
+class Runs:
+    """The runs of a comparison.
 
     Args:
+        finished: runs with a result.
+        unfinished: folders of runs without one; method and seed of each, where known.
+        selection: how each method's learning rate was chosen; empty if not recorded.
+        trials: the runs that it was chosen by.
         folder: of the comparison or its records: its name, within its profile's.
     """
 
+    finished: Sequence[Run]
+    unfinished: Unfinished
+    selection: Mapping[str, Mapping[str, Any]]
+    trials: Sequence[Trial]
     folder: Path
 
     @property
@@ -80,16 +88,20 @@ class Runs(RunSet):
 
     def rates(self, method: str) -> str:
         """A method's learning rate in each stage; empty without stages."""
-        return self.of(method)[0].rates
+        return " → ".join(f"{stage['lr']:g}" for stage in self.of(method)[0].config["stages"])
 
     def metrics(self) -> pd.DataFrame:
         """Every step of every run: ``method``, ``seed``, and what was measured."""
-        runs = self._ordered
-        return _stack(runs, [run.metrics() for run in runs])
+        return self._stacked("steps")
 
-    @property
-    def _ordered(self) -> list[Run]:
-        return [run for method in self.methods for run in self.of(method)]
+    def _stacked(self, name: str) -> pd.DataFrame:
+        parts = [
+            getattr(run, name).assign(method=run.method, seed=run.seed)
+            for method in self.methods
+            for run in self.of(method)
+            if len(getattr(run, name))
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def problems(self) -> pd.DataFrame:
         """``method, seed, suite, level, prompt, accuracy, samples``: a row a test problem.
@@ -104,8 +116,7 @@ class Runs(RunSet):
 
     def answers(self) -> pd.DataFrame:
         """``method, seed`` and :data:`~analysis.run.ANSWER_COLUMNS`: a row a test problem."""
-        runs = [run for run in self._ordered if run.suites]
-        return _stack(runs, [run.answers() for run in runs])
+        return self._stacked("answers")
 
     def provenance(self) -> dict[str, str]:
         """What the finished runs record of their origin; several values are all named."""
@@ -129,15 +140,6 @@ def _joined(values: Sequence[str | None]) -> str:
     return ", ".join([*known, *([f"not recorded for {lacking} starts"] if lacking else [])])
 
 
-def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    parts = [
-        frame.assign(method=run.method, seed=run.seed)
-        for run, frame in zip(runs, frames, strict=True)
-        if len(frame)
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
 def make_command(comparison: str) -> str:
     """The make target that a comparison belongs to: ``supply-30`` is part of ``supply``."""
     return f"make reproduce-{comparison.partition('-')[0]}"
@@ -152,22 +154,20 @@ def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method, from their folders or their records.
 
     Raises:
-        UpgeError: a folder that doesn't exist, two configurations of one method, methods that were
-            trained or evaluated on different data, a seed that occurs twice, or a result without
-            the accuracies that its run was to have.
+        UpgeError: a folder that doesn't exist, damaged files, two configurations of one method,
+            methods that were trained or evaluated on different data, or a seed that occurs twice.
     """
     if not folder.is_dir():
         raise UpgeError(
             f"{folder}: is no folder of a comparison; make it with `{make_command(folder.name)}`"
         )
-    runs = read_records(folder) if is_recorded(folder) else read_folders(folder)
-    for run in runs.finished:
-        check_result(run)
-    _check_alike(folder, runs.finished)
-    return Runs(**vars(runs), folder=folder)
+    loaded = read_records(folder) if is_recorded(folder) else read_folders(folder)
+    runs = Runs(*loaded, folder)
+    _check_alike(runs.finished)
+    return runs
 
 
-def _check_alike(folder: Path, runs: Sequence[Run]) -> None:
+def _check_alike(runs: Sequence[Run]) -> None:
     """Runs of one method differ in nothing but the seed, methods in nothing that is shared."""
     by_method: dict[str, Run] = {}
     by_seed: dict[tuple[str, int], Run] = {}

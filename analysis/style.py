@@ -177,22 +177,20 @@ def panels(
 _CHARACTERS = 23
 
 
-def save(figure: Figure, path: Path, *, caption: str = "", stamp: str = "") -> list[Path]:
+def save(figure: Figure, path: Path, caption: str = "") -> list[Path]:
     """Write ``path``.pdf and ``path``.png, the same bytes every time.
 
     Args:
         figure: the drawing; it is closed.
         path: without a suffix.
-        caption: drawn below the panels.
-        stamp: drawn upright at the right.
+        caption: paragraphs drawn below the panels.
     """
     written = []
     with style():
         if caption:
-            text = textwrap.fill(caption, round(_CHARACTERS * figure.get_figwidth()))
+            width = round(_CHARACTERS * figure.get_figwidth())
+            text = "\n".join(textwrap.fill(line, width) for line in caption.split("\n"))
             figure.supxlabel(text, fontsize=5.5, color="#444444")
-        if stamp:
-            figure.supylabel(stamp, x=0.99, ha="right", fontsize=4.5, color=GRAY)
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
             drawn = io.BytesIO()
             figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)

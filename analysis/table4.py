@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.exclusive import ALL, COLUMNS, exclusive, with_tests
 from analysis.methods import title
-from analysis.reported import ReportedExclusive, reported_exclusive
+from analysis.reported import published
 from analysis.runs import Runs
 from analysis.sections import missing_runs, missing_section, provenance_section, unfinished_runs
 from analysis.statistics import SIGNIFICANCE
@@ -41,7 +41,7 @@ def document(runs: Runs) -> Document:
         UpgeError: damaged runs, or runs tested on different problems.
     """
     solves = exclusive_solves(runs)
-    paper = reported_exclusive()
+    paper = published("table4")
     gaps = [*missing_runs(runs, (*ROWS, *OTHERS)), *unfinished_runs(runs)]
     sections = [
         *_reproduced(solves),
@@ -91,8 +91,8 @@ def _counts(values: Sequence[int], problems: int) -> list[str]:
     return [count, f"{100 * mean / problems:.1f}"]
 
 
-def _published(paper: ReportedExclusive) -> Iterator[Section]:
-    for other in paper.rows:
+def _published(paper: Mapping[str, Any]) -> Iterator[Section]:
+    for other in paper["rows"]:
         lines = [
             [
                 str(level),
@@ -102,22 +102,22 @@ def _published(paper: ReportedExclusive) -> Iterator[Section]:
             ]
             for level, problems, *counts, p, holm in _published_rows(paper, other)
         ]
-        against = f"{paper.base}, HPT against {title(other)}"
+        against = f"{paper['base']}, HPT against {title(other)}"
         yield Section(
-            f"Reported, {paper.source}, {paper.title}: {against}",
+            f"Reported, {paper['source']}, {paper['title']}: {against}",
             [*_HEADER, "p, Holm (ours)"],
             lines,
             before="Another model and other problems than above. The counts are the paper's, for "
             "one training per method; the tests of these counts are ours.",
-            notes=[paper.note] if other == list(paper.rows)[-1] else [],
+            notes=[paper["note"]] if other == list(paper["rows"])[-1] else [],
         )
 
 
 def _published_rows(
-    paper: ReportedExclusive, other: str
+    paper: Mapping[str, Any], other: str
 ) -> list[tuple[object, int, int, int, float, float]]:
-    counts = zip(paper.problems, *paper.rows[other], strict=True)
-    return with_tests(dict(zip(paper.levels, counts, strict=True)))
+    counts = zip(paper["problems"], *paper["rows"][other], strict=True)
+    return with_tests(dict(zip(paper["levels"], counts, strict=True)))
 
 
 def _ahead(row: Mapping[str, Any]) -> int:
@@ -127,13 +127,13 @@ def _ahead(row: Mapping[str, Any]) -> int:
     return 1 if row["alone"] > row["other_alone"] else -1
 
 
-def _csv(runs: Runs, solves: pd.DataFrame, paper: ReportedExclusive) -> str:
+def _csv(runs: Runs, solves: pd.DataFrame, paper: Mapping[str, Any]) -> str:
     """One line a pair, seed and level: ours, then the published ones, which have no seed."""
     base = str(runs.finished[0].config["model"]) if runs.finished else NONE
     rows = [(base, *row, "no") for row in solves.itertuples(index=False)]
-    for other in paper.rows:
-        published = _published_rows(paper, other)
-        rows += [(paper.base, "hpt", other, "", *row, "yes") for row in published]
+    for other in paper["rows"]:
+        reported = _published_rows(paper, other)
+        rows += [(paper["base"], "hpt", other, "", *row, "yes") for row in reported]
     header = ("base", *COLUMNS, "reported")
     named = (dict(zip(header, row, strict=True)) for row in rows)
     return csv_text((*header, "ahead"), map(_csv_row, named))

@@ -16,9 +16,9 @@ from analysis.audit.orderings import (
     Order,
     Setting,
     contested,
+    count_claims,
     general,
     outcome,
-    paragraph,
     reported_averages,
     reported_orders,
 )
@@ -112,7 +112,12 @@ def _answer(audit: Audit) -> Section:
     header = ["setting", "tests", *(order.source for order in orders)]
     header += [f"{title(high)} minus {title(low)}" for high, low in pairs]
     lines = [_glance(setting, claims, orders, pairs) for setting, claims in audit.settings]
-    notes = [" ".join(paragraph(*judged)) for judged in audit.settings]
+    notes = [
+        f"{setting.where.capitalize()}, {setting.split}: "
+        + "; ".join(count_claims(order.source, claims) for order in setting.orders)
+        + "."
+        for setting, claims in audit.settings
+    ]
     notes.append(
         "The comparisons are listed below, under the papers' claims. Holm's correction covers the "
         "few of each setting; Table 2 corrects for all pairs of its methods. A difference may "

@@ -6,7 +6,7 @@ together with Holm's correction; it holds, is reversed, or is not distinguishabl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -18,7 +18,6 @@ from analysis.methods import short_title, title
 from analysis.reported import Reported
 from analysis.statistics import SIGNIFICANCE, Estimate, corrected
 from analysis.tables import NONE
-from analysis.wording import listed
 from upge.common.config import read_yaml
 
 _FILE = Path(__file__).parents[1] / "reported_audit.yaml"
@@ -94,7 +93,7 @@ def reported_orders() -> list[Order]:
 
 def reported_averages() -> list[Reported]:
     """The averages that the papers report."""
-    return [Reported(**table, suites={}) for table in read_yaml(_FILE)["tables"]]
+    return [Reported(**table) for table in read_yaml(_FILE)["tables"]]
 
 
 @dataclass(frozen=True)
@@ -171,69 +170,6 @@ def contested(orders: Sequence[Order]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in first.claims if (b, a) in against]
 
 
-# --------------------------------------------------------------------------------------- sentences
-
-
-def paragraph(setting: Setting, claims: pd.DataFrame) -> Iterator[str]:
-    """What the comparisons of a setting say, in sentences.
-
-    Args:
-        setting: where orderings are looked for.
-        claims: from :func:`judged`.
-    """
-    by_source = {order.source: claims[claims["source"] == order.source] for order in setting.orders}
-    outcomes = {source: outcome(rows["verdict"].tolist()) for source, rows in by_source.items()}
-    yield _headline(setting, outcomes)
-    if len(setting.orders) == 2 and (pairs := contested(setting.orders)):
-        yield _dispute(setting.orders, pairs, by_source[setting.orders[0].source])
-    for source, rows in by_source.items():
-        yield _claims(source, rows)
-
-
-def _headline(setting: Setting, outcomes: Mapping[str, str]) -> str:
-    where = f"{setting.where[:1].upper()}{setting.where[1:]}, {setting.split}"
-    clauses = [f"that of {source} {became}" for source, became in outcomes.items()]
-    appearing = [source for source, became in outcomes.items() if became == APPEARS]
-    if len(clauses) == 1:
-        return f"{where}, **the ordering {clauses[0].removeprefix('that ')}**."
-    if not appearing:
-        return f"{where}, **neither ordering appears in full**: {listed(clauses)}."
-    if len(appearing) == len(clauses):
-        return f"{where}, **both orderings appear**."
-    others = [f"that of {s} {became}" for s, became in outcomes.items() if s not in appearing]
-    return f"{where}, **the ordering of {listed(appearing)} appears**; {listed(others)}."
-
-
-def _dispute(
-    orders: Sequence[Order], pairs: Sequence[tuple[str, str]], claims: pd.DataFrame
-) -> str:
-    """How many contested comparisons each ordering wins."""
-    first, second = orders
-    verdicts = claims.set_index(["above", "below"]).loc[list(pairs)]["verdict"]
-    winners = {
-        f"with {first.source} in {{}}": verdicts == HOLDS,
-        f"with {second.source} in {{}}": verdicts == REVERSED,
-        "with neither in {} (not distinguishable)": verdicts == OPEN,
-        "with neither in {} (not compared)": verdicts.isin([NOT_COMPARED, NO_RUNS]),
-    }
-    counts = [words.format(int(which.sum())) for words, which in winners.items() if which.any()]
-    return (
-        f"Of the {len(pairs)} comparisons on which the two contradict each other, the runs agree "
-        f"{listed(counts)}."
-    )
-
-
-def _claims(source: str, rows: pd.DataFrame) -> str:
-    """How many of an ordering's claims became what."""
-    parts = []
-    for verdict, words in _WORDINGS.items():
-        own = rows[rows["verdict"] == verdict]
-        if len(own):
-            least = f" (least detectable: {_least(own)})" if verdict == OPEN else ""
-            parts.append(f"{len(own)} {words}{least}")
-    return f"Claims of {source}: {', '.join(parts)}."
-
-
 _WORDINGS = {
     HOLDS: "confirmed",
     REVERSED: "reversed",
@@ -243,7 +179,14 @@ _WORDINGS = {
 }
 
 
-def _least(rows: pd.DataFrame) -> str:
-    """The smallest difference that any of these comparisons would show."""
-    least = detected(rows["detectable"].min())
-    return least if least in (NONE, NOWHERE) else f"{least} points"
+def count_claims(source: str, claims: pd.DataFrame) -> str:
+    """How many of an ordering's claims became what, from :func:`judged`."""
+    parts = []
+    for verdict, words in _WORDINGS.items():
+        rows = claims[(claims["source"] == source) & (claims["verdict"] == verdict)]
+        if len(rows):
+            least = detected(rows["detectable"].min())
+            unit = "" if least in (NONE, NOWHERE) else " points"
+            note = f" (least detectable: {least}{unit})" if verdict == OPEN else ""
+            parts.append(f"{len(rows)} {words}{note}")
+    return f"claims of {source}: {', '.join(parts)}"

@@ -15,7 +15,7 @@ from analysis.figures.heatmaps import HPT, PIPELINE, Heatmaps
 from analysis.figures.lines import Lines, by, by_group
 from analysis.figures.series import WINDOW, moving_means, seed_count, validation_curves
 from analysis.methods import BASES, GROUPS, suite_title, title
-from analysis.reported import reported_offline_ratio
+from analysis.reported import published
 from analysis.run import Run
 from analysis.runs import Runs
 from analysis.style import COLUMN, DASHES, MARKERS, PAGE, Look, look, look_of
@@ -123,8 +123,8 @@ def _model_look(line: Mapping[str, Any], index: int) -> Look:
 
 
 def _constant() -> tuple[str, float]:
-    paper = reported_offline_ratio()
-    return f"{title(paper.method)}, reported", paper.ratio
+    paper = published("figure6")
+    return f"{title(paper['method'])}, reported", paper["ratio"]
 
 
 # ------------------------------------------------------------------------------------ the figures

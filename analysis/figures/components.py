@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
@@ -88,10 +89,9 @@ def figure(frame: pd.DataFrame) -> Figure:
     choices = [list(dict.fromkeys(_choices(part, entries))) for part in PARTS]
     count = sum(map(len, choices))
     height = _TOP + _LINE * count + _GAP * (len(PARTS) - 1) + _BOTTOM
-    with style():
+    no_margins = {f"figure.constrained_layout.{pad}": 0 for pad in ("w_pad", "h_pad")}
+    with style(), mpl.rc_context(no_margins):
         drawn, axes = plt.subplots(figsize=(PAGE, height))
-        drawn.set_layout_engine("none")
-        axes.set_position((0, 0, 1, 1))
         axes.set(xlim=(0, PAGE), ylim=(height, 0))
         axes.axis("off")
         _formula(axes)

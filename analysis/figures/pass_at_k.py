@@ -27,44 +27,22 @@ class Counts:
     """Counts of correct answers, and where they come from.
 
     Args:
-        folder: of their record.
         frame: a row a run and problem.
+        comparison: the record's name.
+        profile: of the policies.
+        commits: that sampled.
+        methods: whose policies were sampled.
+        all_seeds: of the policies.
+        command: makes what is missing.
     """
 
-    folder: Path
     frame: pd.DataFrame
-
-    @property
-    def comparison(self) -> str:
-        """The record's name."""
-        return self.folder.resolve().name
-
-    @property
-    def profile(self) -> str:
-        """The profile of the policies."""
-        return self.folder.resolve().parent.name
-
-    @property
-    def commits(self) -> str:
-        """The commits that sampled."""
-        starts = read_record(self.folder / PROVENANCE).get("starts", [])
-        commits = dict.fromkeys(start.get("commit", "not recorded") for start in starts)
-        return ", ".join(commits) or "not recorded"
-
-    @property
-    def command(self) -> str:
-        """Makes what is missing."""
-        return "make pass-at-k"
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods whose policies were sampled."""
-        return ordered(self.frame["method"])
-
-    @property
-    def all_seeds(self) -> list[int]:
-        """The seeds of the policies."""
-        return sorted(self.frame["seed"].unique().tolist())
+    comparison: str
+    profile: str
+    commits: str
+    methods: list[str]
+    all_seeds: list[int]
+    command: str = "make pass-at-k"
 
 
 def load_counts(folder: Path) -> Counts:
@@ -73,7 +51,12 @@ def load_counts(folder: Path) -> Counts:
     Raises:
         UpgeError: there are none that can be read.
     """
-    return Counts(folder, read_counts(folder))
+    frame, path = read_counts(folder), folder.resolve()
+    starts = read_record(folder / PROVENANCE).get("starts", [])
+    commits = ", ".join(dict.fromkeys(start.get("commit", "not recorded") for start in starts))
+    seeds = sorted(frame["seed"].unique().tolist())
+    methods = ordered(frame["method"])
+    return Counts(frame, path.name, path.parent.name, commits or "not recorded", methods, seeds)
 
 
 def numbers(counts: Counts) -> pd.DataFrame:

@@ -37,13 +37,12 @@ def question_accuracy(run: Run) -> pd.DataFrame:
 def _asked(run: Run, config: RunConfig, count: int) -> Iterator[tuple[int, int, float]]:
     """Index, epoch and share of correct rollouts of each question of each step."""
     sampling = [i for i, stage in enumerate(config.stages) if stage.samples_rollouts]
-    metrics = run.metrics()
-    if not sampling or "solved" not in metrics:
+    if not sampling or "solved" not in run.steps:
         return
     number = sampling[-1]
     stage, before = config.stages[number], sum(s.steps for s in config.stages[:number])
     seed = derive_seed(config.seed, number, "order")
-    for line in metrics[metrics["stage"] == number].itertuples():
+    for line in run.steps[run.steps["stage"] == number].itertuples():
         step = line.step - before - 1
         order = question_order(count, stage.prompts_per_step, step, seed)
         for slot, (question, share) in enumerate(zip(order, line.solved, strict=True)):

@@ -116,8 +116,8 @@ def draw(name: str, out: Path, *, stamp: bool = False) -> None:
     drawing = import_module(f"analysis.bias_variance.{name}")
     record["caption"] = drawing.caption(rows)
     atomic_write(out / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    notes = {"caption": record["caption"], "stamp": record["provenance"]["commit"]}
-    save(drawing.figure(rows), out / name, **(notes if stamp else {}))
+    stamped = f"{record['caption']}\nCommit {record['provenance']['commit']}." if stamp else ""
+    save(drawing.figure(rows), out / name, stamped)
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
