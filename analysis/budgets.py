@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import DRAWS, Array, Estimate, Scores
 
 #: Ends the name of a longer training of the method that the rest names.

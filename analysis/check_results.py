@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -20,17 +21,21 @@ RECORDS = Path("paper_tables/records/cpu")
 _FIGURE_FILES = (".csv", ".json")
 
 
-def rebuilt(records: Path) -> dict[str, str | None]:
-    """The text of every committed file that follows from the records in a folder, by its path.
+def rebuilt(records: Path, names: Iterable[str] = RESULTS) -> dict[str, str | None]:
+    """The text of every committed file of results, by its path.
 
     None for files of a figure without numbers, which should not exist.
+
+    Args:
+        records: a folder a comparison.
+        names: of the results.
 
     Raises:
         UpgeError: records that are missing or damaged.
     """
     load: Any = cache(lambda loads, name: loads(records / name))
     texts: dict[str, str | None] = {}
-    for result in RESULTS.values():
+    for result in map(RESULTS.__getitem__, names):
         sources = [load(result.load, name) for name in result.comparisons]
         if result.document:
             document = result.document(*sources)
@@ -41,13 +46,13 @@ def rebuilt(records: Path) -> dict[str, str | None]:
     return texts
 
 
-def contradictions(root: Path) -> list[str]:
+def contradictions(root: Path, names: Iterable[str] = RESULTS) -> list[str]:
     """What is committed below ``root`` and doesn't follow from its records, a sentence each.
 
     Raises:
         UpgeError: records that are missing or damaged.
     """
-    texts = rebuilt(root / RECORDS)
+    texts = rebuilt(root / RECORDS, names)
     sentences = (_contradiction(root, path, text) for path, text in texts.items())
     return [sentence for sentence in sentences if sentence]
 

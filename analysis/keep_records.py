@@ -43,13 +43,13 @@ def _keep(folder: Path, out: Path, *, fewer: bool) -> list[Path]:
             f"{kept}: holds {len(lost)} runs that {folder} lacks, as {method} of seed {seed}; make "
             "the comparison with all seeds, or drop them with --fewer"
         )
-    return write_records(runs.finished, runs.unfinished, runs.selection, runs.trials, folder=kept)
+    return write_records(runs, kept)
 
 
 def _recorded(folder: Path) -> set[tuple[str, int]]:
     """Methods and seeds of the finished runs that are recorded; none where records are damaged."""
     try:
-        return {(run.method, run.seed) for run in read_records(folder)[0]}
+        return {(run.method, run.seed) for run in read_records(folder).finished}
     except UpgeError:
         return set()
 

@@ -27,10 +27,9 @@ from pydantic import BaseModel, TypeAdapter
 from analysis.run import (
     ANSWER_COLUMNS,
     STEP_COLUMNS,
-    Loaded,
     Run,
+    Runs,
     Trial,
-    Unfinished,
     check_columns,
     check_run,
 )
@@ -78,14 +77,7 @@ def is_recorded(folder: Path) -> bool:
     return (folder / _RUNS).exists()
 
 
-def write_records(
-    finished: Sequence[Run],
-    unfinished: Unfinished,
-    selection: Mapping[str, Any],
-    trials: Sequence[Trial],
-    *,
-    folder: Path,
-) -> list[Path]:
+def write_records(runs: Runs, folder: Path) -> list[Path]:
     """Write the records of runs, all files or none.
 
     Raises:
@@ -93,19 +85,19 @@ def write_records(
     """
     lines: list[Mapping[str, Any]] = [
         {"folder": r.path.name, "config": r.config, "starts": r.starts, "result": r.result}
-        for r in finished
+        for r in runs.finished
     ]
-    for name, known in unfinished.items():
+    for name, known in runs.unfinished.items():
         config = known and {"name": known[0], "seed": known[1]}
         lines.append({"folder": name, "config": config, "result": None})
-    steps = _frame({run.path.name: run.steps for run in finished}, STEP_COLUMNS)
-    answers = _frame({run.path.name: run.answers for run in finished}, ANSWER_COLUMNS)
+    steps = _frame({run.path.name: run.steps for run in runs.finished}, STEP_COLUMNS)
+    answers = _frame({run.path.name: run.answers for run in runs.finished}, ANSWER_COLUMNS)
     make_folder(folder)
     return atomic_write_all(
         {
             folder / _RUNS: _lines(lines),
-            folder / _TRIALS: _lines(asdict(trial) for trial in trials),
-            folder / _SELECTION: _lines([selection]),
+            folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
+            folder / _SELECTION: _lines([runs.selection]),
             folder / _STEPS: _parquet(steps),
             folder / _ANSWERS: _parquet(answers),
         }
@@ -143,7 +135,7 @@ def _leaf(table: pa.Table, name: str) -> str:
     return f"{name}.list.element" if pa.types.is_list(table.schema.field(name).type) else name
 
 
-def read_records(folder: Path) -> Loaded:
+def read_records(folder: Path) -> Runs:
     """The runs that records hold.
 
     Raises:
@@ -163,13 +155,14 @@ def read_records(folder: Path) -> Loaded:
         run = Run(folder / name, config, line["starts"], line["result"], *frames)
         if (name in steps) != bool(config.get("stages")) or (name in answers) != bool(run.suites):
             raise _mixed(folder, name)
-        check_run(run, _REMEDY)
         finished.append(run)
     if odd := (steps.keys() | answers.keys()) - {run.path.name for run in finished}:
         raise _mixed(folder, min(odd))
+    for run in finished:
+        check_run(run, _REMEDY)
     (selection,) = _read_lines(folder / _SELECTION, CHOICES) or [{}]
     trials = [Trial(**line) for line in _read_lines(folder / _TRIALS, _TRIAL)]
-    return finished, unfinished, selection, trials
+    return Runs(finished, unfinished, selection, trials, folder)
 
 
 def _mixed(folder: Path, name: str) -> UpgeError:

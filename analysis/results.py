@@ -16,7 +16,8 @@ from analysis.accuracy.layouts import LAYOUTS
 from analysis.audit.document import document as audit
 from analysis.figures.catalog import FIGURES, Spec
 from analysis.figures.pass_at_k import Counts, load_counts
-from analysis.runs import Runs, load_runs, make_command
+from analysis.run import Runs, make_command
+from analysis.runs import load_runs
 from analysis.style import plain, save
 from analysis.supply.columns import COMPARISONS as SUPPLY
 from analysis.supply.document import document as supply

@@ -13,8 +13,8 @@ from analysis.run import (
     ANSWER_COLUMNS,
     PROBLEM,
     STEP_COLUMNS,
-    Loaded,
     Run,
+    Runs,
     Trial,
     check_columns,
     check_run,
@@ -31,7 +31,7 @@ _REMEDY = "delete the run and make it again"
 _SAMPLED = ("level", "prompt", "reward", "tokens")
 
 
-def read_folders(folder: Path) -> Loaded:
+def read_folders(folder: Path) -> Runs:
     """The runs of a comparison, which its ``comparison.json`` names, or those in a plain folder.
 
     Raises:
@@ -51,7 +51,7 @@ def read_folders(folder: Path) -> Loaded:
         elif config is not None or (path / "metrics.jsonl").exists():
             unfinished[path.name] = known
     trials = list(_trials(runs / _TRIALS, named.trials if named else None))
-    return finished, unfinished, read_choices(folder / "selection.json"), trials
+    return Runs(finished, unfinished, read_choices(folder / "selection.json"), trials, folder)
 
 
 def _run(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Run:

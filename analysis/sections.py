@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.reported import Reported
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.tables import NONE, Section, code, escape
 from analysis.wording import numbered
 

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.exclusive import ALL, COLUMNS, exclusive, with_tests
 from analysis.methods import title
 from analysis.reported import published
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.sections import missing_runs, missing_section, provenance_section, unfinished_runs
 from analysis.statistics import SIGNIFICANCE
 from analysis.tables import NONE, Document, Section, csv_text, escape

@@ -69,7 +69,7 @@ class Document:
     @property
     def texts(self) -> dict[str, str]:
         """The text of each file, by name."""
-        title = f"% {self.heading}. Needs booktabs.\n"
+        title = f"% {tex_text(self.heading)}. Needs booktabs.\n"
         return {
             f"{self.name}.md": self.markdown,
             f"{self.name}.tex": title + latex(self.sections),
@@ -194,8 +194,11 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _inert(cell: object) -> object:
-    """With an apostrophe before text that a spreadsheet would calculate."""
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+    """With an apostrophe before text that a spreadsheet would calculate, and on one row."""
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", " ")
+    if not cell.startswith(("=", "+", "-", "@", "\t")):
         return cell
     try:
         float(cell)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.tables import NONE, Section, escape
 from analysis.wording import millions, scientific, whole
 

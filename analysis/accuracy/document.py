@@ -13,7 +13,7 @@ from analysis.accuracy.power import power
 from analysis.accuracy.rates import learning_rates
 from analysis.accuracy.table import IN, OUT, Layout, Table, parts, suites_of
 from analysis.methods import SUITES, suite_title
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.sections import (
     INTERVALS_NOTE,
     SMOKE,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.methods import BASE
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.tables import NONE, Section, code, escape
 
 

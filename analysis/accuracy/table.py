@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import methods
 from analysis.reported import Reported, reported
-from analysis.runs import Runs, no_runs
+from analysis.run import Runs, no_runs
 from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons, estimates
 from analysis.tables import NONE
 from upge.common.errors import unknown

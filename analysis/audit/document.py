@@ -25,7 +25,7 @@ from analysis.audit.orderings import (
 from analysis.audit.results import EQUAL_COMPUTE, ROWS, Audit, make
 from analysis.budgets import ALIKE, Reading
 from analysis.methods import title
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.sections import (
     INTERVALS_NOTE,
     SMOKE,

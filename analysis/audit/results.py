@@ -13,7 +13,7 @@ from analysis.accuracy.table import IN, averages, tested_suites
 from analysis.audit.orderings import VARIANTS, Setting, judged, reported_orders, without
 from analysis.budgets import Curve, Point, Reading, near, points, validations
 from analysis.methods import BASE
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import SIGNIFICANCE, Estimate, corrected
 
 #: SFT and SFT→GRPO, each with the trainings that have one fault or both.

@@ -13,7 +13,7 @@ from analysis.audit.results import FAULTY, ROWS, Audit, make
 from analysis.figures.lines import End, label_ends
 from analysis.figures.series import validation_curves
 from analysis.methods import BASE, title
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import within
 from analysis.style import PAGE, look, style
 

@@ -16,8 +16,7 @@ from analysis.figures.lines import Lines, by, by_group
 from analysis.figures.series import WINDOW, moving_means, seed_count, validation_curves
 from analysis.methods import BASES, GROUPS, suite_title, title
 from analysis.reported import published
-from analysis.run import Run
-from analysis.runs import Runs
+from analysis.run import Run, Runs
 from analysis.style import COLUMN, DASHES, MARKERS, PAGE, Look, look, look_of
 from upge.algorithms import algorithm
 

@@ -89,8 +89,9 @@ def figure(frame: pd.DataFrame) -> Figure:
     choices = [list(dict.fromkeys(_choices(part, entries))) for part in PARTS]
     count = sum(map(len, choices))
     height = _TOP + _LINE * count + _GAP * (len(PARTS) - 1) + _BOTTOM
-    no_margins = {f"figure.constrained_layout.{pad}": 0 for pad in ("w_pad", "h_pad")}
-    with style(), mpl.rc_context(no_margins):
+    with style():
+        mpl.rcParams["figure.constrained_layout.w_pad"] = 0.0
+        mpl.rcParams["figure.constrained_layout.h_pad"] = 0.0
         drawn, axes = plt.subplots(figsize=(PAGE, height))
         axes.set(xlim=(0, PAGE), ylim=(height, 0))
         axes.axis("off")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.figures.question_accuracy import QUESTION, question_accuracy
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import Estimate, Scores, problem_errors
 from analysis.style import PAGE, Look, look, panels, style
 from upge.common.errors import UpgeError

@@ -95,7 +95,7 @@ class Lines:
                 for axes in axes_row[1:] if self.shared else ():
                     axes.set_ylabel("")
             for axes, name in zip(grid[0], lines, strict=True):
-                axes.set_title(self.panel_title(name), loc="left")
+                axes.set_title(plain(self.panel_title(name)), loc="left")
             self._limits(grid.flat, frame)
             self._labels(figure, grid[0], lines)
         return figure

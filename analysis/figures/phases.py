@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from analysis.accuracy.table import OUT
 from analysis.methods import SUITES
-from analysis.style import PAGE, look_of, panels, style
+from analysis.style import PAGE, look_of, panels, plain, style
 from analysis.supply.columns import short
 from analysis.supply.phases import PANELS, PER_OCTAVE, VALIDATION, numbers
 from analysis.supply.study import PASS
@@ -79,7 +79,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             axes.set_title(_TITLES[panel][0], loc="left")
             axes.set(yscale="log", ylabel="compute (FLOPs)", ylim=limits)
             axes.set_xlim(-0.5, len(supplies) - 0.5)
-            axes.set_xticks(range(len(supplies)), map(_name, supplies))
+            axes.set_xticks(range(len(supplies)), [plain(_name(supply)) for supply in supplies])
             axes.tick_params(axis="x", length=0)
         grid[-1, 0].set_xlabel("problems with a demonstration: how many, or which")
     return drawn
@@ -96,11 +96,11 @@ def _draw(axes: Axes, place: float, block: Block) -> None:
     face = to_rgb(color) if block.distinguishable else _lighter(color)
     corner, size = (place - 0.47, block.low), (0.94, block.high - block.low)
     axes.add_patch(Rectangle(corner, *size, facecolor=face, edgecolor="white", linewidth=0.8))
-    name = short(block.best)
+    name = short(block.best) + (f" ≈ {short(block.rival)}" if block.rival else "")
     axes.text(
         place,
         (block.low * block.high) ** 0.5,
-        f"{name} ≈ {short(block.rival)}" if block.rival else name,
+        plain(name),
         fontsize=5.5,
         ha="center",
         va="center",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.accuracy.table import tested_suites
 from analysis.methods import title
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.style import PAGE, look_of, panels, plain, style
 
 
@@ -37,7 +37,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             sns.stripplot(**data, **shared, size=3.5, alpha=0.7, jitter=False)
             means = {"estimator": "mean", "errorbar": None, "marker": "|", "markersize": 9}
             sns.pointplot(**data, **shared, **means, linestyle="none")
-            axes.set(title=split, xlabel="accuracy", ylabel="")
+            axes.set(title=plain(split), xlabel="accuracy", ylabel="")
             axes.set_yticks(range(len(methods)), [plain(title(m)) for m in methods])
             axes.tick_params(axis="y", length=0)
     return drawn

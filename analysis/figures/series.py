@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods import ordered
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import TAILS, seed_errors, student
 
 #: Bootstrap draws a point; a band needs fewer than a test.

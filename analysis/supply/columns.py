@@ -8,8 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.methods import BASE, short_title, suite_title
-from analysis.run import Run
-from analysis.runs import Runs
+from analysis.run import Run, Runs
 from upge.common.errors import UpgeError
 from upge.tasks.synthetic import IN_DISTRIBUTION, LEVELS
 

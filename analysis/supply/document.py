@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.accuracy.costs import FLOPS_NOTE, cost_cells
 from analysis.accuracy.table import IN, OUT
 from analysis.methods import title
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.sections import (
     INTERVALS_NOTE,
     SMOKE,

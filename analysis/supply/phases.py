@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.accuracy.table import OUT
 from analysis.budgets import Curve, Point, Reading, budgets, within
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import SIGNIFICANCE, Estimate
 from analysis.statistics import within as possible
 from analysis.supply.study import PASS, Study, Supplied, make

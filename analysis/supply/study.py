@@ -12,7 +12,7 @@ from analysis.accuracy.costs import costs
 from analysis.accuracy.table import IN, OUT, averages
 from analysis.budgets import Curve, Point, points, validations
 from analysis.methods import BASE
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import Estimate
 from analysis.supply.columns import FREE, Column, columns
 from upge.evaluation.metrics import pass_at_k_of_counts

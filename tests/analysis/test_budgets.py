@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import metrics, write_run
+from fake_runs import metrics, stages, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.accuracy.costs import costs
-from analysis.budgets import (
-    Curve,
-    Point,
-    budgets,
-    family,
-    near,
-    points,
-    validations,
-    within,
-)
+from analysis.budgets import Curve, Point, budgets, family, near, points, validations, within
 from analysis.runs import load_runs
 from analysis.statistics import DRAWS, Estimate
 
@@ -96,12 +86,8 @@ def test_being_near_is_mutual(a: float, b: float) -> None:
 
 
 def test_longer_trainings_are_of_the_same_family() -> None:
-    assert [family(name) for name in ("sft", "sft_long", "sft_grpo_long", "base")] == [
-        "sft",
-        "sft",
-        "sft_grpo",
-        "base",
-    ]
+    names = {"sft": "sft", "sft_long": "sft", "sft_grpo_long": "sft_grpo", "base": "base"}
+    assert {name: family(name) for name in names} == names
 
 
 @given(
@@ -109,23 +95,19 @@ def test_longer_trainings_are_of_the_same_family() -> None:
     st.integers(1, 4),
 )
 def test_budgets_span_what_is_known_and_are_shared_by_all_studies(
-    ends: list[tuple[float, float]], an_octave: int
+    ends: list[tuple[float, float]], per_octave: int
 ) -> None:
     curves = [curve("x", sorted(pair), [0, 0]) for pair in ends] + [point("base", 0)]
-    found = budgets(curves, an_octave)
+    found = budgets(curves, per_octave)
     low, high = min(map(min, ends)), max(map(max, ends))
-    step = 2 ** (1 / an_octave)
+    step = 2 ** (1 / per_octave)
     assert low * (1 - 1e-9) <= found[0] < low * step * (1 + 1e-9)
     assert high * (1 - 1e-9) <= found[-1] < high * step * (1 + 1e-9)
-    assert np.log2(found) * an_octave == pytest.approx(np.round(np.log2(found) * an_octave))
-    assert budgets([point("base", 0)], an_octave) == []
+    assert np.log2(found) * per_octave == pytest.approx(np.round(np.log2(found) * per_octave))
+    assert budgets([point("base", 0)], per_octave) == []
 
 
 # ---------------------------------------------------------------------------------------- from runs
-
-
-def stages(count: int) -> dict[str, Any]:
-    return {"stages": [{"algorithm": "sft", "options": {}, "steps": 10, "lr": 1e-3}] * count}
 
 
 def test_validations_are_over_the_compute_spent_by_then(tmp_path: Path) -> None:
@@ -139,8 +121,8 @@ def test_validations_are_over_the_compute_spent_by_then(tmp_path: Path) -> None:
 
 
 def test_of_a_pipeline_only_the_end_is_known(tmp_path: Path) -> None:
-    write_run(tmp_path, "sft_grpo", 0, given=stages(2), accuracy=0.7)
-    write_run(tmp_path, "sft", 0, given=stages(1))
+    write_run(tmp_path, "sft_grpo", 0, given=stages("sft", "grpo"), accuracy=0.7)
+    write_run(tmp_path, "sft", 0, given=stages("sft"))
     found = {own.method: own for own in validations(load_runs(tmp_path))}
     assert found["sft_grpo"].flops.tolist() == [20e9]
     assert found["sft_grpo"].by_seed.tolist() == [[pytest.approx(0.7)]]
