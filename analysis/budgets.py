@@ -7,8 +7,7 @@ tells what every smaller budget buys. A pipeline's stages have fixed lengths: on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,58 +28,20 @@ def family(method: str) -> str:
     return method.removesuffix(LONGER)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Results of trainings of one method over the compute that they took.
 
-    Args:
+    Attributes:
         method: the runs' name.
-        flops: (K,) of sampling and training, ascending; means over seeds.
-        by_seed: (S, K) accuracies.
+        start: the least FLOPs, of sampling and training, with a result.
+        end: FLOPs of the whole training, mean over seeds.
+        at: the result at a budget.
     """
 
     method: str
-    flops: Array
-    by_seed: Array
-
-    @property
-    def start(self) -> float:
-        """The least compute with a result."""
-        return float(self.flops[0])
-
-    @property
-    def end(self) -> float:
-        """The compute of the whole training."""
-        return float(self.flops[-1])
-
-    def at(self, flops: float) -> Estimate:
-        """Interpolated in compute, seed by seed; the last result beyond the end."""
-        values = np.array([np.interp(flops, self.flops, row) for row in self.by_seed])
-        return Scores(values, np.zeros(DRAWS), 0).estimate(self.method)
-
-
-@dataclass(frozen=True)
-class Point:
-    """The result of whole trainings.
-
-    Args:
-        method: the runs' name.
-        end: FLOPs of sampling and training, mean over seeds.
-        estimate: what was measured.
-    """
-
-    method: str
+    start: float
     end: float
-    estimate: Estimate
-
-    @property
-    def start(self) -> float:
-        """The same as the end."""
-        return self.end
-
-    def at(self, flops: float) -> Estimate:
-        """The result, whatever the budget."""
-        return self.estimate
+    at: Callable[[float], Estimate]
 
 
 class Reading(NamedTuple):
@@ -91,7 +52,7 @@ class Reading(NamedTuple):
     estimate: Estimate
 
 
-def within(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+def within(curves: Iterable[Curve], budget: float) -> dict[str, Reading]:
     """What each method reaches with at most ``budget`` FLOPs, by :func:`family`.
 
     It is read off the shortest training that the budget doesn't exceed, or is the end of the
@@ -106,7 +67,7 @@ def within(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]
     return readings
 
 
-def near(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+def near(curves: Iterable[Curve], budget: float) -> dict[str, Reading]:
     """What each method reaches with ``budget`` FLOPs, or about as many, by :func:`family`.
 
     It is read off a training that passes the budget, or is the end of the one that ends nearest to
@@ -123,20 +84,30 @@ def near(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
     return readings
 
 
-def _factor(curve: Curve | Point, budget: float) -> float:
+def _factor(curve: Curve, budget: float) -> float:
     """By which factor its end and the budget differ; infinite for what took no compute."""
     return max(curve.end / budget, budget / curve.end) if curve.end else math.inf
 
 
-def _families(curves: Iterable[Curve | Point]) -> dict[str, list[Curve | Point]]:
-    families: dict[str, list[Curve | Point]] = {}
+def _families(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
+    families: dict[str, list[Curve]] = {}
     for curve in sorted(curves, key=lambda curve: curve.end):
         families.setdefault(family(curve.method), []).append(curve)
     return families
 
 
-def _read(curve: Curve | Point, budget: float) -> Reading:
+def _read(curve: Curve, budget: float) -> Reading:
     return Reading(curve.method, min(budget, curve.end), curve.at(budget))
+
+
+def interpolated(method: str, flops: Array, by_seed: Array) -> Curve:
+    """Accuracies (S, K) over FLOPs (K,), interpolated seed by seed; the last one beyond the end."""
+
+    def at(budget: float) -> Estimate:
+        values = np.array([np.interp(budget, flops, row) for row in by_seed])
+        return Scores(values, np.zeros(DRAWS), 0).estimate(method)
+
+    return Curve(method, float(flops[0]), float(flops[-1]), at)
 
 
 def validations(runs: Runs) -> list[Curve]:
@@ -147,36 +118,29 @@ def validations(runs: Runs) -> list[Curve]:
     metrics = metrics.sort_values(["method", "seed", "step"])
     metrics["spent"] = metrics.groupby(["method", "seed"])["flops"].cumsum()
     validated = metrics.dropna(subset=["validation", "spent"])
-    return [
-        _curve(str(method), rows, _is_pipeline(runs, str(method)))
-        for method, rows in validated.groupby("method", sort=False)
-    ]
+    curves = []
+    for method, rows in validated.groupby("method", sort=False):
+        values = rows.pivot(index="seed", columns="step", values="validation").dropna(axis=1)
+        spent = rows.pivot(index="seed", columns="step", values="spent")[values.columns].mean()
+        pipeline = any(len(run.config["stages"]) > 1 for run in runs.of(str(method)))
+        kept = slice(-1 if pipeline else 0, None)
+        curves.append(interpolated(str(method), spent.to_numpy()[kept], values.to_numpy()[:, kept]))
+    return curves
 
 
-def _is_pipeline(runs: Runs, method: str) -> bool:
-    return any(len(run.config["stages"]) > 1 for run in runs.of(method))
-
-
-def _curve(method: str, rows: pd.DataFrame, pipeline: bool) -> Curve:
-    """Over the steps that all seeds have."""
-    values = rows.pivot(index="seed", columns="step", values="validation").dropna(axis=1)
-    spent = rows.pivot(index="seed", columns="step", values="spent")[values.columns].mean()
-    first = -1 if pipeline else 0
-    return Curve(method, spent.to_numpy()[first:], values.to_numpy()[:, first:])
-
-
-def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Point]:
-    """Results of whole trainings; one without steps took no compute.
+def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Curve]:
+    """Results of whole trainings, at their compute alone; one without steps took none.
 
     Args:
         estimates: by method.
         spent: costs of training, from :func:`analysis.accuracy.costs.costs`.
     """
     flops: Mapping[str, float] = spent["flops"].to_dict()
-    return [Point(method, flops.get(method, 0.0), e) for method, e in estimates.items()]
+    ends = {method: flops.get(method, 0.0) for method in estimates}
+    return [Curve(m, ends[m], ends[m], lambda _, e=e: e) for m, e in estimates.items()]  # type: ignore[misc]
 
 
-def budgets(curves: Sequence[Curve | Point], per_octave: int) -> list[float]:
+def budgets(curves: Sequence[Curve], per_octave: int) -> list[float]:
     """Budgets that span curves at powers of 2, ``per_octave`` of them to a doubling.
 
     From the least with a result of a training to the first that is enough for all.

@@ -19,8 +19,8 @@ from analysis.figures.pass_at_k import Counts, load_counts
 from analysis.run import Runs, make_command
 from analysis.runs import load_runs
 from analysis.style import plain, save
-from analysis.supply.columns import COMPARISONS as SUPPLY
 from analysis.supply.document import document as supply
+from analysis.supply.study import COMPARISONS as SUPPLY
 from analysis.tables import Document, csv_text, write
 from analysis.wording import numbered
 from upge.common.errors import UpgeError

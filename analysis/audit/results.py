@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.accuracy.costs import costs
 from analysis.accuracy.table import IN, averages, tested_suites
 from analysis.audit.orderings import VARIANTS, Setting, judged, reported_orders, without
-from analysis.budgets import Curve, Point, Reading, near, points, validations
+from analysis.budgets import Curve, Reading, near, points, validations
 from analysis.methods import BASE
 from analysis.run import Runs
 from analysis.statistics import SIGNIFICANCE, Estimate, corrected
@@ -67,7 +67,7 @@ class Audit:
         """Tests of trainings that ended at about equal compute."""
         return self._near(points(self.tests.get(split, {}), self.costs))
 
-    def _near(self, curves: Sequence[Curve | Point]) -> dict[str, Reading]:
+    def _near(self, curves: Sequence[Curve]) -> dict[str, Reading]:
         return near(curves, self.budget) if self.budget > 0 else {}
 
     @cached_property

@@ -15,9 +15,8 @@ from matplotlib.patches import Rectangle
 from analysis.accuracy.table import OUT
 from analysis.methods import SUITES
 from analysis.style import PAGE, look_of, panels, plain, style
-from analysis.supply.columns import short
 from analysis.supply.phases import PANELS, PER_OCTAVE, VALIDATION, numbers
-from analysis.supply.study import PASS
+from analysis.supply.study import PASS, short
 
 __all__ = ["blocks", "figure", "numbers"]
 

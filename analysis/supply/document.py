@@ -19,9 +19,17 @@ from analysis.sections import (
     provenance_section,
     unfinished_runs,
 )
-from analysis.supply.columns import COMPARISONS, FREE, METHODS, Column, short
 from analysis.supply.phases import PANELS, PER_OCTAVE, VALIDATION, phases
-from analysis.supply.study import PASS, Study, Supplied, make
+from analysis.supply.study import (
+    COMPARISONS,
+    FREE,
+    METHODS,
+    PASS,
+    Study,
+    Supply,
+    make,
+    short,
+)
 from analysis.tables import NONE, Document, Section, code, csv_text, escape
 from analysis.wording import INTERVALS, csv_estimate, listed, p_value, percent, points, scientific
 
@@ -48,7 +56,7 @@ def document(*comparisons: Runs) -> Document:
     sections = [
         _answers(study, frame),
         *(_best(study, frame, panel) for panel in PANELS if panel in set(frame["panel"])),
-        *(_reached(study, supplied) for supplied in study.supplied),
+        *(_reached(study, supply) for supply in study.supplies),
         *missing_section(gaps, command),
         provenance_section(study.runs, study.runs.all_seeds, _NOTES),
     ]
@@ -80,13 +88,13 @@ def _measures(study: Study) -> dict[str, str]:
 def _answers(study: Study, frame: pd.DataFrame) -> Section:
     """The best method with all compute, at each supply and by each measure."""
     notes = []
-    for supplied in study.supplied:
-        rows = frame[frame["supply"] == supplied.column.label]
+    for supply in study.supplies:
+        rows = frame[frame["supply"] == supply.label]
         ends = [
             f"{_measures(study)[str(panel)]} {_end(of.iloc[-1].to_dict())}"
             for panel, of in rows.groupby("panel", sort=False)
         ]
-        notes.append(f"**{_supply(supplied.column)}**: {'; '.join(ends)}.")
+        notes.append(f"**{_words(supply)}**: {'; '.join(ends)}.")
     before = (
         "The method with the highest mean at the largest budget; the tables below have smaller "
         "ones. It is distinguishable if each other method is behind it at the 5% level."
@@ -96,12 +104,12 @@ def _answers(study: Study, frame: pd.DataFrame) -> Section:
     return Section("Which method?", before=before, notes=notes)
 
 
-def _supply(column: Column) -> str:
+def _words(supply: Supply) -> str:
     """A supply in words."""
-    if not column.demonstrations:
+    if not supply.demonstrations:
         return "No demonstrations"
-    number = f"{column.demonstrations} of {column.problems} problems"
-    return f"Demonstrations of {number}" + ("" if column.whole else f" ({column.title})")
+    number = f"{supply.demonstrations} of {supply.problems} problems"
+    return f"Demonstrations of {number}" + ("" if supply.whole else f" ({supply.title})")
 
 
 def _end(row: Mapping[str, Any]) -> str:
@@ -124,12 +132,11 @@ def _best(study: Study, frame: pd.DataFrame, panel: str) -> Section:
     rows = frame[frame["panel"] == panel]
     budgets = sorted(rows["budget"].unique())[::-_EVERY][::-1]
     cells = {(row["supply"], row["budget"]): _cell(row) for row in rows.to_dict("records")}
-    columns = [supplied.column for supplied in study.supplied]
     lines = [
-        [scientific(budget), *(cells.get((c.label, budget), NONE) for c in columns)]
+        [scientific(budget), *(cells.get((s.label, budget), NONE) for s in study.supplies)]
         for budget in budgets
     ]
-    header = ("FLOPs at most", *(column.title for column in columns))
+    header = ("FLOPs at most", *(supply.title for supply in study.supplies))
     heading = f"The best {_measures(study)[panel]}"
     return Section(heading, header, lines, notes=[_how(panel)], in_latex=True)
 
@@ -156,13 +163,13 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{best} {points(row['lead'])} over {short(row['runner_up'])}"
 
 
-def _reached(study: Study, supplied: Supplied) -> Section:
+def _reached(study: Study, supply: Supply) -> Section:
     lines = []
-    for method in _methods(supplied):
-        runs = supplied.column.runs
+    for method in _methods(supply):
+        runs = supply.runs
         who = [title(method), str(len(runs.of(method))), runs.rates(method) or NONE]
-        took = cost_cells(supplied.costs, method, ("steps", "flops"))
-        tests = [percent(supplied.tests[what].get(method)) for what in (IN, OUT, PASS)]
+        took = cost_cells(supply.costs, method, ("steps", "flops"))
+        tests = [percent(supply.tests[what].get(method)) for what in (IN, OUT, PASS)]
         lines.append([*who, *took, *tests])
     names = [_measures(study)[what] for what in (IN, OUT, PASS)]
     header = ["method", "seeds", "learning rate", "steps", "FLOPs", *names]
@@ -170,11 +177,11 @@ def _reached(study: Study, supplied: Supplied) -> Section:
         f"Percent: mean over seeds and problems {INTERVALS}. pass@k is the unbiased estimate from "
         f"all {study.samples} samples of a problem.",
     ]
-    return Section(f"Tests: {_supply(supplied.column).lower()}", header, lines, notes=notes)
+    return Section(f"Tests: {_words(supply).lower()}", header, lines, notes=notes)
 
 
-def _methods(supplied: Supplied) -> list[str]:
-    return [method for method in METHODS if method in supplied.column.runs.methods]
+def _methods(supply: Supply) -> list[str]:
+    return [method for method in METHODS if method in supply.runs.methods]
 
 
 def missing(study: Study) -> list[str]:
@@ -193,13 +200,13 @@ def missing(study: Study) -> list[str]:
 
 def _rows(study: Study) -> Iterator[Sequence[object]]:
     """One line a supply, method and measure of tests; percent."""
-    for supplied in study.supplied:
-        column, costs = supplied.column, supplied.costs.to_dict("index")
-        for method in _methods(supplied):
+    for supply in study.supplies:
+        costs = supply.costs.to_dict("index")
+        for method in _methods(supply):
             spent = costs.get(method, {"steps": 0, "flops": 0})
             took = [f"{spent[name]:.6g}" for name in ("steps", "flops")]
             for what in (IN, OUT, PASS):
-                if estimate := supplied.tests[what].get(method):
+                if estimate := supply.tests[what].get(method):
                     cell = (*csv_estimate(estimate), estimate.seeds)
                     name = _measures(study)[what]
-                    yield (column.label, column.demonstrations, method, name, *cell, *took)
+                    yield (supply.label, supply.demonstrations, method, name, *cell, *took)

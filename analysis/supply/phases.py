@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.accuracy.table import OUT
-from analysis.budgets import Curve, Point, Reading, budgets, within
+from analysis.budgets import Curve, Reading, budgets, within
 from analysis.run import Runs
 from analysis.statistics import SIGNIFICANCE, Estimate
 from analysis.statistics import within as possible
-from analysis.supply.study import PASS, Study, Supplied, make
+from analysis.supply.study import PASS, Study, Supply, make
 
 #: Budgets to a doubling of compute.
 PER_OCTAVE = 2
@@ -20,10 +20,10 @@ PER_OCTAVE = 2
 VALIDATION = "validation"
 
 #: What methods are compared by, in order.
-PANELS: Mapping[str, Callable[[Supplied], list[Curve | Point]]] = {
-    VALIDATION: lambda supplied: supplied.validated,
-    OUT: lambda supplied: supplied.tested(OUT),
-    PASS: lambda supplied: supplied.tested(PASS),
+PANELS: Mapping[str, Callable[[Supply], list[Curve]]] = {
+    VALIDATION: lambda supply: supply.validated,
+    OUT: lambda supply: supply.tested(OUT),
+    PASS: lambda supply: supply.tested(PASS),
 }
 
 COLUMNS = (
@@ -96,18 +96,18 @@ def phases(study: Study) -> pd.DataFrame:
     Accuracies and leads are from 0 to 1. ``run`` is the training that was read at the budget, and
     ``flops`` what it had taken by then.
     """
-    curves = [(panel, s.column, of(s)) for panel, of in PANELS.items() for s in study.supplied]
+    curves = [(panel, s, of(s)) for panel, of in PANELS.items() for s in study.supplies]
     grid = budgets([curve for *_, members in curves for curve in members], PER_OCTAVE)
     rows = [
-        (panel, column.label, column.demonstrations, budget, *choice)
-        for panel, column, members in curves
+        (panel, supply.label, supply.demonstrations, budget, *choice)
+        for panel, supply, members in curves
         for budget, choice in _choices(members, grid)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _choices(
-    curves: Sequence[Curve | Point], grid: Sequence[float]
+    curves: Sequence[Curve], grid: Sequence[float]
 ) -> Iterator[tuple[float, tuple[object, ...]]]:
     """At each budget; the same as before where no method reached more."""
     before: dict[str, tuple[str, float]] = {}

@@ -18,10 +18,9 @@ from analysis.figures.phases import blocks
 from analysis.run import Runs
 from analysis.runs import load_runs
 from analysis.statistics import DRAWS, Scores
-from analysis.supply.columns import columns
 from analysis.supply.document import document
 from analysis.supply.phases import VALIDATION, choose, phases
-from analysis.supply.study import PASS, Study, make
+from analysis.supply.study import PASS, Study, make, supplies_of
 from analysis.tables import Document
 from upge.common.errors import UpgeError
 
@@ -125,22 +124,22 @@ def test_a_single_seed_or_method_is_never_sure() -> None:
 
 
 def test_supplies_are_in_order_with_those_of_a_part_last(loaded: list[Runs]) -> None:
-    found = columns(loaded)
-    assert [column.label for column in found] == ["0", "30", "900", "levels 1–3"]
-    assert [column.demonstrations for column in found] == [0, 30, 900, 540]
-    assert [column.whole for column in found] == [True, True, True, False]
+    found = supplies_of(loaded)
+    assert [supply.label for supply in found] == ["0", "30", "900", "levels 1–3"]
+    assert [supply.demonstrations for supply in found] == [0, 30, 900, 540]
+    assert [supply.whole for supply in found] == [True, True, True, False]
     assert found[0].runs.methods == ["base", "grpo"]
     assert found[3].runs.methods == ["base", "sft", "grpo"]
-    assert all(column.runs.seeds("grpo") == [0, 1] for column in found)
+    assert all(supply.runs.seeds("grpo") == [0, 1] for supply in found)
     with pytest.raises(UpgeError, match="both supply 30 demonstrations; name one"):
-        columns([loaded[2], loaded[2]])
+        supplies_of([loaded[2], loaded[2]])
 
 
 def test_families_are_named_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "cpu" / "x", "sft", 0, 0.5, families=["sum", "perm"], levels=[2, 3])
-    (column,) = columns([load_runs(tmp_path / "cpu" / "x")])
-    assert (column.label, column.demonstrations) == ("levels 2–3; sum, perm", 120)
-    assert column.title == "levels 2–3; addition, permutation"
+    (supply,) = supplies_of([load_runs(tmp_path / "cpu" / "x")])
+    assert (supply.label, supply.demonstrations) == ("levels 2–3; sum, perm", 120)
+    assert supply.title == "levels 2–3; addition, permutation"
 
 
 # ---------------------------------------- the phases
@@ -155,7 +154,7 @@ def test_what_is_best_depends_on_supply_and_compute(frame: pd.DataFrame) -> None
 
 
 def test_a_pipeline_and_tests_count_from_their_full_compute(study: Study) -> None:
-    supplied = next(s for s in study.supplied if s.column.label == "900")
+    supplied = next(s for s in study.supplies if s.label == "900")
     starts = {curve.method: curve.start for curve in supplied.validated}
     assert starts["sft_grpo"] == 60e9 and starts["luffy"] == 30e9
     tested = {c.method: (c.start, c.end) for c in supplied.tested(OUT)}
@@ -164,7 +163,7 @@ def test_a_pipeline_and_tests_count_from_their_full_compute(study: Study) -> Non
 
 def test_tests_are_means_of_the_responses(folder: Path, study: Study) -> None:
     runs = list((folder / "supply-30").glob("luffy-s*"))
-    supplied = next(s for s in study.supplied if s.column.label == "30")
+    supplied = next(s for s in study.supplies if s.label == "30")
     for what, suites, of in (
         (IN, FAMILIES, "mean"),
         (OUT, ["mix", "alt"], "mean"),
@@ -176,7 +175,7 @@ def test_tests_are_means_of_the_responses(folder: Path, study: Study) -> None:
             by_problem = [f.groupby(["level", "prompt"])["reward"].agg(of).mean() for f in frames]
             means.append(np.mean(by_problem))
         assert supplied.tests[what]["luffy"].mean == pytest.approx(np.mean(means))
-    assert len({s.tests[IN]["grpo"].mean for s in study.supplied}) == 1
+    assert len({s.tests[IN]["grpo"].mean for s in study.supplies}) == 1
 
 
 def test_blocks_join_neighboring_budgets_with_the_same_outcome() -> None:
@@ -211,7 +210,7 @@ def test_tables_show_the_best_and_what_each_reached(table: Document, study: Stud
     assert lines["FLOPs at most"][1:] == ["0", "30", "900", "levels 1–3"]
     assert "SFT" in list(lines.values())[-1][3]
     tests = cells(part(table.markdown, "Tests: demonstrations of 30 of 900"))
-    mean = next(s for s in study.supplied if s.column.label == "30").tests[PASS]["luffy"].mean
+    mean = next(s for s in study.supplies if s.label == "30").tests[PASS]["luffy"].mean
     assert tests["LUFFY"][-1].startswith(f"{100 * mean:.1f} ± ") and "pass@4" in tests["method"][-1]
     assert table.texts["supply.tex"].isascii()
 
