@@ -48,7 +48,7 @@ SUITES = {
     "sum": Suite("addition", "+ and −"),
     "aff": Suite("affine", "× alternating with + or −"),
     "perm": Suite("permutation", "reversal or rotation, alternating with + or −"),
-    "cond": Suite("conditional", "+ or − depending on the left digit's parity, among + and −"),
+    "cond": Suite("conditional", "+ or − by the parity of the left digit, mixed with + and −"),
     "inv": Suite("inverse", "the start that leads to a given result"),
     "post": Suite("postfix", "+ and − in postfix notation"),
     "mix": Suite("mixed", "all operations"),

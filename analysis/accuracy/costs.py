@@ -27,8 +27,8 @@ FLOPS_NOTE = (
 )
 
 _NOTES = [
-    "For one training, mean over seeds; a pipeline counts all its stages. Tokens trained on are "
-    "those of prompts and responses that went forward and backward.",
+    "For one training, mean over seeds; a pipeline counts all its stages. Tokens trained on: "
+    "those of prompts and responses that went through a forward and a backward pass.",
     f"{FLOPS_NOTE} Seconds include validations but no tests. Wall time is that of trainings that "
     "share a machine.",
 ]

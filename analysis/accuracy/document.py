@@ -95,8 +95,8 @@ def _ours(table: Table) -> Section:
     notes = [
         f"Accuracy in percent: mean over seeds and problems {INTERVALS}.",
         "**Bold**: the column's highest mean, if it is distinguishable from all others.",
-        "°: not distinguishable from the column's highest mean. A column without marks has no "
-        "method that is.",
+        "°: not distinguishable from the column's highest mean. Columns where that is true of all "
+        "methods have no marks.",
         "IQM: interquartile mean. Each training's mean over the middle half of the suites in "
         "distribution, averaged over seeds.",
         *_legend(table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from analysis.figures.question_accuracy import QUESTION, question_accuracy
-from analysis.run import Runs
-from analysis.statistics import Estimate, Scores, problem_errors
+from analysis.run import Run, Runs
+from analysis.statistics import Array, Estimate, Scores, problem_errors
 from analysis.style import PAGE, Look, look, panels, style
+from upge.common.config import build
 from upge.common.errors import UpgeError
+from upge.rollouts import derive_seed
+from upge.training.config import RunConfig
+from upge.training.data import load_dataset
+from upge.training.experience import question_order
 
 #: The pipeline that the paper shows, in its second stage; HPT as this package runs it.
 PIPELINE, HPT = "sft_grpo", "hpt_global_token"
@@ -30,39 +33,71 @@ MEAN = "mean"
 COLUMNS = ("level", "row", "question", "epoch", "mean", "low", "high", "seeds")
 
 
-@dataclass(frozen=True)
-class Level:
-    """Accuracy on the training questions of a level.
+# --------------------------------------------------------------------------- accuracy of questions
 
-    Args:
-        method: the method trained.
-        number: the level.
-        questions: (P,) rows of family and prompt, in the order of the data set.
-        accuracy: (S, P, E), by seed, question and epoch.
+
+def question_accuracy(run: Run) -> pd.DataFrame:
+    """``level, family, prompt, epoch, accuracy`` in the last stage that samples rollouts.
+
+    Epochs count from 1 at the stage's start; unfinished ones are left out. Records know a step's
+    questions by their places in it; the seed determines which questions these are.
     """
+    config = build({key: value for key, value in run.config.items() if key != "key"}, RunConfig)
+    problems = load_dataset(config).train
+    rows = [
+        (problems[i].level, problems[i].family, problems[i].prompt, epoch, share)
+        for i, epoch, share in _asked(run, config, len(problems))
+    ]
+    frame = pd.DataFrame(rows, columns=["level", "family", "prompt", "epoch", "accuracy"])
+    whole = frame.groupby("epoch")["accuracy"].transform("size") == len(problems)
+    return frame[whole].reset_index(drop=True)
 
-    method: str
-    number: int
-    questions: pd.MultiIndex
-    accuracy: NDArray[np.float64]
 
-    @property
-    def means(self) -> list[Estimate]:
-        """Over questions, at each epoch."""
-        families = list(self.questions.get_level_values("family"))
-        by_question = self.accuracy.mean(0).T
-        errors = problem_errors(by_question, families, f"level {self.number}")
-        return [
-            Scores(self.accuracy[:, :, e].mean(1), errors[:, e], len(families)).estimate(
-                self.method
+def _asked(run: Run, config: RunConfig, count: int) -> Iterator[tuple[int, int, float]]:
+    """Index, epoch and share of correct rollouts of each question of each step."""
+    sampling = [i for i, stage in enumerate(config.stages) if stage.samples_rollouts]
+    if not sampling or "solved" not in run.steps:
+        return
+    number = sampling[-1]
+    stage, before = config.stages[number], sum(s.steps for s in config.stages[:number])
+    seed = derive_seed(config.seed, number, "order")
+    for line in run.steps[run.steps["stage"] == number].itertuples():
+        step = line.step - before - 1
+        order = question_order(count, stage.prompts_per_step, step, seed)
+        for slot, (question, share) in enumerate(zip(order, line.solved, strict=True)):
+            yield question, (step * stage.prompts_per_step + slot) // count + 1, float(share)
+
+
+def _tables(runs: Runs, method: str) -> dict[int, list[pd.DataFrame]]:
+    """Accuracy by question (family, prompt) and epoch, a table a seed, of each level."""
+    frames = [question_accuracy(run) for run in runs.of(method)]
+    levels = {}
+    for level in LEVELS:
+        tables = [
+            frame[frame["level"] == level].pivot(
+                index=["family", "prompt"], columns="epoch", values="accuracy"
             )
-            for e in range(len(by_question))
+            for frame in frames
         ]
+        if any(not table.index.equals(tables[0].index) for table in tables):
+            raise UpgeError(
+                f"{runs.folder}: the seeds of {method} were trained on different questions; delete "
+                f"its runs and make them again with `{runs.command}`"
+            )
+        if epochs := min((table.shape[1] for table in tables), default=0):
+            levels[level] = [table.iloc[:, :epochs] for table in tables]
+    return levels
 
-    @property
-    def order(self) -> NDArray[np.int64]:
-        """Questions from the most to the least often solved, over all epochs."""
-        return np.argsort(-self.accuracy.mean((0, 2)), kind="stable")
+
+def _means(method: str, level: int, tables: Sequence[pd.DataFrame]) -> list[Estimate]:
+    """Over questions, at each epoch."""
+    accuracy = np.stack([table.to_numpy() for table in tables])  # (S, P, E)
+    families = list(tables[0].index.get_level_values("family"))
+    errors = problem_errors(accuracy.mean(0).T, families, f"level {level}")
+    return [
+        Scores(accuracy[:, :, e].mean(1), errors[:, e], len(families)).estimate(method)
+        for e in range(accuracy.shape[2])
+    ]
 
 
 def accuracy(runs: Runs) -> pd.DataFrame:
@@ -70,10 +105,10 @@ def accuracy(runs: Runs) -> pd.DataFrame:
 
     Rows whose question is ``mean`` have the mean over a level's questions, with its interval.
     """
-    parts = [
-        _cells(level, level.accuracy.mean(0), level.means, level.order)
-        for level in _levels(runs, PIPELINE)
-    ]
+    parts = []
+    for level, tables in _tables(runs, PIPELINE).items():
+        values = _over_seeds(tables)
+        parts.append(_rows(level, tables, values, _means(PIPELINE, level, tables), _order(values)))
     frame = _stacked(parts)
     frame[["low", "high"]] = frame[["low", "high"]].clip(0, 1)
     return frame
@@ -85,62 +120,53 @@ def lead(runs: Runs) -> pd.DataFrame:
     Raises:
         UpgeError: methods that were trained on different questions.
     """
-    others = {level.number: level for level in _levels(runs, PIPELINE)}
-    levels = [level for level in _levels(runs, HPT) if level.number in others]
-    return _stacked([_lead(level, others[level.number], runs) for level in levels])
-
-
-def _lead(level: Level, other: Level, runs: Runs) -> pd.DataFrame:
-    if not level.questions.equals(other.questions):
-        raise UpgeError(
-            f"{runs.folder}: {level.method} and {other.method} were trained on different "
-            f"questions; delete the runs of one and make them again with `{runs.command}`"
-        )
-    epochs = min(level.accuracy.shape[2], other.accuracy.shape[2])
-    difference = level.accuracy.mean(0)[:, :epochs] - other.accuracy.mean(0)[:, :epochs]
-    means = [a - b for a, b in zip(level.means, other.means, strict=False)]
-    return _cells(level, difference, means, other.order)
-
-
-def _levels(runs: Runs, method: str) -> list[Level]:
-    """Accuracy of a method's runs at each of :data:`LEVELS` that has a whole epoch."""
-    frames = [question_accuracy(run) for run in runs.of(method)]
-    levels = []
-    for number in LEVELS:
-        tables = [
-            frame[frame["level"] == number].pivot(
-                index=list(QUESTION[1:]), columns="epoch", values="accuracy"
-            )
-            for frame in frames
-        ]
-        if any(not table.index.equals(tables[0].index) for table in tables):
+    parts, others = [], _tables(runs, PIPELINE)
+    for level, tables in _tables(runs, HPT).items():
+        if level not in others:
+            continue
+        if not tables[0].index.equals(others[level][0].index):
             raise UpgeError(
-                f"{runs.folder}: the seeds of {method} were trained on different questions; delete "
-                f"its runs and make them again with `{runs.command}`"
+                f"{runs.folder}: {HPT} and {PIPELINE} were trained on different questions; delete "
+                f"the runs of one and make them again with `{runs.command}`"
             )
-        if epochs := min((table.shape[1] for table in tables), default=0):
-            by_seed = np.stack([table.to_numpy()[:, :epochs] for table in tables])
-            levels.append(Level(method, number, tables[0].index, by_seed))
-    return levels
+        ours, theirs = _over_seeds(tables), _over_seeds(others[level])
+        epochs = min(ours.shape[1], theirs.shape[1])
+        pairs = zip(
+            _means(HPT, level, tables), _means(PIPELINE, level, others[level]), strict=False
+        )
+        means = [a - b for a, b in pairs]
+        values = ours[:, :epochs] - theirs[:, :epochs]
+        parts.append(_rows(level, tables, values, means, _order(theirs)))
+    return _stacked(parts)
 
 
-def _cells(
-    level: Level,
-    values: NDArray[np.float64],
+def _over_seeds(tables: Sequence[pd.DataFrame]) -> Array:
+    """Means over seeds, (P, E)."""
+    return np.asarray(np.stack([table.to_numpy() for table in tables]).mean(0))
+
+
+def _order(values: Array) -> list[int]:
+    """Questions from the most to the least often solved, over all epochs."""
+    return list(np.argsort(-values.mean(1), kind="stable"))
+
+
+def _rows(
+    level: int,
+    tables: Sequence[pd.DataFrame],
+    values: Array,
     means: Sequence[Estimate],
-    order: NDArray[np.int64],
+    order: Sequence[int],
 ) -> pd.DataFrame:
-    """A level's rows: its questions in ``order``, with values (P, E), and their means."""
-    prompts = level.questions.get_level_values("prompt")
+    """A level's rows: values (P, E) of its questions in an order, and their means."""
+    prompts = tables[0].index.get_level_values("prompt")
     nothing = float("nan")
     rows: list[tuple[object, ...]] = [
-        (row, prompts[i], epoch, value, nothing, nothing)
+        (level, row, prompts[i], epoch, value, nothing, nothing)
         for row, i in enumerate(order, 1)
         for epoch, value in enumerate(values[i], 1)
     ]
-    rows += [(0, MEAN, epoch, e.mean, *e.interval) for epoch, e in enumerate(means, 1)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS[1:-1]))
-    return frame.assign(level=level.number, seeds=means[0].seeds)[list(COLUMNS)]
+    rows += [(level, 0, MEAN, epoch, e.mean, *e.interval) for epoch, e in enumerate(means, 1)]
+    return pd.DataFrame(rows, columns=list(COLUMNS[:-1])).assign(seeds=means[0].seeds)
 
 
 def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -18,9 +18,8 @@ from tiny_runs import Tiny, run
 
 from analysis.figures import components, heatmaps
 from analysis.figures.catalog import FIGURES, gate_label
-from analysis.figures.heatmaps import MEAN
+from analysis.figures.heatmaps import MEAN, question_accuracy
 from analysis.figures.lines import spread
-from analysis.figures.question_accuracy import question_accuracy
 from analysis.figures.series import over_seeds, smoothed
 from analysis.results import RESULTS, write_figure
 from analysis.run import Runs
