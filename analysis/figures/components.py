@@ -20,6 +20,8 @@ from analysis.style import CYCLE, PAGE, VIOLET, look, style
 from upge.algorithms import REGISTRY, Algorithm
 from upge.component import Component
 from upge.estimator import Term
+from upge.verification.notation import latex
+from upge.verification.printed import PRINTED
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _rows(entry: Algorithm) -> Iterator[dict[str, object]]:
         yield {
             "algorithm": entry.name,
             "title": entry.title,
-            "table1": "yes" if entry.printed else "no",
+            "table1": "yes" if entry.name in PRINTED else "no",
             "term": number,
             "samples": term.samples,
             **{part.name: part.of(term).text or _NONE for part in PARTS},
@@ -120,7 +122,9 @@ def _choices(part: Part, entries: list[Algorithm]) -> list[str]:
 
 def _latex(component: Component) -> str:
     """As matplotlib reads it."""
-    return (component.latex or _NONE).replace(r"\tfrac1", r"\tfrac{1}").replace(r"\tfrac", r"\frac")
+    return (
+        (latex(component) or _NONE).replace(r"\tfrac1", r"\tfrac{1}").replace(r"\tfrac", r"\frac")
+    )
 
 
 def _formula(axes: Axes) -> None:
