@@ -344,6 +344,13 @@ def within(interval: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
+def cells(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
+    """``method, suite, split, mean, low, high, seeds, problems``; accuracies from 0 to 1."""
+    rows = [(*key, e.mean, *within(e.interval), e.seeds, e.problems) for key, e in found.items()]
+    names = ["method", "suite", "split", "mean", "low", "high", "seeds", "problems"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def comparisons(found: Mapping[tuple[str, ...], Estimate]) -> pd.DataFrame:
     """Every pair of methods on every suite and average.
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from analysis.accuracy.table import Table
+from analysis.statistics import cells
 from analysis.tables import csv_text
-from analysis.wording import csv_estimate, csv_p, csv_points
+from analysis.wording import csv_p, csv_points
 
 CSV_COLUMNS = (
     *("method", "base", "suite", "split"),
@@ -22,11 +23,13 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def _rows(table: Table) -> Iterator[Sequence[object]]:
+    found = {row[:3]: row[3:] for row in cells(table.estimates).itertuples(index=False, name=None)}
     for method in table.methods:
         for column in table.columns:
-            if estimate := table.estimates.get((method, *column)):
-                numbers = (*csv_estimate(estimate), estimate.seeds, estimate.problems)
-                yield (method, table.base, *column, *numbers, "")
+            if (method, *column) in found:
+                *accuracy, seeds, problems = found[method, *column]
+                numbers = (f"{100 * x:.4f}" for x in accuracy)
+                yield (method, table.base, *column, *numbers, seeds, problems, "")
     for method, values in table.paper.rows.items():
         for column, value in zip(table.paper.columns, values, strict=True):
             yield (method, table.paper.base, *column, *[""] * 5, value)
