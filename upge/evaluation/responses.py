@@ -204,10 +204,9 @@ def draw(
                 "with a lower lr, or take another policy"
             )
         lengths = rollouts.mask.sum(1).tolist()
-        ids = [own[:length] for own, length in zip(rollouts.tokens.tolist(), lengths, strict=True)]
         yield Drawn(
             [row for row in rows for _ in range(count)],
-            tokenizer.batch_decode(ids, skip_special_tokens=True),
+            rollouts.texts(tokenizer),
             lengths,
             rollouts.finished.tolist(),
         )

@@ -15,7 +15,7 @@ from upge.models.pretrained import SMOLLM2, load_tokenizer, weight_files
 from upge.planning.shapes import ModelShape
 from upge.tasks.benchmarks import local_file
 from upge.tasks.dataset import Dataset
-from upge.tasks.encoding import encode
+from upge.tasks.encoding import encode, encode_response
 from upge.training.config import Benchmarks, JsonLines, RunConfig
 from upge.training.data import load_dataset
 from upge.training.experience import check_lengths
@@ -172,11 +172,12 @@ def _measure(
     if not shown or not any(stage.reads_demonstrations for stage in config.stages):
         checks.append(Check("lengths", "ok", note))
         return Measured(_mean(list(map(len, prompts))))
-    lengths = [len(encode(tokenizer, text)) + 1 for text in _spread(shown)]
+    lengths = [len(encode_response(tokenizer, text)) for text in _spread(shown)]
     fault = _too_long(lengths, config)
     kept = [length for length in lengths if length <= config.max_tokens]
     # Where none of those that were measured is kept, one of the others may be.
-    left = bool(kept) or any(len(encode(tokenizer, text)) < config.max_tokens for text in shown)
+    longest = config.max_tokens
+    left = bool(kept) or any(len(encode_response(tokenizer, text)) <= longest for text in shown)
     wrong = not left or (bool(fault) and config.long_demonstrations == "refuse")
     note += f", demonstrations of up to {max(lengths)}{fault}{'' if left else ': none is left'}"
     checks.append(Check("lengths", "wrong" if wrong else "ok", note))

@@ -13,7 +13,7 @@ from torch import Tensor
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
-from upge.tasks.encoding import check_vocabulary, encode, tokens_left
+from upge.tasks.encoding import check_vocabulary, encode, encode_response, tokens_left
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
 from upge.training.config import RunConfig
@@ -65,7 +65,7 @@ def encode_questions(
     rewards = verifier(texts, problems)
     questions = []
     for problem, text, reward in zip(problems, texts, rewards, strict=True):
-        ids = [*encode(tokenizer, text), tokenizer.eos_token_id] if text else None
+        ids = encode_response(tokenizer, text) if text else None
         if ids is not None and len(ids) > max_tokens:
             if not drop_long:
                 raise UpgeError(
@@ -219,8 +219,7 @@ def _rollout_rows(
     tokens, logp = rollouts.tokens.tolist(), rollouts.logp.float().cpu()
     responses = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
     asked = [question for question in questions for _ in range(samples)]
-    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    rewards = verifier(texts, [question.problem for question in asked])
+    rewards = verifier(rollouts.texts(tokenizer), [question.problem for question in asked])
     return [
         _Row(question.prompt, response, reward, slots[i // samples], logp[i, : len(response)])
         for i, (question, response, reward) in enumerate(
