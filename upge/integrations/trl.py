@@ -92,7 +92,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._check_demonstrations()
         self._add_ends()
-        self._policy = self._open_policy()
+        self._policy: Policy | None = self._open_policy()
         self._steps: list[TrajectoryBatch] = []
         self._micro_batches: list[Plan] = []
         self._sums = torch.zeros(len(self.estimator.terms), 5)
@@ -131,6 +131,47 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         # Processes' gradients are averaged; ours are parts of one sum.
         return estimate.loss * self.accelerator.num_processes
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log π_θ, entropy (N, logits_to_keep), and TRL's auxiliary loss.
+
+        Of rows moved to the left: with padding in front of them, models that count positions by
+        themselves give other logits.
+        """
+        attended = attention_mask.bool()
+        scored = attended.clone()
+        scored[:, :-logits_to_keep] = False
+        order = (~attended).long().argsort(dim=1, stable=True)
+        width = max(int(attended.sum(1).max()), 2)
+        tokens, attended, scored = (
+            x.gather(1, order)[:, :width] for x in (input_ids, attended, scored)
+        )
+        if self._policy is None:
+            first = scored.any(0).nonzero().flatten()
+            kept = width - max(int(first[0]), 1) if len(first) else 1
+            logp, entropy, loss = super()._get_per_token_logps_and_entropies(
+                model, tokens, attended.long(), kept, batch_size, compute_entropy, **options
+            )
+        else:
+            parts = (x.split(batch_size or len(x)) for x in (tokens, scored))
+            scores = [model(likelihood=part) for part in zip(*parts, strict=True)]
+            logp, entropy = (torch.cat(x) for x in zip(*scores, strict=True))
+            loss = None
+
+        def moved_back(x: Tensor) -> Tensor:
+            x = torch.nn.functional.pad(x, (width - x.shape[1], order.shape[1] - width))
+            return torch.zeros_like(x).scatter(1, order, x)[:, -logits_to_keep:]
+
+        return moved_back(logp), None if entropy is None else moved_back(entropy), loss
+
     # -------------------------------------------------------------------------------- the policy
 
     def _add_ends(self) -> None:
@@ -167,7 +208,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         tokens = random_rows(self.model, 1, 8)
         with evaluating(self.model), self.accelerator.autocast():
             logits = logits_alone(self.model, tokens[0])[:-1]
-            found = self._get_per_token_logps_and_entropies(
+            found = super()._get_per_token_logps_and_entropies(
                 self.model, tokens, torch.ones_like(tokens), len(logits), compute_entropy=True
             )
         wanted = score_tokens(logits, tokens[0, 1:], self.temperature)
@@ -268,44 +309,26 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         return [plan.select(part) for part in parts]
 
     def _likelihood(self, model: Any, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """Log π_θ and entropy (N, T) at the batch's mask.
-
-        Rows are moved to the left: with padding in front, models that count positions by themselves
-        give other logits.
-        """
-        tokens, attention, mask = batch.tokens, batch.attention, batch.mask
+        """Log π_θ and entropy (N, T) by TRL, in the columns that are in use; 0 elsewhere."""
+        tokens, attention = batch.tokens, batch.attention
         assert tokens is not None and attention is not None
-        rows, columns = mask.shape
-        if not rows:  # an empty part still takes part in what processes do together
-            tokens, attention, mask = (x.new_zeros(1, columns) for x in (tokens, attention, mask))
-            attention[:, :2] = True
-        order = (~attention).long().argsort(dim=1, stable=True)
-        width = max(int(attention.sum(1).max()), 2)
-        moved = (x.gather(1, order)[:, :width] for x in (tokens, attention, mask))
-        scores = self._scores(model, *moved)
-        pad = torch.nn.functional.pad
-        missing = order.shape[1] - width
-        logp, entropy = (
-            torch.zeros_like(order, dtype=x.dtype).scatter(1, order, pad(x, (0, missing)))
-            for x in scores
-        )
-        return logp[:rows], entropy[:rows].detach()
-
-    def _scores(
-        self, model: Any, tokens: Tensor, attention: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log π_θ and entropy of rows padded on the right: TRL's, where those are the model's."""
-        if self._policy is not None:
-            logp, entropy = model(likelihood=(tokens, mask))
-            return logp, entropy
-        scored = mask.any(0).nonzero().flatten()
-        kept = tokens.shape[1] - max(int(scored[0]), 1) if len(scored) else 1
+        if not len(tokens):  # an empty part still takes part in what processes do together
+            tokens, attention = tokens.new_ones(1, 2), attention.new_ones(1, 2)
+        used = attention.any(0).nonzero().flatten()
+        start, end = int(used[0]), int(used[-1]) + 1
+        scored = batch.mask.any(0).nonzero().flatten()
+        kept = end - int(scored[0]) if len(scored) else 1
         logp, entropy, _ = self._get_per_token_logps_and_entropies(
-            model, tokens, attention.long(), kept, compute_entropy=True
+            model,
+            tokens[:, start:end],
+            attention[:, start:end].long(),
+            kept,
+            compute_entropy=True,
         )
-        before = (tokens.shape[1] - kept, 0)
-        pad = torch.nn.functional.pad
-        return pad(logp, before), pad(entropy, before)
+        rows, width = batch.mask.shape
+        around = (max(end - kept, 0), max(width - end, 0))
+        logp, entropy = (torch.nn.functional.pad(x, around)[:rows, :width] for x in (logp, entropy))
+        return logp, entropy.detach()
 
     def _record(self, estimate: Estimate) -> None:
         """Metrics of each term, of whole optimizer steps and all processes."""

@@ -29,6 +29,7 @@ NUMBERS = 2
 _YOUNGER: dict[tuple[str, ...], Any] = {
     ("backend",): "transformers",
     ("precision",): None,
+    ("trust_remote_code",): False,
     ("data", "wrong_demonstrations"): "keep",
 }
 
@@ -330,6 +331,7 @@ class RunConfig(Config):
         precision: of matrix products, while training and, with the backend ``transformers``, while
             sampling; weights, gradients and AdamW's moments are float32 in any case, so that no
             small update is rounded away. None for what Accelerate's launcher says, else float32.
+        trust_remote_code: whether Python code that comes with the model may run.
     """
 
     name: str
@@ -346,6 +348,7 @@ class RunConfig(Config):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     backend: Backend = "transformers"
     precision: Literal["float32", "bfloat16"] | None = None
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -30,6 +30,7 @@ from upge.models.pretrained import (
     load_pretrained,
     load_tokenizer,
     save_pretrained,
+    trusting_remote_code,
 )
 from upge.rollouts import ENGINES, Sampling, check_backend, derive_seed, open_sampler
 from upge.rollouts.mismatch import mismatch, mismatch_sums
@@ -125,7 +126,8 @@ class Trainer:
     def _run_alone(self) -> Mapping[str, Any]:
         """While no other run has the folder."""
         lock = self.folder.locked() if self._is_main else nullcontext()
-        with lock, self._vigil(), oom_error():
+        trust = trusting_remote_code(self.config.trust_remote_code)
+        with lock, self._vigil(), oom_error(), trust:
             return self._run()
 
     def _vigil(self) -> Vigil:
