@@ -48,8 +48,9 @@ PROFILES = ("gpu", "gpu-qwen2.5-0.5b", "gpu-qwen2.5-1.5b")
 METHODS = [BASE, *load_comparisons(EXPERIMENTS, "table2", "cpu")["table2"].compared]
 
 TOKENIZER = SimpleNamespace(
-    chat_template="…",
-    apply_chat_template=lambda messages, **options: messages[0]["content"],
+    chat_template="{{ messages[0].content }}",
+    get_chat_template=lambda: "{{ messages[0].content }}",
+    special_tokens_map={},
     encode=lambda text, add_special_tokens: text.split(),
 )
 

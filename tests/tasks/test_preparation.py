@@ -22,14 +22,15 @@ from upge.tasks.templates import INSTRUCTION, TEMPLATES, demonstration, prompt
 LONG = " ".join(f"word{i}" for i in range(30))
 
 
-def chat(messages: list[dict[str, str]], **options: Any) -> str:
-    assert options == {"add_generation_prompt": True, "tokenize": False}
-    return f"<s>{messages[0]['role']}: {messages[0]['content']}</s>"
-
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{{ messages[0].role }}: {{ messages[0].content }}"
+    "{% if add_generation_prompt %}</s>{% endif %}"
+)
 
 TOKENIZER = SimpleNamespace(
-    chat_template="…",
-    apply_chat_template=chat,
+    chat_template=CHAT_TEMPLATE,
+    get_chat_template=lambda: CHAT_TEMPLATE,
+    special_tokens_map={"bos_token": "<s>"},
     encode=lambda text, add_special_tokens: text.split(),
 )
 

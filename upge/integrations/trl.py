@@ -140,7 +140,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         batch_size: int | None = None,
         compute_entropy: bool = False,
         **options: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Any, Any, Any]:
         """Log π_θ, entropy (N, logits_to_keep), and TRL's auxiliary loss.
 
         Of rows moved to the left: with padding in front of them, models that count positions by
@@ -157,20 +157,20 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         if self._policy is None:
             first = scored.any(0).nonzero().flatten()
             kept = width - max(int(first[0]), 1) if len(first) else 1
-            logp, entropy, loss = super()._get_per_token_logps_and_entropies(
+            scores = super()._get_per_token_logps_and_entropies(
                 model, tokens, attended.long(), kept, batch_size, compute_entropy, **options
             )
         else:
             parts = (x.split(batch_size or len(x)) for x in (tokens, scored))
-            scores = [model(likelihood=part) for part in zip(*parts, strict=True)]
-            logp, entropy = (torch.cat(x) for x in zip(*scores, strict=True))
-            loss = None
+            pieces = [model(likelihood=part) for part in zip(*parts, strict=True)]
+            scores = *(torch.cat(x) for x in zip(*pieces, strict=True)), None
+        logp, entropy, loss = scores
 
         def moved_back(x: Tensor) -> Tensor:
             x = torch.nn.functional.pad(x, (width - x.shape[1], order.shape[1] - width))
             return torch.zeros_like(x).scatter(1, order, x)[:, -logits_to_keep:]
 
-        return moved_back(logp), None if entropy is None else moved_back(entropy), loss
+        return moved_back(logp), moved_back(entropy) if compute_entropy else None, loss
 
     # -------------------------------------------------------------------------------- the policy
 

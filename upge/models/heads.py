@@ -221,10 +221,18 @@ def failing_quietly() -> Iterator[None]:
 
 
 def random_rows(model: Any, rows: int, width: int) -> Tensor:
-    """Tokens (rows, width) that the model knows, the same at each call."""
+    """Tokens (rows, width) that the model reads and writes, the same at each call.
+
+    The second of each is padding's, at which some models skip a position wherever it stands.
+    """
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return torch.randint(vocabulary, (rows, width), generator=generator).to(model.device)
+    written = logits_alone(model, torch.zeros(2, dtype=torch.long, device=model.device)).shape[-1]
+    vocabulary = min(model.get_input_embeddings().num_embeddings, written)
+    tokens = torch.randint(vocabulary, (rows, width), generator=generator)
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    if isinstance(pad, int) and 0 <= pad < vocabulary:
+        tokens[:, 1] = pad
+    return tokens.to(model.device)
 
 
 def logits_alone(model: Any, row: Tensor) -> Tensor:
@@ -247,8 +255,12 @@ def logits_alone(model: Any, row: Tensor) -> Tensor:
 
 
 def close(distance: Tensor, logits: Tensor) -> bool:
-    """Whether distances (K,) are rounding's: below √ε of the logits' (K, V) spread."""
-    limit = torch.finfo(logits.dtype).eps ** 0.5 * logits.float().std(-1)
+    """Whether distances (K,) are rounding's: below √ε of the logits' (K, V) spread.
+
+    In float64 too ε is that of float32, in which many models take their norms.
+    """
+    precision = max(torch.finfo(dtype).eps for dtype in (logits.dtype, torch.float32))
+    limit = precision**0.5 * logits.float().std(-1)
     return bool(((distance <= limit) | limit.isnan()).all())  # of NaN nothing can be told
 
 
