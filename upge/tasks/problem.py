@@ -31,6 +31,7 @@ class Problem:
         family: the kind of problem; results are reported by it.
         level: difficulty, from 1; 0 if not known.
         split: the part of the data set that it was drawn for.
+        kind: what the answer is (:data:`~upge.tasks.reading.grammar.KINDS`); empty if not known.
     """
 
     prompt: str
@@ -39,6 +40,7 @@ class Problem:
     family: str = ""
     level: int = 0
     split: str = ""
+    kind: str = ""
 
 
 def data_folder() -> Path:
