@@ -29,7 +29,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"  # too long, nested too deep, or with too large a number
 
 
-_WHOLE = re.compile(r"[+-]?\d{1,18}")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def grade(gold: str, answer: str, kind: str = "") -> Verdict:

@@ -220,13 +220,13 @@ def _in_order(gold: Items | Sequence_, answer: Items | Sequence_) -> bool:
 def _items(gold: Items, answer: Items) -> bool:
     """The same answers in any order; in that of the gold answer if only its own have names."""
     wanted, found = list(gold.items), list(answer.items)
-    if gold.braces or answer.braces:
+    if gold.braces or answer.braces or len(found) > len(wanted) == len(_distinct(wanted)):
         wanted, found = _distinct(wanted), _distinct(found)
     if len(wanted) != len(found):
         return False
     labels = {_label(item) for item in wanted}
     if len(labels) > 1 and not any(map(_label, found)):
-        return _all_same(wanted, found)
+        return not answer.braces and _all_same(wanted, found)
     for item in wanted:
         place = next((i for i, other in enumerate(found) if same(item, other)), None)
         if place is None:
@@ -259,7 +259,7 @@ def _times(gold: Time, answer: Time) -> bool:
 
 def _ratios(gold: Ratio | Time, answer: Ratio | Time) -> bool:
     wanted, found = _terms(gold), _terms(answer)
-    return len(wanted) == len(found) and all(
+    return len(wanted) == len(found) > 1 and all(
         equal(("*", a, d), ("*", b, c))
         for (a, b), (c, d) in zip(pairwise(wanted), pairwise(found), strict=True)
     )
@@ -269,7 +269,9 @@ def _terms(answer: Ratio | Time) -> tuple[Tree, ...]:
     if isinstance(answer, Ratio):
         return answer.terms
     hours, rest = divmod(answer.seconds, 3600)
-    return () if answer.half or rest % 60 else (number(hours), number(rest // 60))
+    if answer.half or rest % 60 or rest < 600:  # 11:05 is no ratio
+        return ()
+    return (number(hours), number(rest // 60))
 
 
 def _ratio_as_number(gold: Ratio | Time, answer: Quantity) -> bool:

@@ -23,6 +23,7 @@ from upge.tasks.reading.units import (
     SCALES,
     Unit,
     cardinal,
+    is_known,
     phrase,
     times,
     unit_named,
@@ -194,7 +195,7 @@ def unknowns(answer: Answer) -> set[str]:
 
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?[\s:]+)?"
-    r"(?:\(\s*([A-Ja-j])\s*\)|([A-Ja-j]))(?:\s*[.:)\]]|\s*$|\s+-(?=\s)|(?<=\))(?=\s))",
+    r"(?:[(\[]\s*([A-Ja-j])\s*[)\]]|([A-Ja-j]))(?:\s*[.:)]|\s*$|\s+-(?=\s)|(?<=[)\]])(?=\s))",
     re.IGNORECASE,
 )
 #: Another choice in the text of one: its letter alone, or marked.
@@ -249,14 +250,18 @@ class _Reader:
         tokens = _trimmed(tokens)
         if not tokens:
             raise Unread("nothing")
-        groups = _split(tokens, lambda token: token == Token("separator", ";", space=token.space))
+        if (whole := cardinal([token.text for token in tokens])) is not None:
+            return Quantity(number(whole))
+        groups = _split(tokens, lambda token: token.kind == "separator" and token.text == ";")
         if len(groups) > 1 and all(any(t.kind == "separator" for t in group) for group in groups):
             # p=5,q=2; p=7,q=2: one tuple a group
             return Items(tuple(Sequence_("()", self._parts(group)[0]) for group in groups))
         parts, joints = self._parts(tokens)
         if len(parts) == 1:
             return parts[0]
-        if all(isinstance(part, Relation | Combined) and _is_condition(part) for part in parts):
+        if all(isinstance(part, Relation | Combined) for part in parts) and any(
+            map(_is_condition, parts)
+        ):
             if set(joints) == {"or"}:
                 return Combined("∪", parts)
             if set(joints) == {"and"}:
@@ -429,7 +434,7 @@ class _Reader:
             after = tokens[place + 1] if place + 1 < len(tokens) else None
             wordy = self._is_wordy(token, tokens[:place], after)
             if runs and runs[-1][0] and not wordy:
-                wordy = _continues(token, after)
+                wordy = self._continues(token, runs[-1][1][-1], after)
             if runs and runs[-1][0] == wordy:
                 runs[-1][1].append(token)
             else:
@@ -437,8 +442,13 @@ class _Reader:
         return [(wordy, tuple(run)) for wordy, run in runs]
 
     def _is_wordy(self, token: Token, before: Tokens, after: Token | None) -> bool:
-        if token.kind == "word" or (token.kind == "sign" and token.text == "%"):
-            return True
+        if token.kind == "word":
+            alone = not before and after is None
+            return alone or token.upright or len(token.text) > 3 or is_known(token.text)
+        if token.kind == "sign":
+            return token.text == "%" or (
+                token.text == "°" and after is not None and after.upright and bool(before)
+            )
         if token.kind == "fraction" and before:
             return all(part and all(t.kind == "word" for t in part) for part in token.parts)
         if token.kind != "symbol" or token.text not in LETTER_UNITS or token.parts or not before:
@@ -446,21 +456,21 @@ class _Reader:
         if token.upright and before[-1].kind in ("number", "word"):
             return True
         stands_apart = token.space and before[-1].kind in ("number", "fraction", "root", "group")
-        ends = after is None or after.kind == "power" or canonical((after,)) == "/"
+        ends = after is None or after.kind == "power" or after.text == "/"
         return self.units and stands_apart and ends
 
+    def _continues(self, token: Token, before: Token, after: Token | None) -> bool:
+        """Whether a token that is no word belongs to the unit before it: ^2, or the / and h of km/h."""
+        if token.kind == "power":
+            return True
+        if token.kind == "symbol" and token.text in LETTER_UNITS and not token.parts:
+            return token.upright or (self.units and before.kind == "sign")
+        if token.kind == "number" and token.upright and not token.space:  # m2
+            return token.text in ("2", "3")
+        if token.kind != "sign" or token.text not in "/*" or after is None:
+            return False
+        return after.kind == "word" or after.text in LETTER_UNITS
 
-def _continues(token: Token, after: Token | None) -> bool:
-    """Whether a token that is no word belongs to the unit before it, as ^2 or the / of m/s."""
-    if token.kind == "power":
-        return True
-    if token.kind == "symbol" and token.text in LETTER_UNITS and token.upright:
-        return True
-    if token.kind == "number" and token.upright and not token.space:  # m2
-        return token.text in ("2", "3")
-    return token.kind == "sign" and token.text in "/*" and after is not None and (
-        after.kind == "word" or after.text in LETTER_UNITS
-    )
 
 
 def _in_words(tokens: Tokens) -> Answer:
@@ -543,8 +553,8 @@ def _unit(tokens: Tokens) -> Unit:
                 raise Unread("a power")
             power = int(raised.replace(" ", ""))
             finish()
-        elif token.kind == "sign" and token.text == "%":
-            words.append("percent")
+        elif token.kind == "sign" and token.text in "%°":
+            words.append(token.text)
         elif token.kind == "fraction":
             finish()
             top, bottom = map(_unit, token.parts)
@@ -618,7 +628,9 @@ def _time(tokens: Tokens) -> Time | None:
     if not re.fullmatch(r"(?:n(?::n){0,2})?w{0,2}", shape):
         return None
     half = words[0] if words else ""
-    if words and (half not in HALVES_OF_DAY or len(words) > 1 or (not digits and half < "n")):
+    if words and (half not in HALVES_OF_DAY or len(words) > 1):
+        return None
+    if not digits and half not in ("noon", "midnight"):
         return None
     if not words and len(digits) < 2:
         return None
@@ -995,5 +1007,5 @@ def _with_sign(tokens: Tokens, plus: str, minus: str) -> Tokens:
     )
 
 
-def _is_condition(part: Relation | Combined) -> bool:
-    return isinstance(part, Combined) or bool(_INEQUALITIES.intersection(part.signs))
+def _is_condition(part: Answer) -> bool:
+    return isinstance(part, Relation) and bool(_INEQUALITIES.intersection(part.signs))

@@ -67,6 +67,7 @@ _SIGNS = (
     | {"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}"}
     | {"ℂ": r"\mathbb{C}", "√": r"\wholesqrt ", "∛": r"\wholecbrt ", "±": r"\pm ", "∓": r"\mp "}
     | {"°": r"\degree ", "º": r"\degree ", "…": r"\ldots ", "∠": r"\angle ", "△": r"\triangle "}
+    | {"⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil "}
     | {"∧": r"\land ", "∨": r"\lor ", "ℏ": r"\hbar ", "ϕ": r"\phi ", "ε": r"\epsilon "}
     | {"½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 "}
     | {"⅕": r"\frac15 ", "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 "}
@@ -76,26 +77,36 @@ _TRANSLATION = str.maketrans(_SIGNS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z{}])")
 _LOWERED_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
 
 
 def ascii_latex(text: str) -> str:
-    """The text with the signs outside ASCII that have a spelling in LaTeX in that spelling."""
+    """The text with the signs outside ASCII that have a spelling in LaTeX in that spelling.
+
+    Doubled backslashes before a command, as of a text that was quoted twice, become one.
+    """
+    text = re.sub(r"\bper cent\b", "percent", text)
+    if "\\\\" in text and "\\begin" not in text:
+        text = _DOUBLED.sub(r"\\", text)
     if text.isascii():
         return text
     text = _RAISED_RUN.sub(lambda run: f"^{{{run[0].translate(_RAISED)}}}", text)
     text = _LOWERED_RUN.sub(lambda run: f"_{{{run[0].translate(_LOWERED)}}}", text)
-    return text.translate(_TRANSLATION)
+    text = text.translate(_TRANSLATION)
+    if any(letter.isnumeric() and not letter.isascii() for letter in text):
+        raise Unread("digits of another script")
+    return text
 
 
 #: Blanks, and what only lays out.
 _SPACE = re.compile(
-    r"(?:[\s~]|\\[,;:>\s]|\\(?:q?quad|(?:en|thin|med|thick)space|space|hfill)(?![a-zA-Z])"
+    r"(?:[\s~]|\\[,;:>\s]|\\q?quad|\\(?:(?:en|thin|med|thick)space|space|hfill)(?![a-zA-Z])"
     r"|\\(?:[hm]space\*?|phantom)\s*\{[^{}]*\})+"
 )
 _SILENT = re.compile(
     r"(?:\\(?:(?:left|right)\s*\.|(?:displaystyle|textstyle|(?:no)?limits|left|right|[bB]igg?[lrm]?"
-    r"|bf|rm|it|mathstrut|strut)(?![a-zA-Z])|[!()\[\]])|\$)+"
+    r"|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|mathstrut|strut)(?![a-zA-Z])|[!()\[\]])|\$)+"
 )
 
 #: Digits in groups of three, as 1,000 or 1{,}000 or 1\,000 or 1 000; the first only where no comma
@@ -248,8 +259,10 @@ class Lexer:
     def _next(self, before: list[Token]) -> Tokens:
         text, place = self.text, self.place
         sign = text[place]
-        if sign.isdigit() or (sign == "." and text[place + 1 : place + 2].isdigit()):
+        if sign.isdigit() or (sign == "." and re.match(r"\d|\\(?:overline|bar|dot)", text[place + 1 :])):
             return self._number()
+        if text.startswith("..", place):
+            raise Unread("an ellipsis")
         if sign == "(" and (based := self._based()):
             return based
         if sign == "\\":
@@ -291,7 +304,7 @@ class Lexer:
         assert number is not None
         self.place = number.end()
         digits = re.sub(r"[^\d.eE+-]", "", number[0])
-        if digits.endswith(".") and text.startswith("..", self.place):
+        if digits.endswith(".") and text.startswith(".", self.place):
             raise Unread("an ellipsis")
         return (Token("number", digits.rstrip(".")),)
 
@@ -314,7 +327,10 @@ class Lexer:
         if name == "np" and self.text.startswith(".", self.place):
             self.place += 1
             return ()
-        return _letters(name)
+        tokens = _letters(name)
+        if tokens[0].kind == "word" and self.text.startswith(".", self.place):
+            self.place += 1  # of an abbreviation, or a full stop
+        return tokens
 
     def _braces(self) -> Tokens:
         """A group in braces that TeX doesn't show: its tokens, or a list of them."""

@@ -99,7 +99,7 @@ def _points(answer: Items) -> Region | None:
 def _combination(answer: Combined) -> Region | None:
     found: Region | None = None
     for operand in answer.operands:
-        region = as_region(operand)
+        region = as_region(operand) or _value(operand)
         if region is None:
             return None
         if found is None:
@@ -139,6 +139,16 @@ def _condition(relation: Relation) -> Region | None:
             return None
         pieces = _intersection(pieces, half)
     return Region(pieces, relation.names[place]) if place == 1 or len(relation.sides) == 2 else None
+
+
+def _value(operand: Answer) -> Region | None:
+    """x = 2 among conditions."""
+    if not isinstance(operand, Relation) or operand.signs != ("=",):
+        return None
+    name, end = operand.sides[0], _end(operand.sides[1])
+    if not _is_unknown(name) or end is None or end[1]:
+        return None
+    return Region(((end[0], True, end[0], True),), operand.names[0])
 
 
 def _is_unknown(side: Answer | None) -> bool:

@@ -150,8 +150,15 @@ _SHORT = frozenset(
 
 def is_word(run: str) -> bool:
     """Whether letters without a blank are a word rather than a product of symbols."""
-    if len(run) > 3:
+    if len(run) > 3 or is_known(run):
         return True
+    # Products are written in the order of the alphabet: abc, but rat; and names in capitals.
+    unordered = list(run) != sorted(run) or run.istitle()
+    return len(run) == 3 and unordered and not set("aeiou").isdisjoint(run.lower())
+
+
+def is_known(run: str) -> bool:
+    """Whether letters are a short word that is listed here."""
     return len(run) > 1 and (run in UNITS or run.lower() in _SHORT)
 
 
@@ -211,20 +218,20 @@ def phrase(words: list[str]) -> Unit | None:
 
 def cardinal(words: list[str]) -> int | None:
     """The number that some words say, as "two hundred and five"; None if they say none."""
-    total, part = 0, 0
     parts = [piece for word in words for piece in word.lower().split("-")]
     if not parts or parts[0] not in CARDINALS:
         return None
+    total, part = 0, 0
     for before, word in zip(["", *parts], parts, strict=False):
         if word in CARDINALS:
             small = CARDINALS[word]
             if before in CARDINALS and not (CARDINALS[before] >= 20 and 0 < small < 10):
                 return None
             part += small
-        elif word == "hundred":
+        elif word == "hundred" and before in CARDINALS:
             part *= 100
         elif word in SCALES and word != "dozen":
             total, part = total + part * SCALES[word], 0
-        else:
+        elif word != "and" or before not in SCALES:
             return None
-    return total + part
+    return total + part if parts[-1] != "and" else None
