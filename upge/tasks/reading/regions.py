@@ -1,238 +1,165 @@
-"""Sets of real numbers as intervals: what inequalities, intervals and unions have in common."""
+"""Sets of real numbers: what inequalities, intervals and unions have in common.
+
+A set is given by its cuts, from left to right: where it begins and ends, in turn. A cut is a place
+and whether it lies behind it rather than before: (0, 1] begins at (0, True) and ends at (1, True).
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
 
 from upge.tasks.reading.grammar import (
     Answer,
+    Bracketed,
     Combined,
     Items,
     Named,
     Quantity,
     Relation,
-    Sequence_,
 )
 from upge.tasks.reading.values import Tree, real, symbols
 
-#: An end of an interval: its place (None at infinity) and whether it belongs to it.
-_Piece = tuple[Any, bool, Any, bool]
+_Cut = tuple[Fraction | float, bool]
+_Cuts = tuple[_Cut, ...]
+
+_ALL: _Cuts = ((-math.inf, True), (math.inf, False))
 
 
 class Region(NamedTuple):
     """A set of real numbers.
 
     Args:
-        pieces: disjoint intervals from left to right: left end, whether it is in, right end, whether
-            it is in. Ends at infinity are None.
-        name: of what it is said, if of something; empty if it is a set by itself.
+        cuts: where it begins and ends.
+        name: of what it is said; empty if it is a set by itself.
     """
 
-    pieces: tuple[_Piece, ...]
+    cuts: _Cuts
     name: str = ""
 
 
-_ALL: tuple[_Piece, ...] = ((None, False, None, False),)
-
-
-def as_region(answer: Answer) -> Region | None:
+def as_region(answer: Answer | None) -> Region | None:
     """The set of numbers that an answer is; None if it is none, or its ends aren't numbers."""
-    if isinstance(answer, Named):
-        return {"ℝ": Region(_ALL), "∅": Region(())}.get(answer.name)
-    if isinstance(answer, Sequence_):
-        return _interval(answer)
-    if isinstance(answer, Items) and answer.braces:
-        return _points(answer)
-    if isinstance(answer, Combined):
-        return _combination(answer)
-    if isinstance(answer, Relation):
-        return _condition(answer)
+    match answer:
+        case Named():
+            return {"ℝ": Region(_ALL), "∅": Region(())}.get(answer.name)
+        case Bracketed():
+            return _interval(answer)
+        case Items(braces=True):
+            points = [_point(item) for item in answer.items]
+            return _joined("∪", [None if cuts is None else Region(cuts) for cuts in points])
+        case Combined():
+            return _joined(answer.operation, [_operand(operand) for operand in answer.operands])
+        case Relation():
+            return _condition(answer)
     return None
 
 
 def same_region(gold: Region, answer: Region) -> bool:
     """Whether two sets are the same, and said of the same if of something."""
-    if gold.name and answer.name and gold.name != answer.name:
-        return False
-    return len(gold.pieces) == len(answer.pieces) and all(
-        a[1] == b[1] and a[3] == b[3] and _meet(a[0], b[0]) and _meet(a[2], b[2])
-        for a, b in zip(gold.pieces, answer.pieces, strict=True)
-    )
+    return gold.cuts == answer.cuts and len({gold.name, answer.name} - {""}) < 2
 
 
-def _end(answer: Answer | None) -> tuple[Any, int] | None:
-    """An end: its value, or None and the sign of the infinity."""
+def _end(answer: Answer | None) -> Fraction | float | None:
     if not isinstance(answer, Quantity) or answer.unit is not None:
         return None
     tree, sign = answer.tree, 1
-    while tree[0] == "-" and tree[1][0] in ("symbol", "-"):
+    while tree[0] in ("-", "+") and len(tree) == 2:
         tree, sign = tree[1], -sign
-    if tree == ("symbol", "infty"):
-        return None, sign
-    found = real(answer.tree)
-    return None if found is None else (found, 0)
+    return sign * math.inf if tree == ("symbol", "infty") else real(answer.tree)
 
 
-def _interval(answer: Sequence_) -> Region | None:
-    if len(answer.items) != 2 or answer.is_point:
+def _interval(answer: Bracketed) -> Region | None:
+    ends = list(map(_end, answer.items))
+    if len(ends) != 2 or answer.is_tuple or ends[0] is None or ends[1] is None:
         return None
-    ends = [_end(item) for item in answer.items]
-    if ends[0] is None or ends[1] is None:
-        return None
-    (left, before), (right, after) = ends
-    if before > 0 or after < 0 or (left is not None and right is not None and left >= right):
-        return None
-    closed = answer.brackets[0] == "[", answer.brackets[1] == "]"
-    return Region(((left, closed[0] and left is not None, right, closed[1] and right is not None),))
+    left = (ends[0], answer.brackets[0] != "[" or ends[0] == -math.inf)
+    right = (ends[1], answer.brackets[1] == "]" and ends[1] != math.inf)
+    return Region((left, right)) if ends[0] < ends[1] else None
 
 
-def _points(answer: Items) -> Region | None:
-    found: tuple[_Piece, ...] = ()
-    for item in answer.items:
-        end = _end(item)
-        if end is None or end[1]:
-            return None
-        found = _union(found, ((end[0], True, end[0], True),))
-    return Region(found)
+def _point(answer: Answer | None) -> _Cuts | None:
+    end = _end(answer)
+    return None if end is None or math.isinf(end) else ((end, False), (end, True))
 
 
-def _combination(answer: Combined) -> Region | None:
-    found: Region | None = None
-    for operand in answer.operands:
-        region = as_region(operand) or _value(operand)
-        if region is None:
-            return None
-        if found is None:
-            found = region
-            continue
-        if found.name and region.name and found.name != region.name:
-            return None
-        pieces = _COMBINING[answer.operation](found.pieces, region.pieces)
-        found = Region(pieces, found.name or region.name)
-    return found
+def _operand(answer: Answer) -> Region | None:
+    """A set or condition; among conditions x = 2 is one too."""
+    if isinstance(answer, Relation) and answer.signs == ("=",) and _is_name(answer.sides[0]):
+        cuts = _point(answer.sides[1])
+        return None if cuts is None else Region(cuts, answer.names[0])
+    return as_region(answer)
 
 
 def _condition(relation: Relation) -> Region | None:
     """The numbers that one name may be, if that is what a relation says."""
     if relation.signs == ("∈",):
-        side = relation.sides[1]
-        region = None if side is None else as_region(side)
-        return region and Region(region.pieces, region.name or relation.names[0])
-    places = [i for i, side in enumerate(relation.sides) if _is_unknown(side)]
-    if len(places) != 1 or len(relation.sides) > 3 or "∈" in relation.signs:
-        return None
-    if len(relation.sides) == 2 and relation.signs == ("=",):
+        region = as_region(relation.sides[1])
+        return region and Region(region.cuts, relation.names[0])
+    places = [place for place, side in enumerate(relation.sides) if _is_name(side)]
+    if len(places) != 1 or len(relation.sides) > 3 or relation.signs == ("=",):
         return None
     (place,) = places
-    pieces: tuple[_Piece, ...] = _ALL
-    for neighbor in (place - 1, place + 1):
-        if not 0 <= neighbor < len(relation.sides):
-            continue
-        end = _end(relation.sides[neighbor])
-        if end is None:
-            return None
-        sign = relation.signs[min(place, neighbor)]
-        if neighbor < place:
-            sign = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}.get(sign, sign)
-        half = _half(sign, *end)
-        if half is None:
-            return None
-        pieces = _intersection(pieces, half)
-    return Region(pieces, relation.names[place]) if place == 1 or len(relation.sides) == 2 else None
+    halves: list[Region | None] = []
+    if place > 0:
+        halves.append(_half(_FLIPPED.get(relation.signs[place - 1]), relation.sides[place - 1]))
+    if place + 1 < len(relation.sides):
+        halves.append(_half(relation.signs[place], relation.sides[place + 1]))
+    joined = _joined("∩", halves) if len(halves) == len(relation.signs) else None
+    return joined and Region(joined.cuts, relation.names[place])
 
 
-def _value(operand: Answer) -> Region | None:
-    """x = 2 among conditions."""
-    if not isinstance(operand, Relation) or operand.signs != ("=",):
-        return None
-    name, end = operand.sides[0], _end(operand.sides[1])
-    if not _is_unknown(name) or end is None or end[1]:
-        return None
-    return Region(((end[0], True, end[0], True),), operand.names[0])
+_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
 
 
-def _is_unknown(side: Answer | None) -> bool:
+def _is_name(side: Answer | None) -> bool:
     return isinstance(side, Quantity) and side.unit is None and _is_one_name(side.tree)
 
 
 def _is_one_name(tree: Tree) -> bool:
-    return (tree[0] == "symbol" and bool(symbols(tree))) or tree[0].startswith("function ")
+    return tree[0].startswith("function ") or (tree[0] == "symbol" and bool(symbols(tree)))
 
 
-def _half(sign: str, place: Any, infinity: int) -> tuple[_Piece, ...] | None:
-    """The numbers that are <, ≤, >, ≥ or ≠ a place."""
-    if infinity:
-        return _ALL if (sign in "<≠" and infinity > 0) or (sign in ">≠" and infinity < 0) else None
-    if sign in "<≤":
-        return ((None, False, place, sign == "≤"),)
-    if sign in ">≥":
-        return ((place, sign == "≥", None, False),)
+def _half(sign: str | None, side: Answer | None) -> Region | None:
+    """The numbers that are <, ≤, >, ≥ or ≠ an end."""
+    end = _end(side)
+    if end is None or sign is None or sign not in _FLIPPED:
+        return None
+    before, behind = (end, False), (end, True)
     if sign == "≠":
-        return _complement(((place, True, place, True),))
-    return None
+        return Region((_ALL[0], before, behind, _ALL[1]))
+    if sign in "<≤":
+        return Region((_ALL[0], behind if sign == "≤" and end < math.inf else before))
+    return Region((before if sign == "≥" and end > -math.inf else behind, _ALL[1]))
 
 
-# -------------------------------------------------------------------------------------- on intervals
+# ------------------------------------------------------------------------------------------ combine
 
-
-def _meet(a: Any, b: Any) -> bool:
-    """Whether two places are the same but for rounding."""
-    if a is None or b is None:
-        return a is b
-    return bool(abs(a - b) <= (abs(a) + abs(b)) * 10**-80)
-
-
-def _union(left: tuple[_Piece, ...], right: tuple[_Piece, ...]) -> tuple[_Piece, ...]:
-    pieces = sorted(
-        left + right, key=lambda piece: (piece[0] is not None, piece[0] or 0, not piece[1])
-    )
-    found: list[_Piece] = []
-    for piece in pieces:
-        if found and _touches(found[-1], piece):
-            found[-1] = _joined(found[-1], piece)
-        else:
-            found.append(piece)
-    return tuple(found)
-
-
-def _touches(left: _Piece, right: _Piece) -> bool:
-    """Whether a piece that begins no earlier leaves no gap behind another."""
-    if left[2] is None or right[0] is None:
-        return True
-    if _meet(left[2], right[0]):
-        return left[3] or right[1]
-    return bool(right[0] < left[2])
-
-
-def _joined(left: _Piece, right: _Piece) -> _Piece:
-    starts_in = left[1] or (right[1] and left[0] is not None and _meet(left[0], right[0]))
-    if left[2] is None or right[2] is None:
-        return (left[0], starts_in, None, False)
-    if _meet(left[2], right[2]):
-        return (left[0], starts_in, left[2], left[3] or right[3])
-    last = left if left[2] > right[2] else right
-    return (left[0], starts_in, last[2], last[3])
-
-
-def _complement(pieces: tuple[_Piece, ...]) -> tuple[_Piece, ...]:
-    found: list[_Piece] = []
-    place, closed, started = None, False, False
-    for left, left_in, right, right_in in pieces:
-        if left is not None:
-            found.append((place, closed, left, not left_in))
-        place, closed, started = right, not right_in, True
-        if right is None:
-            return tuple(found)
-    found.append((place, closed, None, False) if started else _ALL[0])
-    return tuple(found)
-
-
-def _intersection(left: tuple[_Piece, ...], right: tuple[_Piece, ...]) -> tuple[_Piece, ...]:
-    return _complement(_union(_complement(left), _complement(right)))
-
-
-_COMBINING = {
-    "∪": _union,
-    "∩": _intersection,
-    "∖": lambda left, right: _intersection(left, _complement(right)),
+_RULES: dict[str, Callable[[bool, bool], bool]] = {
+    "∪": lambda a, b: a or b,
+    "∩": lambda a, b: a and b,
+    "∖": lambda a, b: a and not b,
 }
+
+
+def _joined(operation: str, regions: list[Region | None]) -> Region | None:
+    """Several sets as one; None if one is none, or they are said of different things."""
+    known = [region for region in regions if region is not None]
+    said_of = {region.name for region in known} - {""}
+    if len(known) < len(regions) or len(said_of) > 1:
+        return None
+    cuts = known[0].cuts
+    for region in known[1:]:
+        cuts = _combined(_RULES[operation], cuts, region.cuts)
+    return Region(cuts, "".join(said_of))
+
+
+def _combined(rule: Callable[[bool, bool], bool], left: _Cuts, right: _Cuts) -> _Cuts:
+    found: list[_Cut] = []
+    for cut in sorted({*left, *right}):
+        inside = [sum(own <= cut for own in cuts) % 2 == 1 for cuts in (left, right)]
+        if rule(*inside) != (len(found) % 2 == 1):
+            found.append(cut)
+    return tuple(found)

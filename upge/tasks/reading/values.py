@@ -8,7 +8,7 @@ An expression is a tree of tuples:
 - ``(name, …)``: a function of the operands. One that is not worked out here, as a sum or a function
   f of the problem's, has a value that depends on its name and its operands' values alone.
 
-Two expressions are the same if their values are, to 80 digits, wherever both have one: symbols are
+Two expressions are the same if their values are, to 80 digits, at several points; symbols are
 positive numbers drawn by their names. Nothing is expanded or simplified, so the time is bounded.
 """
 
@@ -17,16 +17,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
 from math import comb, factorial, prod
 from threading import local
 from typing import Any
 
 from upge.tasks.reading.lexer import TooMuch
+from upge.tasks.reading.units import names
 
 Tree = tuple[Any, ...]
 
-#: The largest number that is worked out, in bits, and the largest whose factorial is, exactly.
+#: The largest number that is worked out, in bits, and the largest whose factorial is exactly.
 BITS = 100_000
 _FACTORIAL = 1000
 
@@ -36,26 +36,19 @@ _DIGITS, _AGREEING = 120, 80
 #: Points at which expressions with symbols are compared.
 _POINTS = 4
 
-_CONSTANTS = ("pi", "e", "i", "infty")
-_ABSOLUTE = "abs"
+CONSTANTS = ("pi", "e", "i", "infty")
 
 
-def number(value: int | str | Fraction, places: int | None = None) -> Tree:
+def number(value: int | str | Fraction) -> Tree:
     """A number as a tree."""
-    return ("number", Fraction(value), places)
+    return ("number", Fraction(value), None)
 
 
 def symbols(tree: Tree) -> set[str]:
     """The names of the symbols in a tree that are no constants."""
-    if tree[0] == "number":
-        return set()
     if tree[0] == "symbol":
-        return set() if tree[1] in _CONSTANTS else {tree[1]}
+        return set() if tree[1] in CONSTANTS else {tree[1]}
     return set().union(*(symbols(operand) for operand in tree[1:] if isinstance(operand, tuple)))
-
-
-def _has(tree: Tree, name: str) -> bool:
-    return tree[0] == name or any(_has(part, name) for part in tree[1:] if isinstance(part, tuple))
 
 
 # -------------------------------------------------------------------------------------------- exact
@@ -67,17 +60,14 @@ def exact(tree: Tree) -> Fraction | None:
     Raises:
         TooMuch: a number is too large.
     """
-    kind = tree[0]
-    if kind == "number":
+    if tree[0] == "number":
         value: Fraction = tree[1]
         return value
-    rule = _EXACT.get(kind)
-    if rule is None:
+    rule = _EXACT.get(tree[0])
+    operands = [exact(operand) for operand in tree[1:]] if rule else [None]
+    if rule is None or None in operands:
         return None
-    operands = [exact(operand) for operand in tree[1:]]
-    if any(operand is None for operand in operands):
-        return None
-    result: Fraction | None = rule(*operands)
+    result = rule(*operands)
     if result is not None and _bits(result) > BITS:
         raise TooMuch("a number")
     return result
@@ -91,33 +81,42 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if exponent.denominator != 1:
         root = _root(base, Fraction(exponent.denominator))
         return None if root is None else _power(root, Fraction(exponent.numerator))
-    if base == 0:
-        return Fraction(0) if exponent > 0 else Fraction(1) if exponent == 0 else None
-    if abs(base) != 1 and abs(exponent) * _bits(base) > BITS:
+    if abs(base) == 1:
+        return base ** int(exponent % 2)
+    if base == 0 and exponent < 0:
+        return None
+    if abs(exponent) * _bits(base) > BITS:
         raise TooMuch("a power")
-    return base if base == 1 else base ** int(exponent) if abs(base) != 1 else base ** int(exponent % 2)
+    return base ** int(exponent)
 
 
 def _root(base: Fraction, degree: Fraction) -> Fraction | None:
-    if degree not in (2, 3, 4, 5, 6) or base < 0:
+    if degree not in (2, 3, 4, 5, 6) or (base < 0 and degree % 2 == 0):
         return None
-    parts = [_whole_root(part, int(degree)) for part in (base.numerator, base.denominator)]
-    return None if None in parts else Fraction(parts[0], parts[1])  # type: ignore[arg-type]
+    top, bottom = (
+        _whole_root(part, int(degree)) for part in (abs(base.numerator), base.denominator)
+    )
+    if top is None or bottom is None:
+        return None
+    return Fraction(top if base >= 0 else -top, bottom)
 
 
 def _whole_root(value: int, degree: int) -> int | None:
-    guess = round(value ** (1 / degree)) if value < 2**50 else int(_mp(1000).nint(_mp(1000).root(value, degree)))
+    if value.bit_length() > 1000:
+        return None
+    mp = _context(400)
+    guess = int(mp.nint(mp.root(value, degree)))
     return guess if guess**degree == value else None
 
 
 def _factorial(value: Fraction) -> Fraction | None:
-    whole = value.denominator == 1 and 0 <= value <= _FACTORIAL
-    return Fraction(factorial(int(value))) if whole else None
+    is_whole = value.denominator == 1 and 0 <= value <= _FACTORIAL
+    return Fraction(factorial(int(value))) if is_whole else None
 
 
 def _choose(n: Fraction, k: Fraction) -> Fraction | None:
-    whole = n.denominator == k.denominator == 1 and 0 <= k <= n <= _FACTORIAL
-    return Fraction(comb(int(n), int(k))) if whole else None
+    are_whole = n.denominator == k.denominator == 1 and 0 <= k <= n <= _FACTORIAL
+    return Fraction(comb(int(n), int(k))) if are_whole else None
 
 
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
@@ -136,8 +135,8 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
 _here = local()
 
 
-def _mp(digits: int) -> Any:
-    """A context of so many digits, of this thread."""
+def _context(digits: int) -> Any:
+    """Arithmetic to so many digits, of this thread."""
     contexts: dict[int, Any] = _here.__dict__.setdefault("contexts", {})
     if digits not in contexts:
         import mpmath  # takes a while
@@ -147,68 +146,65 @@ def _mp(digits: int) -> Any:
     return contexts[digits]
 
 
+class _Undefined(Exception):
+    """There is no value at a point."""
+
+
+def _value(tree: Tree, point: int = 0, signed: bool = False, digits: int = _DIGITS) -> Any:
+    """The value of a tree at a point, where symbols are positive, or of either sign if ``signed``.
+
+    Raises:
+        TooMuch: a number is too large.
+        _Undefined: there is none.
+    """
+    mp = _context(digits)
+    if tree[0] == "number":
+        return mp.mpf(tree[1].numerator) / tree[1].denominator
+    if tree[0] == "symbol":
+        return _symbol(mp, tree[1], point, signed)
+    operands = [_value(operand, point, signed, digits) for operand in tree[1:]]
+    try:
+        result = _NUMERIC.get(tree[0], _unknown(tree[0]))(mp, *operands)
+    except (ArithmeticError, ValueError, mp.NoConvergence) as error:
+        raise _Undefined from error
+    if not mp.isfinite(result):
+        raise _Undefined
+    if result and abs(mp.mag(result)) > BITS:
+        raise TooMuch("a number")
+    return result
+
+
+def _symbol(mp: Any, name: str, point: int, signed: bool) -> Any:
+    if name == "infty":
+        raise _Undefined
+    if name in CONSTANTS:
+        return mp.mpc(0, 1) if name == "i" else +getattr(mp, name)
+    drawn = _drawn(mp, f"{name} {point}")
+    return -drawn if signed and _drawn(mp, f"sign {name} {point}") < 1.25 else drawn
+
+
 def _drawn(mp: Any, name: str) -> Any:
     """A number between 1/2 and 2, by a name."""
     digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
     return mp.mpf(1) / 2 + mp.mpf(3 * digest) / mp.mpf(2**129)
 
 
-class _Undefined(Exception):
-    """There is no value at a point."""
-
-
-def value(tree: Tree, digits: int = _DIGITS, point: int = 0, signed: bool = False) -> Any:
-    """The value of a tree at a point, or where it has no symbols.
-
-    Raises:
-        TooMuch: a number is too large.
-        _Undefined: there is none.
-    """
-    mp = _mp(digits)
-
-    def of(tree: Tree) -> Any:
-        kind = tree[0]
-        if kind == "number":
-            return mp.mpf(tree[1].numerator) / tree[1].denominator
-        if kind == "symbol":
-            return _symbol(mp, tree[1], point, signed)
-        operands = [of(operand) for operand in tree[1:]]
-        rule = _NUMERIC.get(kind)
-        try:
-            result = rule(mp, *operands) if rule else _unknown(mp, kind, operands)
-        except (ZeroDivisionError, ValueError, OverflowError, mp.NoConvergence) as error:
-            raise _Undefined from error
-        if not (mp.isfinite(result)):
-            raise _Undefined
-        if result and abs(mp.mag(result)) > BITS:
-            raise TooMuch("a number")
-        return result
-
-    return of(tree)
-
-
-def _symbol(mp: Any, name: str, point: int, signed: bool) -> Any:
-    if name == "pi":
-        return +mp.pi
-    if name == "e":
-        return +mp.e
-    if name == "i":
-        return mp.mpc(0, 1)
-    if name == "infty":
-        raise _Undefined
-    drawn = _drawn(mp, f"{name} {point}")
-    return -drawn if signed and _drawn(mp, f"sign {name} {point}") < 1.25 else drawn
-
-
-def _unknown(mp: Any, name: str, operands: list[Any]) -> Any:
-    """A value that depends on the name of an operation and its operands' values alone."""
-    return _drawn(mp, " ".join([name, *(mp.nstr(operand, 40) for operand in operands)]))
+def _unknown(name: str) -> Callable[..., Any]:
+    """A function whose value depends on its name and its operands' values alone."""
+    return lambda mp, *operands: _drawn(mp, " ".join([name, *(mp.nstr(o, 40) for o in operands)]))
 
 
 def _numeric_power(mp: Any, base: Any, exponent: Any) -> Any:
     if base and abs(mp.mag(base) or 1) * (abs(exponent) + 1) > BITS:
         raise TooMuch("a power")
     return mp.power(base, exponent)
+
+
+def _numeric_root(mp: Any, base: Any, degree: Any) -> Any:
+    """A root: of a negative number the real one, if it has one."""
+    if mp.im(base) == 0 and mp.re(base) < 0 and degree % 2 == 1:
+        return -_numeric_power(mp, -base, 1 / degree)
+    return _numeric_power(mp, base, 1 / degree)
 
 
 def _of_moderate(function: str) -> Callable[..., Any]:
@@ -222,31 +218,45 @@ def _of_moderate(function: str) -> Callable[..., Any]:
     return rule
 
 
-def _logarithm(mp: Any, argument: Any, base: Any) -> Any:
-    return mp.log(argument) / mp.log(base)
-
-
 _NUMERIC: dict[str, Callable[..., Any]] = {
     "+": lambda mp, *terms: sum(terms),
     "*": lambda mp, *factors: prod(factors),
     "/": lambda mp, a, b: a / b,
     "-": lambda mp, a: -a,
     "^": _numeric_power,
-    "root": lambda mp, a, n: _numeric_power(mp, a, 1 / n),
-    "log": _logarithm,
+    "root": _numeric_root,
+    "log": lambda mp, a, base: mp.log(a) / mp.log(base),
     "ln": lambda mp, a: mp.log(a),
+    "abs": lambda mp, a: abs(a),
+    "°": lambda mp, a: a * mp.pi / 180,
     "!": _of_moderate("factorial"),
     "binomial": _of_moderate("binomial"),
-    _ABSOLUTE: lambda mp, a: abs(a),
-    **{name: _of_moderate(name) for name in "exp sin cos tan cot sec csc sinh cosh tanh".split()},
-    **{f"arc{name}": _of_moderate(f"a{name}") for name in ("sin", "cos", "tan")},
+    **{name: _of_moderate(name) for name in names("exp sin cos tan cot sec csc sinh cosh tanh")},
+    **{f"arc{name}": _of_moderate(f"a{name}") for name in names("sin cos tan")},
 }
+
+
+def real(tree: Tree) -> Fraction | None:
+    """The real value of a tree without symbols, to 80 digits; None if it has none."""
+    if symbols(tree):
+        return None
+    value = exact(tree)
+    if value is not None:
+        return value
+    try:
+        found = _value(tree)
+    except _Undefined:
+        return None
+    mp = _context(_AGREEING)
+    is_real = abs(mp.im(found)) <= abs(found) * mp.mpf(10) ** -_AGREEING
+    return Fraction(mp.nstr(mp.re(found), _AGREEING)) if is_real else None
+
+
+# -------------------------------------------------------------------------------------------- equal
 
 
 def equal(left: Tree, right: Tree) -> bool:
     """Whether two expressions are the same.
-
-    A decimal of at least six places and six digits is that of which it is the rounding.
 
     Raises:
         TooMuch: a number is too large.
@@ -255,113 +265,77 @@ def equal(left: Tree, right: Tree) -> bool:
         return True
     a, b = exact(left), exact(right)
     if a is not None and b is not None:
-        return a == b or _rounds(left, b) or _rounds(right, a)
-    names = symbols(left) | symbols(right)
-    if not names:
-        return _same_at(left, right) is True or _rounds(left, right) or _rounds(right, left)
-    if a is not None or b is not None:
-        pass  # a number may still be an expression whose symbols cancel
-    signed = [False] * _POINTS + [True] * (_POINTS * (_has(left, _ABSOLUTE) or _has(right, _ABSOLUTE)))
-    same = 0
-    for point, has_sign in enumerate(signed):
-        found = _same_at(left, right, point, has_sign)
-        if found is False:
-            return False
-        same += bool(found)
-    return same >= _POINTS // 2
+        return a == b or _rounds(left, right) or _rounds(right, left)
+    if not symbols(left) and not symbols(right):
+        return bool(_same_at(left, right, 0)) or _rounds(left, right) or _rounds(right, left)
+    signs = (False, True) if _has_absolute(left) or _has_absolute(right) else (False,)
+    found = [_same_at(left, right, 0, signed) for signed in signs]
+    if False not in found:
+        found += [_same_at(left, right, i, signed) for i in range(1, _POINTS) for signed in signs]
+    return False not in found and found.count(True) >= _POINTS // 2
 
 
-def _same_at(left: Tree, right: Tree, point: int = 0, signed: bool = False) -> bool | None:
+def _has_absolute(tree: Tree) -> bool:
+    return tree[0] == "abs" or any(_has_absolute(part) for part in tree if isinstance(part, tuple))
+
+
+def _same_at(left: Tree, right: Tree, point: int, signed: bool = False) -> bool | None:
     """Whether two values are the same; None where one has none."""
+    mp = _context(_DIGITS)
     try:
-        a, b = value(left, point=point, signed=signed), value(right, point=point, signed=signed)
-        mp = _mp(_DIGITS)
+        a, b = _value(left, point, signed), _value(right, point, signed)
         size = max(abs(a), abs(b))
+        if abs(a - b) <= size * mp.mpf(10) ** -_AGREEING:
+            return True
         if size > mp.mpf(10) ** (_AGREEING - _DIGITS):
-            return bool(abs(a - b) <= size * mp.mpf(10) ** -_AGREEING)
+            return False
         # Both are near 0: what is 0 but for rounding shrinks with more digits.
-        more = 2 * _DIGITS
-        c, d = value(left, more, point, signed), value(right, more, point, signed)
-        return bool(abs(c - d) <= max(abs(c), abs(d)) * _mp(more).mpf(10) ** -_AGREEING) or bool(
-            max(abs(c), abs(d)) <= size * mp.mpf(10) ** (-_DIGITS // 2)
-        )
+        c, d = (_value(tree, point, signed, 2 * _DIGITS) for tree in (left, right))
+        return bool(max(abs(c), abs(d)) <= size * mp.mpf(10) ** (-_DIGITS // 2))
     except _Undefined:
         return None
 
 
-def _rounds(decimal: Tree, other: Tree | Fraction) -> bool:
-    """Whether a decimal with enough digits is another number, rounded."""
-    places, sign = 0, 1
+def _rounds(decimal: Tree, other: Tree) -> bool:
+    """Whether a decimal of at least six places and six digits is another number, rounded.
+
+    Not if that one is as short as to be written itself.
+    """
+    sign = 1
     while decimal[0] == "-":
         decimal, sign = decimal[1], -sign
-    if decimal[0] != "number" or (places := decimal[2] or 0) < 6:
+    if decimal[0] != "number" or decimal[2] is None or not 6 <= decimal[2] <= 300:
         return False
-    rounded = sign * decimal[1]
-    if abs(rounded) * 10**places < 10**5 or places > 300:
-        return False
-    if isinstance(other, Fraction):
-        denominator = other.denominator
-        for prime in (2, 5):
-            while denominator % prime == 0:
-                denominator //= prime
-        # What ends is as exact as it is written.
-        return denominator > 1 and abs(other - rounded) * 2 * 10**places <= 1
-    try:
-        distance = abs(value(other) - value(number(rounded)))
-    except _Undefined:
-        return False
-    return bool(distance * 2 * 10**places <= 1)
+    value, rounded, unit = real(other), sign * decimal[1], Fraction(1, 10 ** decimal[2])
+    ends = exact(other) is not None and _ends(exact(other))
+    enough = abs(rounded) >= 10**5 * unit
+    return value is not None and enough and not ends and abs(value - rounded) * 2 <= unit
 
 
-@lru_cache(maxsize=4096)
-def size(tree: Tree) -> float | None:
-    """The real value of a tree without symbols, as a float; None if it has none."""
-    try:
-        found = None if symbols(tree) else value(tree, 30)
-    except (_Undefined, TooMuch):
-        return None
-    if found is None or abs(complex(found).imag) > 1e-20:
-        return None
-    return float(found.real)
-
-
-def real(tree: Tree) -> Any:
-    """The real value of a tree without symbols; None if it has none."""
-    try:
-        found = None if symbols(tree) else value(tree)
-    except _Undefined:
-        return None
-    mp = _mp(_DIGITS)
-    if found is None or abs(mp.im(found)) > abs(found) * mp.mpf(10) ** -_AGREEING:
-        return None
-    return mp.re(found)
+def _ends(value: Fraction | None) -> bool:
+    """Whether a number's decimals end."""
+    rest = value.denominator if value is not None else 3
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
 
 
 def proportional(left: Tree, right: Tree, positive: bool) -> bool:
-    """Whether one expression with symbols is a constant times the other, so that both are 0 at once.
-
-    Args:
-        left: an expression.
-        right: another.
-        positive: whether the constant has to be positive.
+    """Whether an expression with symbols is a constant times another, a positive one if asked.
 
     Raises:
         TooMuch: a number is too large.
     """
     if symbols(left) != symbols(right):
         return False
-    mp = _mp(_DIGITS)
-    ratios = []
+    mp, ratios = _context(_DIGITS), []
     for point in range(2 * _POINTS):
         try:
-            a, b = value(left, point=point, signed=True), value(right, point=point, signed=True)
-        except _Undefined:
+            ratios.append(_value(left, point, True) / _value(right, point, True))
+        except (_Undefined, ZeroDivisionError):
             continue
-        if not a or not b:
-            return False
-        ratios.append(a / b)
-    if len(ratios) < _POINTS or (positive and not mp.re(ratios[0]) > 0):
+    if len(ratios) < _POINTS or not ratios[0] or (positive and mp.re(ratios[0]) < 0):
         return False
-    return all(
-        abs(ratio - ratios[0]) <= abs(ratios[0]) * mp.mpf(10) ** -_AGREEING for ratio in ratios
-    )
+    near = abs(ratios[0]) * mp.mpf(10) ** -_AGREEING
+    return all(abs(ratio - ratios[0]) <= near for ratio in ratios)
