@@ -37,9 +37,6 @@ from upge.training import data, loop
 from upge.training.config import RunConfig
 from upge.training.data import load_dataset, right
 
-if not available("math_verify"):
-    pytest.skip("math_verify is not installed", allow_module_level=True)
-
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PROFILES = ("gpu", "gpu-qwen2.5-0.5b", "gpu-qwen2.5-1.5b")
 

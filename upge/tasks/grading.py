@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from upge.tasks.reading.equality import same
-from upge.tasks.reading.grammar import Answer, Items, choice, gold_choice, read, unknowns
+from upge.tasks.reading.grammar import Answer, Items, Quantity, choice, gold_choice, read, unknowns
 from upge.tasks.reading.lexer import Lexer, TooMuch, Unread, ascii_latex, canonical
 
 #: The longest answer that is read, in characters; the longest of the benchmarks has 210.
@@ -86,6 +86,15 @@ def _letters(text: str) -> str:
         return text
 
 
-def is_number(gold: str) -> bool:
-    """Whether a gold answer is a number, with or without a unit."""
-    return len(gold) <= LONGEST and _gold(gold, "number") is not None
+def is_number(text: str) -> bool:
+    """Whether a text is a number as it is written, with or without a unit, and no calculation."""
+    if len(text) > LONGEST:
+        return False
+    try:
+        found = read(text, "number")
+    except (Unread, TooMuch):
+        return False
+    tree = found.tree if isinstance(found, Quantity) else ("",)
+    if tree[0] == "-":
+        tree = tree[1]
+    return {part[0] for part in (tree[1:] if tree[0] == "/" else [tree])} == {"number"}

@@ -97,6 +97,7 @@ class JsonLines(Config):
         prompt: how a problem becomes a prompt.
         demonstration: how a solution becomes a response; it has to end in marker and answer.
         marker: what the answer stands behind; the last one counts.
+        exact: whether answers that are numbers are compared letter by letter, as all others are.
     """
 
     kind: Literal["jsonl"]
@@ -107,6 +108,7 @@ class JsonLines(Config):
     prompt: str = "{problem}\n"
     demonstration: str = "{solution}\n#### {answer}"
     marker: str = "####"
+    exact: bool = False
 
 
 class Benchmarks(Config):
@@ -125,7 +127,7 @@ class Benchmarks(Config):
         overlap: what happens to training problems that a validation or test set has too.
         wrong_demonstrations: what happens to those that the verifier grades as wrong: kept, or
             dropped and counted.
-        answer_seconds: processor time that comparing one answer may take.
+        answer_seconds: of no effect: read from older configurations, until 0.3.
     """
 
     kind: Literal["benchmarks"]

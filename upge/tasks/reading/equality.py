@@ -283,6 +283,16 @@ def _combined(gold: Combined, answer: Combined) -> bool:
     return _items(Items(_flat(gold)), Items(_flat(answer)))
 
 
+def _pieces(gold: Combined, answer: Items) -> bool:
+    """A set, and its pieces one by one."""
+    return not answer.braces and same(gold, Combined("∪", answer.items))
+
+
+def _restated(gold: Quantity, answer: Items) -> bool:
+    """A number written in several ways."""
+    return all(same(gold, item) for item in answer.items)
+
+
 def _flat(combined: Combined) -> tuple[Answer, ...]:
     found: list[Answer] = []
     for operand in combined.operands:
@@ -295,6 +305,7 @@ _RULES: dict[tuple[type, type], Callable[[Any, Any], bool]] = {
     (Text, Text): lambda gold, answer: gold == answer,
     (Named, Named): lambda gold, answer: gold == answer,
     (Quantity, Quantity): _quantities,
+    (Quantity, Items): _restated,
     (Bracketed, Bracketed): _brackets,
     (Bracketed, Items): _in_order,
     (Items, Bracketed): _in_order,
@@ -311,4 +322,5 @@ _RULES: dict[tuple[type, type], Callable[[Any, Any], bool]] = {
     (Quantity, Based): lambda gold, answer: answer.base == 10 and _without_base(answer, gold),
     (Matrix, Matrix): _matrices,
     (Combined, Combined): _combined,
+    (Combined, Items): _pieces,
 }

@@ -108,16 +108,18 @@ class _Parser:
                 return tree
 
     def _factor(self) -> Tree:
-        """An atom with the powers, ! and ° behind it."""
-        tree = self._atom()
+        """An atom with a power, ! or ° behind it; 2^3^2 and 3!! are read in more ways than one."""
+        tree, before = self._atom(), ""
         while True:
-            if self._here().kind == "power":
-                tree = ("^", tree, expression(self._here().parts[0]))
-                self.place += 1
-            elif sign := self._sign("!°"):
-                tree = (sign, tree)
-            else:
+            sign = "^" if self._here().kind == "power" else self._sign("!°")
+            if not sign:
                 return tree
+            if sign == before:
+                raise Unread(sign)
+            tree, before = (sign, tree), sign
+            if sign == "^":
+                tree = (*tree, expression(self._here().parts[0]))
+                self.place += 1
 
     def _atom(self) -> Tree:
         token = self._here()

@@ -291,6 +291,8 @@ class _Reader:
 
     def _side(self, tokens: Tokens) -> Answer:
         """What has no relation and no separator outside brackets."""
+        if not tokens:
+            raise Unread("nothing")
         operations = [token.text for token in tokens if token.kind == "set"]
         if operations:
             found, *others = map(self._side, split(tokens, lambda token: token.kind == "set"))
@@ -318,6 +320,8 @@ class _Reader:
         (inner,) = token.parts
         if token.text == "⦃⦄":
             return Items(self._parts(inner), braces=True) if inner else Named("∅")
+        if token.text in ("()", "[]") and [part.kind for part in inner] == ["matrix"]:
+            return self._matrix(inner)
         if token.text in _TUPLES:
             items = tuple(map(self._part, filter(None, split(inner, is_separator))))
             if len(items) > 1:
@@ -333,7 +337,7 @@ class _Reader:
             raise Unread("a matrix")
         rows = [[self._part(entry.parts[0]) for entry in row] for row in last.parts]
         if before:
-            one = Token("number", "1")  # -A is -1 A
+            one = Token("group", "()", ((Token("number", "1"),),))  # -A is -(1) A
             rows = [[_multiple(expression((*before, one)), entry) for entry in row] for row in rows]
         return Matrix(tuple(map(tuple, rows)))
 

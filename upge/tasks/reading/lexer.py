@@ -92,6 +92,8 @@ def ascii_latex(text: str) -> str:
         Unread: it has digits of another script.
     """
     text = text.replace("per cent", "percent")
+    if text[:1] == text[-1:] == '"':
+        text = text[1:-1]
     if "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     if text.isascii():
@@ -118,7 +120,7 @@ _SPACE = re.compile(
 _SILENT = re.compile(
     r"(?:\\(?:(?:left|right)\s*\.|(?:displaystyle|textstyle|(?:no)?limits|left|right|[bB]igg?[lrm]?"
     r"|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|mathstrut|strut)(?![a-zA-Z])|[!()\[\]])"
-    r"|[$\"])+"
+    r"|\$)+"
 )
 
 #: Digits in groups of three, as 1{,}000, 1\,000 or 1 000; or 1,000, where no comma separates.
@@ -181,7 +183,7 @@ _PLAIN = {
     **{name: Token("symbol", text) for name, text in _CONSTANTS.items()},
     **_tokens("symbol", epsilon="varepsilon", theta="vartheta", phi="varphi", i="imath"),
     **_tokens("symbol", **{"∅": "emptyset varnothing", "ℝ": "reals"}),
-    **_tokens("relation", **{"=": "coloneqq", "<": "lt", ">": "gt", "≈": "approx sim simeq"}),
+    **_tokens("relation", **{"=": "coloneqq", "<": "lt", ">": "gt", "≈": "approx thickapprox"}),
     **_tokens("relation", **{"≤": "le leq leqslant leqq", "≥": "ge geq geqslant geqq"}),
     **_tokens("relation", **{"≠": "ne neq", "∈": "in"}),
     **_tokens("set", **{"∪": "cup", "∩": "cap", "∖": "setminus backslash"}),

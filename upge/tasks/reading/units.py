@@ -132,7 +132,10 @@ _CLOSED = frozenset(
         "versus vs ones tens always never inverse"
     )
 ).union(CARDINALS, SCALES)
-_ORDINAL = re.compile(r".*(?:th|nd|rd|st)s?$")  # fifths, hundredths
+#: Fifths, hundredths.
+_ORDINAL = re.compile(
+    r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|teen|tie|hundred|thousand|illion)ths?$"
+)
 _IRREGULAR = frozenset(
     names("people men women children feet mice sheep fish deer dice teeth geese cattle money")
 )
@@ -194,7 +197,7 @@ def phrase(words: list[str]) -> Unit | None:
 def _counted(words: list[str]) -> Unit | None:
     """What is counted, by the words for it."""
     last = words[-1]
-    if len(words) > 3 or any(word in _CLOSED or _ORDINAL.match(word) for word in words):
+    if len(words) > 3 or any(word in _CLOSED or _ORDINAL.search(word) for word in words):
         return None
     if last not in _IRREGULAR and not (last.endswith("s") and len(last) > 2):
         return None

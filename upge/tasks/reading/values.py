@@ -79,7 +79,7 @@ def _bits(value: Fraction) -> int:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if exponent.denominator != 1:
-        root = _root(base, Fraction(exponent.denominator))
+        root = _root(base, Fraction(exponent.denominator)) if base >= 0 else None
         return None if root is None else _power(root, Fraction(exponent.numerator))
     if abs(base) == 1:
         return base ** int(exponent % 2)
