@@ -12,7 +12,16 @@ from enum import StrEnum
 from functools import lru_cache
 
 from upge.tasks.reading.equality import same
-from upge.tasks.reading.grammar import Answer, Items, Quantity, choice, gold_choice, read, unknowns
+from upge.tasks.reading.grammar import (
+    SEVERAL,
+    Answer,
+    Items,
+    Quantity,
+    choice,
+    gold_choice,
+    read,
+    unknowns,
+)
 from upge.tasks.reading.lexer import Lexer, TooMuch, Unread, ascii_latex, canonical
 
 #: The longest answer that is read, in characters; the longest of the benchmarks has 210.
@@ -55,7 +64,8 @@ def grade(gold: str, answer: str, kind: str = "") -> Verdict:
 
 
 def _is_right(gold: str, answer: str, kind: str) -> bool:
-    if gold == answer or _letters(gold) == _letters(answer):
+    commas = kind not in SEVERAL
+    if gold == answer or _letters(gold, commas) == _letters(answer, commas):
         return True
     letter = gold_choice(gold) if kind in ("", "choice") else None
     if letter is not None:
@@ -78,10 +88,10 @@ def _gold(gold: str, kind: str) -> Answer | None:
         return None
 
 
-def _letters(text: str) -> str:
+def _letters(text: str, commas: bool = True) -> str:
     """An answer without what says nothing; as it is where it can't be read."""
     try:
-        return canonical(Lexer(ascii_latex(text)).tokens()).rstrip(" .")
+        return canonical(Lexer(ascii_latex(text), commas).tokens()).rstrip(" .")
     except Unread:
         return text
 

@@ -147,6 +147,8 @@ def _values(relation: Relation) -> list[Answer]:
         return []
     if last is None or (_is_zero(last) and not _is_named(relation)):
         return []
+    if isinstance(relation.sides[0], Ratio) and isinstance(last, Time) and _terms(last):
+        last = Ratio(_terms(last))  # A:B = 5:12
     if sign != "≈" or not isinstance(before, Quantity) or symbols(before.tree):
         return [last]
     return [] if before.tree[0] in ("number", "-") else [before, last]

@@ -35,6 +35,9 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
+#: Kinds of several values, which a comma separates.
+SEVERAL = ("tuple", "set", "interval", "list")
+
 
 @dataclass(frozen=True)
 class Text:
@@ -151,11 +154,10 @@ def read(text: str, kind: str = "", units: bool = True, commas: bool = True) -> 
         Unread: it can't be read, or is not of this kind.
         TooMuch: it is nested too deep.
     """
-    commas = commas and kind not in ("tuple", "set", "interval", "list")
-    tokens = Lexer(ascii_latex(text), commas).tokens()
+    lexer = Lexer(ascii_latex(text), commas and kind not in SEVERAL)
     if kind == "text":
-        return _text(tokens)
-    found = _Reader(units and kind != "expression").answer(tokens)
+        return _text(lexer.words())
+    found = _Reader(units and kind != "expression").answer(lexer.tokens())
     if kind == "number" and (not isinstance(found, Quantity | Relation) or unknowns(found)):
         raise Unread("no number")
     if kind == "tuple" and isinstance(found, Bracketed):

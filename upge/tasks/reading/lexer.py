@@ -241,6 +241,10 @@ class Lexer:
         """
         return self._sequence(None)
 
+    def words(self) -> Tokens:
+        """All of them, of a text: letters are words."""
+        return self._sequence(None, prose=True)
+
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """What matches here, which is passed."""
         found = pattern.match(self.text, self.place)

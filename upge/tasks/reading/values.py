@@ -238,7 +238,7 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
 
 def real(tree: Tree) -> Fraction | None:
     """The real value of a tree without symbols, to 80 digits; None if it has none."""
-    if symbols(tree):
+    if symbols(tree) or not _is_worked_out(tree):
         return None
     value = exact(tree)
     if value is not None:
@@ -250,6 +250,13 @@ def real(tree: Tree) -> Fraction | None:
     mp = _context(_AGREEING)
     is_real = abs(mp.im(found)) <= abs(found) * mp.mpf(10) ** -_AGREEING
     return Fraction(mp.nstr(mp.re(found), _AGREEING)) if is_real else None
+
+
+def _is_worked_out(tree: Tree) -> bool:
+    """Whether all its functions are worked out here."""
+    if tree[0] in ("number", "symbol"):
+        return True
+    return tree[0] in _NUMERIC and all(map(_is_worked_out, tree[1:]))
 
 
 # -------------------------------------------------------------------------------------------- equal
