@@ -448,7 +448,7 @@ def _with_unit(tree: Tree, words: Tokens) -> Quantity:
         scale = SCALES.get(word.text.lower().removesuffix("s"))
         if scale is None:
             return Quantity(tree, _unit(words[place:]))
-        tree = ("*", tree, number(scale))
+        tree = number(tree[1] * scale) if tree[0] == "number" else ("*", tree, number(scale))
     return Quantity(tree)
 
 

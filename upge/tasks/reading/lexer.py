@@ -80,18 +80,22 @@ _TRANSLATION = str.maketrans(
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _SCRIPTS = str.maketrans(_RAISED + _LOWERED, "0123456789+-()ni0123456789+-()")
 _SCRIPT = re.compile(f"([{_RAISED}]+)|[{_LOWERED}]+")
+_ONE_DOLLAR = re.compile(r"(?<!\\)\$")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z{}])")
 
 
 def ascii_latex(text: str) -> str:
     """The text with signs outside ASCII as LaTeX writes them.
 
-    Doubled backslashes before a command, as of a text that was quoted twice, become one.
+    Doubled backslashes before a command, as of a text that was quoted twice, become one. A single
+    ``$``, which encloses nothing, is a dollar.
 
     Raises:
         Unread: it has digits of another script.
     """
     text = text.replace("per cent", "percent")
+    if len(_ONE_DOLLAR.findall(text)) == 1:
+        text = _ONE_DOLLAR.sub(r"\\$", text)
     if text[:1] == text[-1:] == '"':
         text = text[1:-1]
     if "\\begin" not in text:
