@@ -122,5 +122,5 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def _name_before(text: str, place: int) -> str:
-    found = _NAME_BEFORE.search(text[max(place - 40, 0) : place])
-    return found[1] if found and found[1] else ""
+    name = _NAME_BEFORE.search(text[max(place - 40, 0) : place])
+    return name[1] if name and name[1] else ""

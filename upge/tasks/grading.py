@@ -101,10 +101,10 @@ def is_number(text: str) -> bool:
     if len(text) > LONGEST:
         return False
     try:
-        found = read(text, "number")
+        answer = read(text, "number")
     except (Unread, TooMuch):
         return False
-    tree = found.tree if isinstance(found, Quantity) else ("",)
+    tree = answer.tree if isinstance(answer, Quantity) else ("",)
     if tree[0] == "-":
         tree = tree[1]
     return {part[0] for part in (tree[1:] if tree[0] == "/" else [tree])} == {"number"}

@@ -89,8 +89,8 @@ def level_of(level: Any) -> int:
     Raises:
         ValueError: it is no whole number, or too large.
     """
-    found = re.search(r"\d+", str(level))
-    whole = int(found[0]) if found else 0
+    digits = re.search(r"\d+", str(level))
+    whole = int(digits[0]) if digits else 0
     if isinstance(level, float) and math.isfinite(level) and whole != level:
         raise ValueError(f"'level' is {level}, which is no whole number")
     if whole >= 2**31:

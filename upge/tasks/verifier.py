@@ -29,8 +29,8 @@ def verdicts(
     """
     judge = getattr(verifier, "judge", None)
     if judge is not None:
-        found: list[Verdict] = judge(responses, problems)
-        return found
+        judged: list[Verdict] = judge(responses, problems)
+        return judged
     rewards = verifier(responses, problems)
     return [Verdict.RIGHT if reward >= 1 else Verdict.WRONG for reward in rewards]
 
@@ -69,9 +69,9 @@ class MarkedAnswer:
 
     def _verdict(self, response: str, problem: Problem) -> Verdict:
         gold = problem.answer.strip()
-        own = response if self.exact else self._without_more(final_part(response))
-        _, found, behind = own.rpartition(self.marker)
-        if not found:
+        text = response if self.exact else self._without_more(final_part(response))
+        _, marker, behind = text.rpartition(self.marker)
+        if not marker:
             return Verdict.UNBOXED
         line = behind.strip().partition("\n")[0].strip()
         if behind.strip() == gold or (line == gold and not self.exact):

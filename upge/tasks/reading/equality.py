@@ -38,8 +38,8 @@ def same(gold: Answer, answer: Answer) -> bool:
     gold, answer = _spread(gold), _spread(answer)
     if isinstance(gold, Relation) and isinstance(answer, Relation) and _relations(gold, answer):
         return True
-    if (wanted := as_region(gold)) and (found := as_region(answer)):
-        return same_region(wanted, found)
+    if (gold_region := as_region(gold)) and (region := as_region(answer)):
+        return same_region(gold_region, region)
     if isinstance(answer, Relation):
         return not isinstance(gold, Relation) and any(same(gold, v) for v in _values(answer))
     if isinstance(gold, Relation):
@@ -48,9 +48,9 @@ def same(gold: Answer, answer: Answer) -> bool:
     return rule is not None and bool(rule(gold, answer))
 
 
-def _all_same(wanted: Sequence[Answer | None], found: Sequence[Answer | None]) -> bool:
-    return len(wanted) == len(found) and all(
-        a is not None and b is not None and same(a, b) for a, b in zip(wanted, found, strict=True)
+def _all_same(golds: Sequence[Answer | None], answers: Sequence[Answer | None]) -> bool:
+    return len(golds) == len(answers) and all(
+        a is not None and b is not None and same(a, b) for a, b in zip(golds, answers, strict=True)
     )
 
 
@@ -102,7 +102,7 @@ def _difference(relation: Relation) -> Tree:
 
 
 def _name(relation: Relation) -> str:
-    """The name that a value is given."""
+    """The name of a value."""
     return relation.names[-1 if _is_reversed(relation) else 0]
 
 
@@ -171,15 +171,15 @@ def _is_zero(side: Answer) -> bool:
 
 
 def _quantities(gold: Quantity, answer: Quantity) -> bool:
-    wanted, found = gold.unit, answer.unit
-    if wanted == found:
+    gold_unit, unit = gold.unit, answer.unit
+    if gold_unit == unit:
         return equal(gold.tree, answer.tree)
-    if wanted is None or found is None:  # a unit may be left out, but not those of a compound
-        if PERCENT in (wanted, found):
-            return _percent(*((gold, answer) if found is None else (answer, gold)))
+    if gold_unit is None or unit is None:  # a unit may be left out, but not those of a compound
+        if PERCENT in (gold_unit, unit):
+            return _percent(*((gold, answer) if unit is None else (answer, gold)))
         return gold.parts == answer.parts == 1 and equal(gold.tree, answer.tree)
-    basic = [("*", own.tree, number(own.unit.factor)) for own in (gold, answer) if own.unit]
-    return wanted.dimensions == found.dimensions and equal(*basic)
+    basic = [("*", q.tree, number(q.unit.factor)) for q in (gold, answer) if q.unit]
+    return gold_unit.dimensions == unit.dimensions and equal(*basic)
 
 
 def _percent(percent: Quantity, bare: Quantity) -> bool:
@@ -208,18 +208,18 @@ def _in_order(gold: Items | Bracketed, answer: Items | Bracketed) -> bool:
 
 
 def _items(gold: Items, answer: Items) -> bool:
-    """The same answers in any order; in that of the gold answer if only its own have names."""
-    wanted, found = list(gold.items), list(answer.items)
-    if gold.braces or answer.braces or len(found) > len(wanted) == len(_distinct(wanted)):
-        wanted, found = _distinct(wanted), _distinct(found)
-    if len(set(map(_label, wanted))) > 1 and not any(map(_label, found)):
-        return not answer.braces and _all_same(wanted, found)
-    for item in wanted:
-        place = next((i for i, other in enumerate(found) if same(item, other)), None)
+    """The same answers in any order; in that of the gold answer if only those have names."""
+    golds, answers = list(gold.items), list(answer.items)
+    if gold.braces or answer.braces or len(answers) > len(golds) == len(_distinct(golds)):
+        golds, answers = _distinct(golds), _distinct(answers)
+    if len(set(map(_label, golds))) > 1 and not any(map(_label, answers)):
+        return not answer.braces and _all_same(golds, answers)
+    for item in golds:
+        place = next((i for i, other in enumerate(answers) if same(item, other)), None)
         if place is None:
             return False
-        found.pop(place)
-    return not found
+        answers.pop(place)
+    return not answers
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:
@@ -244,9 +244,9 @@ def _times(gold: Time, answer: Time) -> bool:
 
 
 def _ratios(gold: Ratio | Time, answer: Ratio | Time) -> bool:
-    wanted, found = _terms(gold), _terms(answer)
-    pairs = zip(pairwise(wanted), pairwise(found), strict=False)
-    return len(wanted) == len(found) > 1 and all(
+    golds, terms = _terms(gold), _terms(answer)
+    pairs = zip(pairwise(golds), pairwise(terms), strict=False)
+    return len(golds) == len(terms) > 1 and all(
         equal(("*", a, d), ("*", b, c)) for (a, b), (c, d) in pairs
     )
 
@@ -291,16 +291,16 @@ def _pieces(gold: Combined, answer: Items) -> bool:
 
 
 def _restated(gold: Quantity, answer: Items) -> bool:
-    """A number written in several ways."""
-    return all(same(gold, item) for item in answer.items)
+    """A number written in several ways, as 1/2 or 0.5; not several values that are equal."""
+    return all(isinstance(item, Quantity) and same(gold, item) for item in answer.items)
 
 
 def _flat(combined: Combined) -> tuple[Answer, ...]:
-    found: list[Answer] = []
+    operands: list[Answer] = []
     for operand in combined.operands:
         is_more = isinstance(operand, Combined) and operand.operation == combined.operation
-        found += _flat(operand) if is_more and isinstance(operand, Combined) else [operand]
-    return tuple(found)
+        operands += _flat(operand) if is_more and isinstance(operand, Combined) else [operand]
+    return tuple(operands)
 
 
 _RULES: dict[tuple[type, type], Callable[[Any, Any], bool]] = {

@@ -40,13 +40,13 @@ def is_separator(token: Token) -> bool:
 
 def split(tokens: Tokens, at: Callable[[Token], bool]) -> list[Tokens]:
     """The tokens between those that are ``at``."""
-    found: list[list[Token]] = [[]]
+    pieces: list[list[Token]] = [[]]
     for token in tokens:
         if at(token):
-            found.append([])
+            pieces.append([])
         else:
-            found[-1].append(token)
-    return list(map(tuple, found))
+            pieces[-1].append(token)
+    return list(map(tuple, pieces))
 
 
 def _letters(token: Token) -> Tokens:

@@ -157,16 +157,16 @@ def read(text: str, kind: str = "", units: bool = True, commas: bool = True) -> 
     lexer = Lexer(ascii_latex(text), commas and kind not in SEVERAL)
     if kind == "text":
         return _text(lexer.words())
-    found = _Reader(units and kind != "expression").answer(lexer.tokens())
-    if kind == "number" and (not isinstance(found, Quantity | Relation) or unknowns(found)):
+    answer = _Reader(units and kind != "expression").answer(lexer.tokens())
+    if kind == "number" and (not isinstance(answer, Quantity | Relation) or unknowns(answer)):
         raise Unread("no number")
-    if kind == "tuple" and isinstance(found, Bracketed):
-        return replace(found, is_tuple=True)
-    return found
+    if kind == "tuple" and isinstance(answer, Bracketed):
+        return replace(answer, is_tuple=True)
+    return answer
 
 
 def unknowns(answer: Answer | None) -> set[str]:
-    """The symbols that an answer depends on; not the one that a value is given to."""
+    """The symbols that an answer depends on; not the name of its value."""
     match answer:
         case Quantity():
             return symbols(answer.tree)
@@ -205,8 +205,8 @@ _LAYOUT = re.compile(r"[{}$~]|\\[,;:! ]|\\q?quad(?![a-z])")
 
 def gold_choice(text: str) -> str | None:
     """The letter, if a gold answer is that of a choice and nothing else."""
-    found = _GOLD_CHOICE.fullmatch(text.strip("$ "))
-    return found[1] if found else None
+    letter = _GOLD_CHOICE.fullmatch(text.strip("$ "))
+    return letter[1] if letter else None
 
 
 def choice(text: str) -> str:
@@ -259,15 +259,15 @@ class _Reader:
 
     def _parts(self, tokens: Tokens) -> tuple[Answer, ...]:
         """What stands between separators; what has ± twice, with either sign."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for part in filter(None, split(tokens, is_separator)):
             if any(map(_has_plus_minus, part)):
-                found += [self._part(_signed(part, signs)) for signs in ("+-", "-+")]
+                answers += [self._part(_signed(part, signs)) for signs in ("+-", "-+")]
             else:
-                found.append(self._part(part))
-        if not found:
+                answers.append(self._part(part))
+        if not answers:
             raise Unread("nothing")
-        return tuple(found)
+        return tuple(answers)
 
     def _part(self, tokens: Tokens) -> Answer:
         tokens = _trimmed(tokens)
@@ -297,10 +297,10 @@ class _Reader:
             raise Unread("nothing")
         operations = [token.text for token in tokens if token.kind == "set"]
         if operations:
-            found, *others = map(self._side, split(tokens, lambda token: token.kind == "set"))
+            joined, *others = map(self._side, split(tokens, lambda token: token.kind == "set"))
             for operation, operand in zip(operations, others, strict=True):
-                found = Combined(operation, (found, operand))
-            return found
+                joined = Combined(operation, (joined, operand))
+            return joined
         if len(tokens) == 1:
             token = tokens[0]
             if token.kind == "group":
@@ -311,8 +311,8 @@ class _Reader:
                 return Based(token.text, int(token.parts[0][0].text))
         if any(token.kind == "matrix" for token in tokens):
             return self._matrix(tokens)
-        if found_time := _time(tokens):
-            return found_time
+        if time := _time(tokens):
+            return time
         if any(map(_is_colon, tokens)):
             return Ratio(tuple(map(expression, split(tokens, _is_colon))))
         return self._quantity(tokens)
@@ -460,7 +460,7 @@ def _unit(tokens: Tokens) -> Unit:
     """
     whole, words, sign = NO_UNIT, list[str](), 1
 
-    def found(power: int = 1) -> Unit:
+    def finished(power: int = 1) -> Unit:
         if not words:
             return whole
         unit = phrase(words)
@@ -474,38 +474,38 @@ def _unit(tokens: Tokens) -> Unit:
         if token.kind in ("power", "number"):
             if not words or not re.fullmatch(r"(?:- )?[1-4]", raised):
                 raise Unread("a power")
-            whole = found(int(raised.replace(" ", "")))
+            whole = finished(int(raised.replace(" ", "")))
         elif token.kind == "fraction":
             top, bottom = map(_unit, token.parts)
-            whole = found().times(top, sign).times(bottom, -sign)
+            whole = finished().times(top, sign).times(bottom, -sign)
         elif raised in ("/", "*", "per"):
-            whole = found()
+            whole = finished()
             sign = sign if raised == "*" else -1
         else:
             words.append(raised)
-    whole = found()
+    whole = finished()
     if not whole.dimensions:
         raise Unread("a unit")
     return whole
 
 
-def _compound(found: list[Quantity]) -> Quantity:
+def _compound(quantities: list[Quantity]) -> Quantity:
     """One quantity of parts, from the largest unit down.
 
     Raises:
         Unread: their units differ in kind, or don't go down.
     """
-    first = found[0].unit
-    if len(found) == 1 or first is None:
-        return found[0]
-    units = [quantity.unit or NO_UNIT for quantity in found]
+    first = quantities[0].unit
+    if len(quantities) == 1 or first is None:
+        return quantities[0]
+    units = [quantity.unit or NO_UNIT for quantity in quantities]
     if {unit.dimensions for unit in units} != {first.dimensions} or not all(
         large.factor > small.factor for large, small in pairwise(units)
     ):
         raise Unread("several quantities")
-    parts = zip(found, units, strict=True)
+    parts = zip(quantities, units, strict=True)
     terms = [("*", part.tree, number(unit.factor / first.factor)) for part, unit in parts]
-    return Quantity(("+", *terms), first, len(found))
+    return Quantity(("+", *terms), first, len(quantities))
 
 
 def _listed(parts: tuple[Answer, ...], are_alternatives: bool) -> Answer:

@@ -251,15 +251,15 @@ class Lexer:
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """What matches here, which is passed."""
-        found = pattern.match(self.text, self.place)
-        self.place = found.end() if found else self.place
-        return found
+        match = pattern.match(self.text, self.place)
+        self.place = match.end() if match else self.place
+        return match
 
     def _expect(self, pattern: re.Pattern[str]) -> str:
-        found = self._take(pattern)
-        if found is None:
+        match = self._take(pattern)
+        if match is None:
             raise Unread(f"{pattern.pattern} is missing")
-        return found[0]
+        return match[0]
 
     def _blanks(self) -> None:
         while self._take(_SPACE) or self._take(_SILENT):
@@ -267,7 +267,7 @@ class Lexer:
 
     def _sequence(self, end: re.Pattern[str] | None, prose: bool = False) -> Tokens:
         """The tokens up to what closes them, which is left to the caller."""
-        found: list[Token] = []
+        sequence: list[Token] = []
         space = False
         self.depth += 1
         if self.depth > DEEPEST:
@@ -279,10 +279,10 @@ class Lexer:
                 if end is not None and end.match(self.text, self.place):
                     break
                 tokens = self._word() if prose else self._token()
-                found += [token._replace(space=space) for token in tokens[:1]] + list(tokens[1:])
+                sequence += [token._replace(space=space) for token in tokens[:1]] + list(tokens[1:])
                 space = False
         self.depth -= 1
-        return _folded(found)
+        return _folded(sequence)
 
     # -------------------------------------------------------------------------------------- a token
 
@@ -321,10 +321,10 @@ class Lexer:
         if repeating := self._take(_REPEATING):
             whole, fixed, many, one = repeating.groups()
             return Token("repeating", f"{whole or 0}.{fixed}", ((Token("number", many or one),),))
-        found = (self.commas and self._take(_WITH_COMMAS)) or self._take(_NUMBER)
-        if not found:
+        number = (self.commas and self._take(_WITH_COMMAS)) or self._take(_NUMBER)
+        if not number:
             return None
-        digits = re.sub(r"[^\d.eE+-]", "", found[0])
+        digits = re.sub(r"[^\d.eE+-]", "", number[0])
         if digits.endswith(".") and self.text.startswith(".", self.place):
             raise Unread("an ellipsis")
         return Token("number", digits.rstrip("."))
@@ -475,40 +475,40 @@ class Lexer:
 
 def _joined(tokens: Tokens) -> Tokens:
     """Letters set upright: side by side they are a word or unit, alone a symbol."""
-    found: list[Token] = []
+    folded: list[Token] = []
     for token in tokens:
         is_letter = token.kind in ("symbol", "word") and token.text.isalpha() and not token.parts
-        if is_letter and found and found[-1].kind == "word" and not token.space:
-            found[-1] = found[-1]._replace(text=found[-1].text + token.text)
+        if is_letter and folded and folded[-1].kind == "word" and not token.space:
+            folded[-1] = folded[-1]._replace(text=folded[-1].text + token.text)
         else:
-            found.append(token._replace(kind="word") if is_letter else token)
+            folded.append(token._replace(kind="word") if is_letter else token)
     return tuple(
         token._replace(
             upright=True,
             kind="symbol" if len(token.text) == 1 and token.kind == "word" else token.kind,
         )
-        for token in found
+        for token in folded
     )
 
 
 def _folded(tokens: list[Token]) -> Tokens:
     r"""Indices and primes as part of what they stand behind, and ° for ^\circ."""
-    found: list[Token] = []
+    folded: list[Token] = []
     for token in tokens:
-        last = found[-1] if found else None
+        last = folded[-1] if folded else None
         raised = canonical(token.parts[0]) if token.kind == "power" else ""
         primes = "'" * raised.count("prime") if raised else token.text * (token.text == "'")
         if raised in ("circ", "°"):
-            found.append(Token("sign", "°"))
+            folded.append(Token("sign", "°"))
         elif primes or raised.strip("' ") == "" != raised:
             if last is None or last.kind != "symbol":
                 raise Unread("a prime")
-            found[-1] = last._replace(text=last.text + (primes or raised.replace(" ", "")))
+            folded[-1] = last._replace(text=last.text + (primes or raised.replace(" ", "")))
         elif token.kind == "index" and last is not None and last.kind in ("symbol", "function"):
-            found[-1] = last._replace(parts=(*last.parts, token.parts[0]))
+            folded[-1] = last._replace(parts=(*last.parts, token.parts[0]))
         else:
-            found.append(token)
-    return tuple(found)
+            folded.append(token)
+    return tuple(folded)
 
 
 def canonical(tokens: Tokens) -> str:

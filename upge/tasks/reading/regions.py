@@ -157,9 +157,9 @@ def _joined(operation: str, regions: list[Region | None]) -> Region | None:
 
 
 def _combined(rule: Callable[[bool, bool], bool], left: _Cuts, right: _Cuts) -> _Cuts:
-    found: list[_Cut] = []
+    cuts: list[_Cut] = []
     for cut in sorted({*left, *right}):
-        inside = [sum(own <= cut for own in cuts) % 2 == 1 for cuts in (left, right)]
-        if rule(*inside) != (len(found) % 2 == 1):
-            found.append(cut)
-    return tuple(found)
+        inside = [sum(other <= cut for other in one) % 2 == 1 for one in (left, right)]
+        if rule(*inside) != (len(cuts) % 2 == 1):
+            cuts.append(cut)
+    return tuple(cuts)

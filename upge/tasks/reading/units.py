@@ -32,9 +32,9 @@ class Unit(NamedTuple):
     def times(self, other: Unit, power: int) -> Unit:
         """The unit times a power of another."""
         dimensions = dict(self.dimensions)
-        for name, own in other.dimensions:
-            dimensions[name] = dimensions.get(name, 0) + power * own
-        kept = frozenset((name, own) for name, own in dimensions.items() if own)
+        for name, exponent in other.dimensions:
+            dimensions[name] = dimensions.get(name, 0) + power * exponent
+        kept = frozenset((name, exponent) for name, exponent in dimensions.items() if exponent)
         return Unit(kept, self.factor * other.factor**power)
 
 
@@ -74,12 +74,12 @@ _ALONE = (
 
 
 def _table() -> dict[str, Unit]:
-    found = {name: _basic(name) for name in names(_ALONE)}
+    units = {name: _basic(name) for name in names(_ALONE)}
     for dimension, text in _CONVERTIBLE.items():
         for entry in text.split(","):
             *spellings, factor = entry.split()
-            found |= dict.fromkeys(spellings, _basic(dimension, factor))
-    return found
+            units |= dict.fromkeys(spellings, _basic(dimension, factor))
+    return units
 
 
 UNITS = _table()

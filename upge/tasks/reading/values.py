@@ -244,12 +244,12 @@ def real(tree: Tree) -> Fraction | None:
     if value is not None:
         return value
     try:
-        found = _value(tree)
+        numeric = _value(tree)
     except _Undefined:
         return None
     mp = _context(_AGREEING)
-    is_real = abs(mp.im(found)) <= abs(found) * mp.mpf(10) ** -_AGREEING
-    return Fraction(mp.nstr(mp.re(found), _AGREEING)) if is_real else None
+    is_real = abs(mp.im(numeric)) <= abs(numeric) * mp.mpf(10) ** -_AGREEING
+    return Fraction(mp.nstr(mp.re(numeric), _AGREEING)) if is_real else None
 
 
 def _is_worked_out(tree: Tree) -> bool:
@@ -276,10 +276,10 @@ def equal(left: Tree, right: Tree) -> bool:
     if not symbols(left) and not symbols(right):
         return bool(_same_at(left, right, 0)) or _rounds(left, right) or _rounds(right, left)
     signs = (False, True) if _has_absolute(left) or _has_absolute(right) else (False,)
-    found = [_same_at(left, right, 0, signed) for signed in signs]
-    if False not in found:
-        found += [_same_at(left, right, i, signed) for i in range(1, _POINTS) for signed in signs]
-    return False not in found and found.count(True) >= _POINTS // 2
+    agree = [_same_at(left, right, 0, signed) for signed in signs]
+    if False not in agree:
+        agree += [_same_at(left, right, i, signed) for i in range(1, _POINTS) for signed in signs]
+    return False not in agree and agree.count(True) >= _POINTS // 2
 
 
 def _has_absolute(tree: Tree) -> bool:
