@@ -188,7 +188,7 @@ def unknowns(answer: Answer | None) -> set[str]:
 _GOLD_CHOICE = re.compile(r"(?:\\text(?:bf|it|rm)?\s*\{\s*)?\(?\s*([A-J])\s*\)?[.:]?\s*\}?[.:]?")
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?[\s:]+)?"
-    r"(?:[(\[]\s*([A-J])\s*[)\]]|([A-J]))(?:\s*[.:)]|\s*$|\s+-(?=\s)|(?<=[)\]])(?=\s))",
+    r"(?:[(\[]\s*([A-J])\s*[)\]]|([A-J]))(?:\s*[.:)]|\s*$|\s+-(?=\s)|(?=\s+\()|(?<=[)\]])(?=\s))",
     re.IGNORECASE,
 )
 #: Another choice in the text of one: its letter alone, marked, or behind a conjunction.
@@ -320,6 +320,8 @@ class _Reader:
     def _group(self, token: Token) -> Answer:
         """What is in brackets."""
         (inner,) = token.parts
+        if token.text == "⦃⦄" and (condition := _condition(inner)):
+            return self.answer(condition)
         if token.text == "⦃⦄":
             return Items(self._parts(inner), braces=True) if inner else Named("∅")
         if token.text in ("()", "[]") and [part.kind for part in inner] == ["matrix"]:
@@ -381,7 +383,8 @@ class _Reader:
         if not before:
             return token.text == "%"
         if token.kind == "sign":
-            return token.text == "%" or (token.text == "°" and after.upright)  # °C
+            is_scale = after.upright or (self.units and after.text in ("C", "F"))
+            return token.text == "%" or (token.text == "°" and is_scale)  # °C
         if token.kind == "fraction":  # m/s
             return all(part and all(t.kind == "word" for t in part) for part in token.parts)
         if token.kind != "symbol" or token.text not in LETTER_UNITS or token.parts:
@@ -396,7 +399,7 @@ class _Reader:
         if token.kind == "power":
             return True
         if token.kind == "symbol" and token.text in LETTER_UNITS and not token.parts:
-            return token.upright or (self.units and before.kind == "sign")
+            return token.upright or (self.units and (before.kind == "sign" or token.space))
         if token.kind == "number":  # m2, in a text
             return token.upright and not token.space and token.text in "23"
         is_operator = token.kind == "sign" and token.text in "/*"
@@ -551,6 +554,15 @@ _NOON = ("noon", "midnight")
 
 
 # ---------------------------------------------------------------------------------------- on tokens
+
+
+def _condition(tokens: Tokens) -> Tokens:
+    r"""The condition of \{x \mid x > 2\}; nothing if it is no such set."""
+    if len(tokens) < 5 or tokens[0].kind != "symbol" or tokens[1].text not in ("|", ":"):
+        return ()
+    rest = tokens[2:]
+    says_of_it = any(token._replace(space=False) == tokens[0] for token in rest)
+    return rest if says_of_it and any(token.kind == "relation" for token in rest) else ()
 
 
 def _is_colon(token: Token) -> bool:

@@ -96,8 +96,9 @@ def ascii_latex(text: str) -> str:
     text = text.replace("per cent", "percent")
     if len(_ONE_DOLLAR.findall(text)) == 1:
         text = _ONE_DOLLAR.sub(r"\\$", text)
-    if text[:1] == text[-1:] == '"':
-        text = text[1:-1]
+    for quotes in ('"', "**"):
+        if text.startswith(quotes) and text.endswith(quotes):
+            text = text.removeprefix(quotes).removesuffix(quotes)
     if "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     if text.isascii():
@@ -124,22 +125,27 @@ _SPACE = re.compile(
 _SILENT = re.compile(
     r"(?:\\(?:(?:left|right)\s*\.|(?:displaystyle|textstyle|(?:no)?limits|left|right|[bB]igg?[lrm]?"
     r"|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|mathstrut|strut)(?![a-zA-Z])|[!()\[\]])"
-    r"|\$)+"
+    r"|\\(?:begin|end)\s*\{(?:cases|gathered)\}|\$)+"
 )
 
 #: Digits in groups of three, as 1{,}000, 1\,000 or 1 000; or 1,000, where no comma separates.
 _GROUPED = r"\d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,;: ]|~|\ )\d{3})+(?!\d)"
 _COMMAS = r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,]\d)"
 _TAIL = r"(?:[eE][+-]?\d+(?![\w{]))?"
-_NUMBER = re.compile(rf"(?:{_GROUPED}(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+){_TAIL}")
+#: A point behind all digits is a full stop, or that of -1./3.
+_POINT = r"\.(?=\s*(?:[-+*/)\]},;$]|\\[)\]]|$))"
+_NUMBER = re.compile(rf"(?:{_GROUPED}(?:\.\d+)?|\d+(?:\.\d+|{_POINT})?|\.\d+){_TAIL}")
 _WITH_COMMAS = re.compile(rf"(?:{_COMMAS}|{_GROUPED})(?:\.\d+)?{_TAIL}")
+#: 0.1\overline{6}, 0.\dot{3}, 0.\dot{1}2\dot{3}, 0.(6)
 _REPEATING = re.compile(
-    r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\s*\\dot|\d)"
+    r"(\d*)\.(\d*)\s*(?:\\dot\s*\{?(\d)\}?\s*(\d*)\s*\\dot\s*\{?(\d)\}?"
+    r"|\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\))(?!\s*\\dot|\d)"
 )
 _BASED = re.compile(r"(?:\((\d[\dA-F]*)\)|(\d[\dA-F]*))\s*_\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _SCRIPT_NUMBER = re.compile(r"([+-]?)(\d+)(?![\d.]*\d)")
 
 _COMMAND = re.compile(r"\\(?:([a-zA-Z]+)\*?|(.))", re.DOTALL)
+_HALF_OF_DAY = re.compile(r"([apAP])\.\s?[mM](?:\.|(?![a-zA-Z]))")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _WORD = re.compile(r"((?:[^\W\d_]\.)+[^\W\d_])\.?(?![^\W\d_])|([^\W\d_]+(?:['-][^\W\d_]+)*)\.?")
 _MATRIX = re.compile(r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\*?\}\s*(?:\{[clr|\s]*\})?")
@@ -292,6 +298,8 @@ class Lexer:
             return (number,)
         if sign == "\\":
             return self._command()
+        if half := self._take(_HALF_OF_DAY):
+            return (Token("word", f"{half[1]}m"),)
         if letters := self._take(_LETTERS):
             return self._letters(letters[0])
         self.place += 1
@@ -319,8 +327,9 @@ class Lexer:
                 self.place = based.end()
                 return Token("based", digits, ((Token("number", str(base)),),))
         if repeating := self._take(_REPEATING):
-            whole, fixed, many, one = repeating.groups()
-            return Token("repeating", f"{whole or 0}.{fixed}", ((Token("number", many or one),),))
+            whole, fixed, *digits = repeating.groups(default="")
+            period = (Token("number", "".join(digits)),)
+            return Token("repeating", f"{whole or 0}.{fixed}", (period,))
         number = (self.commas and self._take(_WITH_COMMAS)) or self._take(_NUMBER)
         if not number:
             return None

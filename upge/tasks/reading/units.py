@@ -147,7 +147,7 @@ _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SHORT = frozenset(
     names(
         "yes no odd all any none one two six ten usd eur gbp pct noon am pm rs red sun mon tue wed "
-        "thu fri sat dne nan"
+        "thu fri sat dne nan sq cu"
     )
 )
 
