@@ -210,6 +210,8 @@ def _in_order(gold: Items | Bracketed, answer: Items | Bracketed) -> bool:
 def _items(gold: Items, answer: Items) -> bool:
     """The same answers in any order; in that of the gold answer if only those have names."""
     golds, answers = list(gold.items), list(answer.items)
+    if len(answers) > 4 * len(golds):  # repeated or not
+        return False
     if gold.braces or answer.braces or len(answers) > len(golds) == len(_distinct(golds)):
         golds, answers = _distinct(golds), _distinct(answers)
     if len(set(map(_label, golds))) > 1 and not any(map(_label, answers)):

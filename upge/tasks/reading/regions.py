@@ -48,8 +48,9 @@ def as_region(answer: Answer | None) -> Region | None:
         case Bracketed():
             return _interval(answer)
         case Items(braces=True):
-            points = [_point(item) for item in answer.items]
-            return _joined("∪", [None if cuts is None else Region(cuts) for cuts in points])
+            ends = {_end(item) for item in answer.items}
+            cuts = {(end, behind) for end in ends if end is not None for behind in (False, True)}
+            return None if ends & {None, math.inf, -math.inf} else Region(tuple(sorted(cuts)))
         case Combined():
             return _joined(answer.operation, [_operand(operand) for operand in answer.operands])
         case Relation():

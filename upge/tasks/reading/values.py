@@ -27,7 +27,7 @@ from upge.tasks.reading.units import names
 Tree = tuple[Any, ...]
 
 #: The largest number that is worked out, in bits, and the largest whose factorial is exactly.
-BITS = 100_000
+BITS = 20_000
 _FACTORIAL = 1000
 
 #: Digits that values are worked out to, of which so many have to agree.
