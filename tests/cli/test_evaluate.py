@@ -228,7 +228,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 SMALL = ("--benchmark", "aime24", "--samples", 4, "--max-tokens", 24, "--temperature", 1)
 
 
-@pytest.mark.skipif(not available("math_verify"), reason="needs math-verify")
 def test_a_benchmark_from_end_to_end(
     run: Run, guesser: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, data_folder, load_problems
 from upge.tasks.reading.grammar import read
 from upge.tasks.reading.lexer import Unread
-from upge.tasks.verifier import MarkedAnswer, verdicts
+from upge.tasks.verifier import MarkedAnswer
 
 SETS = ("aime24", "aime25", "amc23", "minerva", "olympiadbench", "math500")
 judge = BoxedAnswer().judge
@@ -209,7 +209,7 @@ def test_each_response_meets_its_own_problem() -> None:
 def test_verdicts_are_what_rewards_come_from() -> None:
     responses = [r"\boxed{5}", r"\boxed{6}", r"\boxed{5\ldots}", "5", r"\boxed{9^{9^9}}"]
     problems = [Problem("", "5")] * 5
-    assert verdicts(BoxedAnswer(), responses, problems) == [
+    assert judge(responses, problems) == [
         Verdict.RIGHT,
         Verdict.WRONG,
         Verdict.UNREAD,
@@ -217,8 +217,6 @@ def test_verdicts_are_what_rewards_come_from() -> None:
         Verdict.REFUSED,
     ]
     assert BoxedAnswer()(responses, problems) == [1.0, 0.0, 0.0, 0.0, 0.0]
-    rewards = verdicts(lambda responses, problems: [1.0, 0.5], ["", ""], problems[:2])
-    assert rewards == [Verdict.RIGHT, Verdict.WRONG]
 
 
 def test_a_declared_kind_is_heeded() -> None:

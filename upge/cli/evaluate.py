@@ -416,7 +416,6 @@ def _suites(
 ) -> tuple[list[Suite], Verifier, dict[str, str]]:
     """The suites, what grades them, and how a problem becomes a prompt where that can be chosen."""
     from upge.evaluation.suites import default_template, make_suite, read_benchmarks, split_names
-    from upge.tasks.grading import Settings
     from upge.tasks.math_verifier import BoxedAnswer
     from upge.tasks.problem import load_problems
     from upge.tasks.templates import prompt
@@ -428,13 +427,11 @@ def _suites(
     if own and args.data is None and not (args.benchmarks or own.test_sets):
         raise UpgeError(_UNTESTED)
     if args.benchmarks or (own and args.data is None):
-        require("math_verify", "math")
         template = args.template or (own.template if own else default_template(tokenizer))
         names = split_names(args.benchmarks or (own.test_sets if own else ()))
         suites = read_benchmarks(names, template, tokenizer, args.samples, args.limit)
-        verifier = BoxedAnswer(Settings(own.answer_seconds)) if own else BoxedAnswer()
         about = {"template": template, "prompt": prompt("«problem»", template, tokenizer)}
-        return suites, verifier, about
+        return suites, BoxedAnswer(), about
     if args.data is not None:
         data = data if isinstance(data, JsonLines) else JsonLines(kind="jsonl", train="")
         texts = {"prompt": args.prompt, "marker": args.marker}

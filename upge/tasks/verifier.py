@@ -20,21 +20,6 @@ class Verifier(Protocol):
         """R(τ) of each response to its problem."""
 
 
-def verdicts(
-    verifier: Verifier, responses: Sequence[str], problems: Sequence[Problem]
-) -> list[Verdict]:
-    """The verdict on each response, of which the reward is 1 for ``RIGHT`` and 0 for all others.
-
-    A verifier without a method ``judge`` gives rewards alone: then what isn't right is wrong.
-    """
-    judge = getattr(verifier, "judge", None)
-    if judge is not None:
-        judged: list[Verdict] = judge(responses, problems)
-        return judged
-    rewards = verifier(responses, problems)
-    return [Verdict.RIGHT if reward >= 1 else Verdict.WRONG for reward in rewards]
-
-
 #: What a model writes after its answer that begins another problem.
 _NEXT_PROBLEM = re.compile(r"\s(?:Question|Problem|Exercise|Example|Human|User|Q)\s*\d*\s*[:.]")
 
