@@ -1,6 +1,6 @@
 """Runs of two processes, one of which is killed: ``python lost_runs.py FOLDER CONFIG SEED KILLS``.
 
-With ``stop`` in place of SEED and KILLS each process once stands still, in a step, for good.
+With ``stop`` in place of SEED and KILLS each process once stops answering, in a step, for good.
 
 What a launcher does is done here: soon after one process has died, the other gets a SIGTERM. Then
 the run is started again, and compared with one that was left alone.
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,19 +24,24 @@ import tiny_runs
 
 from upge.common.config import build
 from upge.common.errors import UpgeError
-from upge.training import loop, vigil
+from upge.training import launch as launching
+from upge.training import loop, processes
 from upge.training.config import RunConfig
 from upge.training.gradient import GradientAccumulator
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.training.update import Updater
+
+#: Seconds that processes wait for one that has stopped.
+PATIENCE = 5
 
 #: Calls in which a process is killed, and how many of these a run makes at least.
 MOMENTS = {
-    "a step": (Trainer, "_step", 6),
+    "a step": (Trainer, "step", 6),
     "a micro-batch": (GradientAccumulator, "_likelihood", 12),
-    "an update": (Trainer, "_apply", 6),
+    "an update": (Updater, "_apply", 6),
     "a checkpoint": (Trainer, "_save", 3),
-    "before a step": (Trainer, "_rewind", 1),
+    "before a step": (Trainer, "_open_policy", 1),
 }
 
 
@@ -52,7 +58,9 @@ def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
             del os.environ[name]
     loop.open_accelerator = partial(strategy_runs.opened, kind)
     try:
-        Trainer(config, RunFolder(folder), doctor=False).run()
+        Trainer(config, RunFolder(folder)).run()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except UpgeError as error:
         print(f"upge: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
@@ -92,7 +100,7 @@ def launch(config, folder, patience=0.0, kind="ddp", **kill):
 
 def stop(folder, config):
     """Stop each process once; those that are left have missed it soon, and a run goes on."""
-    vigil.PULSE, vigil.MISSED = 0.1, 20
+    launching.TIMEOUT = processes.TIMEOUT = timedelta(seconds=PATIENCE)
     found = []
     for victim in (0, 1):
         path = Path(folder) / f"stopped-{victim}"

@@ -134,7 +134,7 @@ def test_it_is_refused_in_a_sentence(setting, value, sentence):
     "name", ["grpo", "rloo", "dr_grpo", "gspo", "hpt", "chord", "dapo", "hpt_global_token"]
 )
 def test_one_rollout_has_nothing_to_be_compared_with(name):
-    with pytest.raises(UpgeError, match=r"rollouts: got 1, but .* wanted at least 2"):
+    with pytest.raises(UpgeError, match=r"group_size: got 1, but .* wanted at least 2"):
         build({"algorithm": name, "steps": 1, "lr": 1, "group_size": 1}, Stage)
 
 
@@ -184,7 +184,7 @@ def fails(tiny, tmp_path, monkeypatch):
             path.write_text("".join(json.dumps(record) + "\n" for record in records))
             data |= {"train": str(path), "validation": str(path), "test": None}
         config = tiny.config(algorithm, data=data, **changes)
-        monkeypatch.setattr(Trainer, "_step", None)
+        monkeypatch.setattr(Trainer, "step", None)
         with pytest.raises(UpgeError) as error:
             Trainer(config, RunFolder(tmp_path / "run")).run()
         assert not (tmp_path / "run" / "config.json").exists()

@@ -23,8 +23,10 @@ from upge.evaluation.responses import Responses
 from upge.models.policy import Policy
 from upge.training import checkpoint as checkpoints
 from upge.training import loop, records
+from upge.training.evaluate import Evaluator
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.training.update import Updater
 
 
 class Killed(BaseException):
@@ -52,7 +54,9 @@ def two_stages(tiny):
 def test_where_steps_take_long_checkpoints_go_by_the_clock(tiny, tmp_path, monkeypatch):
     saved = []
     config = tiny.config("sft", steps=4).model_copy(update={"checkpoint_every": 100})
-    monkeypatch.setattr(loop, "save_checkpoint", lambda folder, c: saved.append(c.step))
+    monkeypatch.setattr(
+        loop.Checkpoints, "save", lambda self, checkpoint: saved.append(checkpoint.progress.step)
+    )
     run(config, tmp_path / "quick")
     assert saved == [4]
     monkeypatch.setattr(loop, "_LATE", 0.0)
@@ -96,19 +100,20 @@ def killing(call, at, after=False):
 
 #: Where a run may die: the patched name, and how often it is called.
 PLACES = {
-    "a step": (Trainer, "_step", 8),
-    "an update": (Trainer, "_apply", 13),
-    "validation": (Trainer, "_respond", 4),
+    "a step": (Trainer, "step", 8),
+    "an update": (Updater, "_apply", 13),
+    "validation": (Evaluator, "_respond", 4),
     "the line of metrics": (RunFolder, "append", 8),
-    "a checkpoint": (loop, "save_checkpoint", 5),
-    "a checkpoint's weights": (checkpoints, "save", 5),
-    "a checkpoint's optimizer": (checkpoints, "write_tensors", 5),
+    "a checkpoint": (checkpoints.Checkpoints, "save", 5),
+    "a checkpoint's tensors": (checkpoints, "save_file", 10),
+    "a checkpoint's metrics and state": (Path, "write_text", 10),
     "a checkpoint's rename": (Path, "rename", 5),
-    "a checkpoint's end": (checkpoints, "sync", 22),
+    "a checkpoint's end": (checkpoints, "sync", 30),
     "deleting old checkpoints": (checkpoints.shutil, "rmtree", 3),
     "an evaluation's file": (Responses, "save", 1),
     "the result": (RunFolder, "finish", 1),
-    "its replacement": (Path, "replace", 3),
+    "the last files on the disk": (records, "sync", 9),
+    "a replacement of a file": (Path, "replace", 6),
 }
 
 
@@ -132,7 +137,7 @@ def test_killed_again_and_again(tiny, whole, tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("run")
     for at in steps:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "_step", killing(Trainer._step, at))
+            patch.setattr(Trainer, "step", killing(Trainer.step, at))
             try:
                 run(two_stages(tiny), folder)
             except Killed:
@@ -141,10 +146,10 @@ def test_killed_again_and_again(tiny, whole, tmp_path_factory, steps):
     assert_same(run(two_stages(tiny), folder), whole)
 
 
-@pytest.mark.parametrize("file", ["state.json", "policy.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("file", ["state.json", "policy.safetensors", "optimizer.safetensors"])
 def test_from_a_damaged_checkpoint_the_one_before_is_taken(tiny, whole, tmp_path, caplog, file):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", killing(Trainer._step, 7))
+        patch.setattr(Trainer, "step", killing(Trainer.step, 7))
         with pytest.raises(Killed):
             run(two_stages(tiny), tmp_path)
     path = tmp_path / "checkpoints" / "step-00000006" / file
@@ -159,7 +164,7 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken(tiny, whole, tmp_path
 
 def test_a_half_written_line_of_metrics_is_done_again(tiny, whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", killing(Trainer._step, 8))
+        patch.setattr(Trainer, "step", killing(Trainer.step, 8))
         with pytest.raises(Killed):
             run(two_stages(tiny), tmp_path)
     path = RunFolder(tmp_path).metrics_path
@@ -189,10 +194,10 @@ def full(call, at):
     [
         (RunFolder, "append", 1, 0),
         (RunFolder, "append", 4, 3),
-        (RunFolder, "flush", 2, 2),
-        (Path, "write_bytes", 1, 0),  # the first checkpoint's weights
-        (Path, "write_bytes", 4, 2),  # the second one's optimizer
-        (records.os, "fsync", 12, 2),
+        (Path, "write_bytes", 1, 0),  # the first file that is tried
+        (checkpoints, "save_file", 1, 0),  # the first checkpoint's weights
+        (checkpoints, "save_file", 4, 2),  # the second one's optimizer
+        (checkpoints, "sync", 8, 2),
         (Responses, "save", 1, 8),
         (RunFolder, "finish", 1, 8),
         (records, "provenance", 1, 0),
@@ -206,8 +211,8 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_it_resumes(
         with pytest.raises(UpgeError) as error:
             run(two_stages(tiny), tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: the disk is full; free space and run the same command: it resumes from "
-        f"step {step}"
+        f"{tmp_path}: the disk is full; free space and rerun the command: it "
+        + (f"resumes from step {step}" if step else "starts anew, without a checkpoint")
     )
     seen = []
     Trainer(two_stages(tiny), RunFolder(tmp_path), seen.append).run()
@@ -305,7 +310,7 @@ def test_or_is_skipped_and_never_averaged_in(tiny, tmp_path, overflow):
     overflow(2)
     trainer = Trainer(quiet(tiny, on_bad_step="skip"), RunFolder(tmp_path))
     states = []
-    step = Trainer._step
+    step = Trainer.step
 
     def spy(self, *args):
         found = step(self, *args)
@@ -313,7 +318,7 @@ def test_or_is_skipped_and_never_averaged_in(tiny, tmp_path, overflow):
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", spy)
+        patch.setattr(Trainer, "step", spy)
         trainer.run()
     assert [line["skipped"] for line in RunFolder(tmp_path).metrics()] == [0, 1, 0]
     assert trainer.progress.updates == 2
@@ -410,8 +415,11 @@ def test_a_small_disk_that_grows(tiny, whole, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) > 10
-    assert all("the disk is full; free space and run the same" in line for line in lines)
-    steps = [int(line.rsplit(" ", 1)[1]) for line in lines]
+    assert all("the disk is full; free space and rerun the command: it" in line for line in lines)
+    steps = [
+        0 if line.endswith("starts anew, without a checkpoint") else int(line.rsplit(" ", 1)[1])
+        for line in lines
+    ]
     assert steps == sorted(steps)
     assert len(set(steps)) > 2
     assert_same(RunFolder(tmp_path / "copy"), whole)

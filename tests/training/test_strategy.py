@@ -16,7 +16,7 @@ import torch
 from ragged import TRAINED, policy
 
 from upge.common.errors import UpgeError
-from upge.training import doctor, launch
+from upge.training import launch, launch_check
 from upge.training.launch import open_strategy
 
 #: Some hundredfold what was measured: 6e-15 in float64.
@@ -66,7 +66,7 @@ def check(steps, tolerance):
 def test_the_recipes_bfloat16_is_of_products_alone(walked):
     """Log π and sums of gradients, which Accelerate would have in bfloat16 too, are float32."""
     found = walked["fsdp2-bf16"]
-    for name in doctor.CASES:
+    for name in launch_check.CASES:
         case = found["cases"][name]
         assert case["fault"] == ""
         assert 0 < case["residual"] <= ROUNDED

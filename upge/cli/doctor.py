@@ -28,10 +28,10 @@ def doctor(
     """
     for module in ("pydantic", "accelerate"):
         require(module, "train")
-    from upge.training.doctor import examine
-    from upge.training.vigil import main_first
+    from upge.training.launch_check import check_launch
+    from upge.training.processes import main_first
 
-    report = examine(architecture)
+    report = check_launch(architecture)
     if report.main:
         console = Console(width=100)
         console.print(f"Launcher: {report.launcher}", highlight=False)

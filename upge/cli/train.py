@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from upge.cli.run_config import resolve
+from upge.common.progress import steps_bar
 
 if TYPE_CHECKING:
     from upge.training.config import RunConfig
@@ -86,12 +87,15 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole configuration; train nothing.")
     ] = False,
-    doctor: Annotated[
+    launch_check: Annotated[
         bool,
         typer.Option(
-            help="With several processes, first compare a step with a plain process's; see doctor."
+            " /--no-launch-check",
+            help="With several processes, don't first compare a step with a plain process's; see "
+            "doctor.",
         ),
     ] = True,
+    doctor: Annotated[bool, typer.Option(" /--no-doctor", hidden=True)] = True,
     questions: Annotated[int | None, typer.Option(hidden=True)] = None,
     rollouts: Annotated[int | None, typer.Option(hidden=True)] = None,
     gpu: Annotated[
@@ -149,7 +153,7 @@ def train(
             print_plan(plan, prefix="# ")
             raise typer.Exit(0 if plan.memory.fits else 1)
     else:
-        _train(run, folder, quiet, doctor)
+        _train(run, folder, quiet, launch_check and doctor)
 
 
 def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
@@ -160,30 +164,34 @@ def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
     print(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
-def _train(run: RunConfig, folder: RunFolder, quiet: bool, doctor: bool) -> None:
+def _train(run: RunConfig, folder: RunFolder, quiet: bool, launch_check: bool) -> None:
+    from upge.models.pretrained import load_config
     from upge.planning.memory import check_run_memory
-    from upge.training.loop import Trainer
+    from upge.training.launch_check import refuse_faulty
+    from upge.training.loop import Trainer, open_run
 
     again = folder.result is not None
-    if not again:
-        check_run_memory(run)
     log = _Log(stderr=True, quiet=quiet)
-    trainer = Trainer(run, folder, doctor=doctor)
+    trainer = Trainer(run, folder)
     trainer.note = lambda text: log.print(text, highlight=False, markup=False, soft_wrap=True)
     try:
+        if not again:
+            check_run_memory(run)
+            trainer.accelerator = open_run(run, folder)
+            if launch_check:
+                refuse_faulty(trainer.accelerator, load_config(run.model))
         with _watching(run, log) as observe:
             trainer.observe = observe
             result = trainer.run()
     except KeyboardInterrupt:
-        kept = any(folder.checkpoints.glob("step-*"))
-        where = "goes on from the last checkpoint" if kept else "starts anew, without a checkpoint,"
-        _Log(stderr=True).print(
-            f"Interrupted at step {trainer.progress.step} of {run.steps}; the same command {where} "
-            f"in {folder.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        if trainer.reports():
+            _Log(stderr=True).print(
+                f"Interrupted at step {trainer.progress.step} of {run.steps}; rerun the command: "
+                f"it {trainer.resumes} in {folder.path}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         raise typer.Exit(INTERRUPTED) from None
     if _speaks():
         _print_to_reader(_closing_line(run, folder, result, again))
@@ -232,15 +240,7 @@ def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], 
 @contextmanager
 def _watching(run: RunConfig, console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """What shows the steps: a bar in a terminal, elsewhere a line a validation."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[numbers]}", markup=False),
-    )
-    hidden = console.quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    with steps_bar(TextColumn("{task.fields[numbers]}", markup=False), console=console) as bar:
         task = bar.add_task("loading", total=run.steps, numbers="")
         latest: dict[str, Any] = {}
 

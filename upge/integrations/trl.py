@@ -37,7 +37,8 @@ from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.estimator import Estimate, Estimator, Plan, term_metrics
 from upge.integrations.rows import trajectories
-from upge.training.gradient import sum_over_processes, weighs_by_batch
+from upge.training.gradient import weighs_by_batch
+from upge.training.processes import sum_over_processes
 
 _trl: Any = require("trl", "parity")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator, Plan, term_metrics
+from upge.training.processes import sum_over_processes
 
 #: What spoiled baselines of this literature (arXiv 2604.23747), to be shown by switching it on.
 #: ``last_micro_batch_only``: under gradient accumulation the gradients of all micro-batches but the
@@ -234,14 +235,6 @@ def _with_own_counts(part: Plan, parts: int) -> Plan:
 def weighs_by_batch(estimator: Estimator) -> bool:
     """Whether the whole batch's entropy has to be known, by a forward pass, before it is split."""
     return estimator.weighs_by_batch
-
-
-def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if accelerator.num_processes == 1:
-        return x
-    total: Tensor = accelerator.reduce(x, reduction="sum")
-    return total
 
 
 def _lengths(batch: TrajectoryBatch) -> Tensor:

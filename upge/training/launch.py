@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,15 +13,15 @@ import torch
 from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.training.precision import MIXED
+from upge.training.processes import TIMEOUT, main_first
 from upge.training.strategy import FullyShard, Strategy
-from upge.training.vigil import main_first
 
 #: What the loop has been made for; see :mod:`upge.training.precision`.
 _PRECISIONS = ("no", "bf16", "fp16")
 
 
 def open_accelerator(**options: Any) -> Any:
-    """Accelerate's object, as the launcher configures it; processes wait long for each other.
+    """Accelerate's object, as the launcher configures it.
 
     Args:
         options: further ones of ``accelerate.Accelerator``.
@@ -31,16 +30,16 @@ def open_accelerator(**options: Any) -> Any:
         UpgeError: the launcher asks for what the loop isn't made for.
     """
     accelerate = require("accelerate", "train")
-    group: dict[str, Any] = {"timeout": timedelta(hours=12)}  # while the main one evaluates
+    group: dict[str, Any] = {"timeout": TIMEOUT}
     if _asked("DEEPSPEED"):
         require("deepspeed", "deepspeed")
         if not torch.cuda.is_available():
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
-    patient = accelerate.InitProcessGroupKwargs(**group)
+    processes = accelerate.InitProcessGroupKwargs(**group)
     launched_processes()
     _check_precision(options.get("mixed_precision"))
     try:
-        accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
+        accelerator = accelerate.Accelerator(kwargs_handlers=[processes], **options)
     except (ValueError, ImportError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UpgeError(

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from upge.common.errors import UpgeError
 from upge.models.policy import Policy
+from upge.training.checkpoint import SCALER
 from upge.training.config import Stage
 
-OptimizerState = Mapping[str, Any]
+#: AdamW's state of each parameter, by its index: ``step``, ``exp_avg`` and ``exp_avg_sq``.
+Moments = Mapping[int, Mapping[str, Tensor]]
 
 
 class Strategy:
@@ -105,30 +107,46 @@ class Strategy:
     def synchronize(self) -> None:
         """Give the whole model the policy's weights; in all processes together."""
 
-    def start_stage(self, stage: Stage, state: OptimizerState) -> None:
+    def start_stage(self, stage: Stage, state: Mapping[str, Tensor]) -> None:
         """Set the optimizer up for a stage, as new if no state is given; in all processes."""
         self._set(lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
         self._forget_moments()
-        if state:
-            self._load_moments(state)
-            if self.accelerator.scaler is not None and "scaler" in state:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        scaler = {}
+        for name, value in state.items():
+            owner, _, key = name.partition(".")
+            if name.startswith(SCALER):
+                scaler[key] = value.item()
+            else:
+                moments.setdefault(int(owner), {})[key] = value
+        if moments:
+            self._load_moments(moments)
+        if scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(scaler)
 
-    def optimizer_state(self) -> OptimizerState:
-        """The optimizer's state as one plain process has it; called in all processes."""
-        state = self._moments()
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's state by name, as one plain process has it; called in all processes."""
+        state = {
+            f"{index}.{key}": value
+            for index, moments in self._moments().items()
+            for key, value in moments.items()
+        }
         if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
+            for key, value in self.accelerator.scaler.state_dict().items():
+                dtype = torch.float64 if isinstance(value, float) else torch.int64
+                state[SCALER + key] = torch.tensor(value, dtype=dtype)
         return state
 
     def _forget_moments(self) -> None:
         self.optimizer.state.clear()
 
-    def _load_moments(self, state: OptimizerState) -> None:
-        self.optimizer.load_state_dict(_only_moments(state))
+    def _load_moments(self, moments: Moments) -> None:
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def _moments(self) -> dict[str, Any]:
-        return dict(self.optimizer.state_dict())
+    def _moments(self) -> Moments:
+        moments: Moments = self.optimizer.state_dict()["state"]
+        return moments
 
 
 class FullyShard(Strategy):
@@ -162,21 +180,21 @@ class FullyShard(Strategy):
             for own, shards in zip(self.whole.parameters(), self.policy.parameters(), strict=True):
                 own.copy_(_full(shards))
 
-    def _load_moments(self, state: OptimizerState) -> None:
-        state = copy.deepcopy(_only_moments(state))
-        for index, shards in enumerate(self.policy.parameters()):
-            moments = state["state"].get(index, {})
-            for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
-                moments[name] = _sharded(moments[name], shards)
-        self.optimizer.load_state_dict(state)
-
-    def _moments(self) -> dict[str, Any]:
-        state = self.optimizer.state_dict()
-        whole = {
-            index: {name: _full(value).cpu() for name, value in moments.items()}
-            for index, moments in state["state"].items()
+    def _load_moments(self, moments: Moments) -> None:
+        sharded = {
+            index: {
+                key: value if key == "step" else _sharded(value, shards)
+                for key, value in moments[index].items()
+            }
+            for index, shards in enumerate(self.policy.parameters())
         }
-        return {**state, "state": whole}
+        super()._load_moments(sharded)
+
+    def _moments(self) -> Moments:
+        return {
+            index: {key: _full(value).cpu() for key, value in moments.items()}
+            for index, moments in super()._moments().items()
+        }
 
 
 def _full(x: Tensor) -> Tensor:
@@ -189,7 +207,3 @@ def _sharded(whole: Tensor, like: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
-
-
-def _only_moments(state: OptimizerState) -> dict[str, Any]:
-    return {"state": dict(state["state"]), "param_groups": list(state["param_groups"])}

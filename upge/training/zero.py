@@ -16,7 +16,7 @@ from torch import Tensor
 from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.models.policy import Policy
-from upge.training.strategy import OptimizerState, Strategy
+from upge.training.strategy import Moments, Strategy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -89,23 +89,22 @@ class Zero(Strategy):
         self._zero.optimizer.state.clear()
         self._zero._hp_optimizer_states_linked = False
 
-    def _load_moments(self, state: OptimizerState) -> None:
-        step = state["state"][0]["step"]
+    def _load_moments(self, moments: Moments) -> None:
         for flat in self._flat_parameters():
             zeros = {name: torch.zeros_like(flat) for name in _MOMENTS}
-            self._zero.optimizer.state[flat] = {"step": step.clone(), **zeros}
+            self._zero.optimizer.state[flat] = {"step": moments[0]["step"].clone(), **zeros}
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
             self._zero._lazy_init_hp_params_optimizer_state()
         for index, parameter in enumerate(self.policy.parameters()):
             for name in _MOMENTS:
-                value = state["state"][index][name].to(self.accelerator.device)
+                value = moments[index][name].to(self.accelerator.device)
                 self._write("optimizer_state", parameter, value, name)
 
-    def _moments(self) -> dict[str, Any]:
+    def _moments(self) -> Moments:
         if not self._zero.optimizer.state:  # no step has been taken
             return {}
         step = next(iter(self._zero.optimizer.state.values()))["step"]
-        moments = {
+        return {
             index: {"step": step.clone().cpu()}
             | {
                 name: self._api.safe_get_full_optimizer_state(parameter, name).cpu()
@@ -113,8 +112,6 @@ class Zero(Strategy):
             }
             for index, parameter in enumerate(self.policy.parameters())
         }
-        settings = {k: v for k, v in self._zero.param_groups[0].items() if k != "params"}
-        return {"state": moments, "param_groups": [settings | {"params": list(moments)}]}
 
     def _write(self, what: str, parameter: Any, whole: Tensor, *options: str) -> None:
         """Set a parameter's master weights, gradient or moments; in all processes."""
