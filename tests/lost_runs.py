@@ -1,6 +1,7 @@
 """Runs of two processes, one of which is killed: ``python lost_runs.py FOLDER CONFIG SEED KILLS``.
 
-With ``stop`` in place of SEED and KILLS each process once stops answering, in a step, for good.
+With ``stop`` in place of SEED and KILLS each process once stops answering, in a step, for good;
+with ``terminate`` one or both get a SIGTERM, as a scheduler sends it.
 
 What a launcher does is done here: soon after one process has died, the other gets a SIGTERM. Then
 the run is started again, and compared with one that was left alone.
@@ -50,7 +51,7 @@ def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
     rank = os.environ["RANK"]
     with Path(f"{folder}-{rank}.err").open("w") as file:
         os.dup2(file.fileno(), 2)
-    if rank == str(victim):
+    if rank == str(victim) or victim == "both":
         owner, name, _ = MOMENTS[moment]
         setattr(owner, name, killing(getattr(owner, name), call, by))
     if kind == "single":
@@ -58,8 +59,11 @@ def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
             del os.environ[name]
     loop.open_accelerator = partial(strategy_runs.opened, kind)
     try:
-        Trainer(config, RunFolder(folder)).run()
+        trainer = Trainer(config, RunFolder(folder))
+        trainer.run()
     except KeyboardInterrupt:
+        if trainer.reports():
+            print(f"interrupted: it {trainer.resumes}", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
     except UpgeError as error:
         print(f"upge: {error}", file=sys.stderr, flush=True)
@@ -113,6 +117,24 @@ def stop(folder, config):
     return found
 
 
+def terminate(folder, config):
+    """Send SIGTERM in several moments, and resume each run."""
+    whole = RunFolder(Path(folder) / "whole")
+    assert launch(config, whole.path)[0] == [0, 0]
+    found = []
+    for victim in (0, 1, "both"):
+        for moment, call in (("a step", 4), ("an update", 3), ("a checkpoint", 1)):
+            stopped = RunFolder(Path(folder) / f"{victim}-{call}")
+            kill = {"victim": victim, "moment": moment, "call": call, "by": signal.SIGTERM}
+            codes, _, said = launch(config, stopped.path, **kill)
+            again = launch(config, stopped.path)[0]
+            same = tiny_runs.weights(stopped) == tiny_runs.weights(whole) and (
+                tiny_runs.numbers(stopped) == tiny_runs.numbers(whole)
+            )
+            found.append({"codes": codes, "said": said, "again": again, "same": same} | kill)
+    return found
+
+
 def kill_many(folder, run, random, kills):
     """Kill so many runs at moments drawn at random, and go on with each."""
     whole = RunFolder(Path(folder) / "whole")
@@ -144,9 +166,10 @@ def kill_many(folder, run, random, kills):
 def main(folder: str, config: str, seed: str, kills: str = "") -> None:
     """Kill so many runs, or stop two, and report."""
     run = build(json.loads(Path(config).read_text()), RunConfig)
-    found = (
-        stop(folder, run) if seed == "stop" else kill_many(folder, run, Random(seed), int(kills))
-    )
+    if seed in ("stop", "terminate"):
+        found = {"stop": stop, "terminate": terminate}[seed](folder, run)
+    else:
+        found = kill_many(folder, run, Random(seed), int(kills))
     (Path(folder) / "found.json").write_text(json.dumps(found))
 
 

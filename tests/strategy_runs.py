@@ -266,7 +266,7 @@ def relative(found, expected):
 
 
 def look(kind, out):
-    """What the launch check sees, the dtype of log π, and what summing a gradient in parts changes."""
+    """What the launch check finds, the dtype of log π, what summing a gradient in parts changes."""
     accelerator = opened(kind)
     report = launch_check.check_launch(accelerator=accelerator)
     strategy = open_strategy(accelerator, copy.deepcopy(policy().model).float())

@@ -135,7 +135,18 @@ def test_a_run_without_a_name_is_called_after_its_algorithms(run: Run, tmp_path:
     assert "\nname: mine\n" in run("train", config, "--dry-run").out
 
 
-SMALL = ("--steps", 3, "--questions", 4, "--rollouts", 2, "--max-tokens", 24, "--lr", "1e-2")
+SMALL = (
+    "--steps",
+    3,
+    "--prompts-per-step",
+    4,
+    "--group-size",
+    2,
+    "--max-tokens",
+    24,
+    "--lr",
+    "1e-2",
+)
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
@@ -259,12 +270,12 @@ def test_an_interrupted_run_goes_on(
         cut = run(*command, *often, "--out", tmp_path / "cut")
     (folder,) = (tmp_path / "cut").iterdir()
     assert cut.code == 130 and cut.out == ""
-    sentence = "Interrupted at step 4 of 5; the same command goes on from the last checkpoint in"
+    sentence = "Interrupted at step 4 of 5; rerun the command: it resumes from step 4 in"
     assert f"{sentence} {folder}" in cut.err
     assert not (folder / "result.json").exists()
     again = run(*command, *often, "--out", tmp_path / "cut")
     assert again.code == 0 and again.out == whole.out.replace("/whole/", "/cut/")
-    assert "step 3/5: " in again.err and "step 2/5: " not in again.err
+    assert "step 5/5: " in again.err and "step 4/5: " not in again.err
     (uninterrupted,) = (tmp_path / "whole").iterdir()
     assert metrics_of(folder) == metrics_of(uninterrupted)
     for name, tensor in load_file(uninterrupted / "policy" / "model.safetensors").items():
@@ -370,11 +381,46 @@ def test_metrics_that_were_changed(
     whole = metrics_of(folder)
     changed = [*whole[:2], whole[2] | {"validation": value}]
     write(folder / "metrics.jsonl", changed)
-    again = run(*command)  # the validation before it is the last one known
-    assert again.code == 0 and again.out == line.replace("3 steps", "finished before"), again.err
+    again = run(*command)
+    assert again.code == 2 and again.out == "" and again.err.count("\n") == 1, again.err
+    assert (
+        f"upge: {folder / 'metrics.jsonl'}: isn't what the run wrote; restore it, or" in again.err
+    )
     (folder / "result.json").unlink()
     assert run(*command).out == line
     assert metrics_of(folder) == whole
+
+
+@pytest.mark.parametrize("how", ["empty", "changed", "gone"])
+@pytest.mark.parametrize(
+    "name", ["policy/model.safetensors", "policy/tokenizer.json", "evaluation/sums.parquet"]
+)
+def test_files_that_are_not_what_a_finished_run_wrote(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], name: str, how: str
+) -> None:
+    """As a power failure leaves them: there, and empty."""
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole = (folder / name).read_bytes()
+    if how == "gone" and len(list((folder / name).parent.iterdir())) > 1:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(b"" if how != "changed" else bytes([whole[0] ^ 1]) + whole[1:])
+    done = run(*command)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert f"upge: {folder / name}: isn't what the run wrote; restore it, or delete" in done.err
+    (folder / "result.json").unlink()
+    assert run(*command).out == line
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_policy_that_was_deleted_to_free_space_misleads_nobody(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...]
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(folder / "policy")
+    assert run(*command).out == line.replace("3 steps", "finished before")
 
 
 @pytest.mark.parametrize("name", ["policy", "evaluation", "result.json"])
@@ -463,7 +509,7 @@ def test_a_dry_run_that_does_not_fit_says_so_by_its_code(run: Run) -> None:
         (["-a", "grpp"], "unknown algorithm 'grpp'; did you mean 'grpo'?"),
         (["-a", "sft", "--lr", "-1"], "stages.0.lr: got -1"),
         (["-a", "sft", "--steps", "0"], "stages.0.steps: got 0"),
-        (["-a", "grpo", "--rollouts", "1"], "stages.0: rollouts: got 1, but grpo compares"),
+        (["-a", "grpo", "--rollouts", "1"], "stages.0: group_size: got 1, but grpo compares"),
         (["-a", "sft", "--set", "stages.0.lrr=1"], "did you mean 'stages.0.lr'?"),
         (["-a", "sft", "--set", "lr"], "--set lr: wanted KEY=VALUE"),
         (["nowhere.yaml"], "nowhere.yaml: can't be read"),

@@ -122,7 +122,9 @@ def test_a_fault_without_a_name_is_given_in_numbers():
 def alone(tmp_path_factory):
     """The faults of every launcher of one process."""
     out = tmp_path_factory.mktemp("check") / "found.json"
-    names = [name for name in launch_check_runs.LAUNCHERS if name not in ("own_means", "not_exchanged")]
+    names = [
+        name for name in launch_check_runs.LAUNCHERS if name not in ("own_means", "not_exchanged")
+    ]
     launch_check_runs.main(str(out), *names)
     return json.loads(out.read_text())
 

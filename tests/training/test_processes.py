@@ -56,6 +56,19 @@ def test_a_process_that_stops_answering_is_missed_in_time(tmp_path):
         assert run["again"] == [0, 0], run
 
 
+@pytest.mark.slow
+def test_a_terminated_run_is_one_sentence_and_resumes(tmp_path):
+    """Whichever process gets the signal, both stop after the same step, which is not lost."""
+    for run in lose(tmp_path, "terminate"):
+        assert run["codes"] == [130, 130], run
+        said = "".join(run["said"])
+        step = {"a step": 3, "an update": 3, "a checkpoint": 2}[run["moment"]]
+        assert said.count("interrupted: it resumes from step ") == 1, run
+        assert f"resumes from step {step}\n" in said, run
+        assert run["again"] == [0, 0], run
+        assert run["same"], run
+
+
 @pytest.mark.parametrize(
     ("error", "broken"),
     [
@@ -68,9 +81,12 @@ def test_a_process_that_stops_answering_is_missed_in_time(tmp_path):
 )
 def test_what_tells_of_a_lost_process(error, broken):
     assert is_broken(error) == broken
-    with pytest.raises(LostProcess if broken else type(error)) as raised:
-        with main_first(False), reporting_loss(lambda: True, lambda: "resumes from step 3"):
-            raise error
+    with (
+        pytest.raises(LostProcess if broken else type(error)) as raised,
+        main_first(False),
+        reporting_loss(lambda: True, lambda: "resumes from step 3"),
+    ):
+        raise error
     if broken:
         assert str(raised.value).startswith(SENTENCE)
         assert str(raised.value).endswith("rerun the command: it resumes from step 3")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -170,6 +172,71 @@ def test_a_half_written_line_of_metrics_is_done_again(tiny, whole, tmp_path):
     path = RunFolder(tmp_path).metrics_path
     path.write_bytes(path.read_bytes()[:-40])
     assert_same(run(two_stages(tiny), tmp_path), whole)
+
+
+# --------------------------------------------------------------------------- SIGTERM and SIGINT
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+    time.sleep(0)  # where Python looks for signals
+
+
+def interrupting(call, at, after, number=signal.SIGTERM):
+    """``call``, but its ``at``-th one (from 1) gets a signal, before or after it has acted."""
+    count = 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count == at and not after:
+            send(number)
+        result = call(*args, **options)
+        if count == at and after:
+            send(number)
+        return result
+
+    return counted
+
+
+#: Where a signal arrives in a run of eight steps, and the step that the run resumes from.
+MOMENTS = [
+    (Trainer, "_open_policy", 1, False, 0),
+    (Trainer, "_collect", 1, False, 0),
+    (Trainer, "_collect", 2, True, 1),
+    (Trainer, "_collect", 6, False, 5),
+    (Updater, "plan", 5, False, 4),  # the second update of step 4: its first is not lost
+    (Updater, "plan", 6, False, 4),
+    (Updater, "_apply", 3, False, 3),
+    (Updater, "_apply", 4, True, 4),
+    (Updater, "_apply", 5, False, 4),
+    (Evaluator, "validate", 1, False, 3),
+    (Evaluator, "validate", 2, True, 6),
+    (RunFolder, "append", 2, False, 2),
+    (RunFolder, "append", 5, True, 5),
+    (checkpoints.Checkpoints, "save", 1, False, 2),
+    (checkpoints.Checkpoints, "save", 3, True, 4),
+    (Evaluator, "test", 1, False, 8),
+    (RunFolder, "finish", 1, False, 8),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "at", "after", "step"), MOMENTS)
+def test_what_is_done_is_kept(tiny, whole, tmp_path, owner, name, at, after, step):
+    number = signal.SIGINT if after else signal.SIGTERM
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    trainer = Trainer(two_stages(tiny), RunFolder(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, interrupting(getattr(owner, name), at, after, number))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert trainer.resumes.startswith(f"resumes from step {step}" if step else "starts anew")
+    assert RunFolder(tmp_path).result is None
+    seen = []
+    Trainer(two_stages(tiny), RunFolder(tmp_path), seen.append).run()
+    assert [line["step"] for line in seen] == list(range(step + 1, 9))
+    assert_same(RunFolder(tmp_path), whole)
 
 
 # ------------------------------------------------------------------------------------ a full disk
@@ -360,6 +427,24 @@ def test_weights_that_give_nan_stop_the_run_at_once(tiny, tmp_path, name):
     with pytest.raises(UpgeError, match="step 1: the loss or its gradient is not finite"):
         run(config, tmp_path / "run")
     assert list((tmp_path / "run" / "bad_steps").iterdir())
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_weights_that_overflow_are_no_result(tiny, tmp_path, every):
+    """One step at an absurd rate, and nothing that would notice: no validation, no test."""
+    config = tiny.config("sft", steps=1, lr=1e308, warmup=0).model_copy(
+        update={
+            "checkpoint_every": every,
+            "data": tiny.config().data.model_copy(update={"test": None}),
+        }
+    )
+    with pytest.raises(UpgeError, match=r"step 1: the policy has broken, its weight .* not finite"):
+        run(config, tmp_path)
+    assert RunFolder(tmp_path).result is None
+    assert (
+        not list(RunFolder(tmp_path).checkpoints.glob("*"))
+        and not RunFolder(tmp_path).policy.exists()
+    )
 
 
 def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
