@@ -20,7 +20,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UpgeError:
     """The error for an unknown name, with the nearest known one if it looks like a typo."""
     names = sorted(known)
     nearest = get_close_matches(str(name).casefold(), names, n=1)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+    listed = f"known: {', '.join(names)}" if names else "there is none to choose"
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else listed
     return UpgeError(f"unknown {kind} {name!r}; {remedy}")
 
 
