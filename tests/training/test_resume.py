@@ -20,14 +20,16 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_runs import numbers, run, weights
 
+from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.evaluation.responses import Responses
 from upge.models.policy import Policy
 from upge.training import checkpoint as checkpoints
 from upge.training import loop, records
+from upge.training.config import RunConfig
 from upge.training.evaluate import Evaluator
 from upge.training.loop import Trainer
-from upge.training.records import RunFolder
+from upge.training.records import RunFolder, run_folder
 from upge.training.update import Updater
 
 
@@ -172,6 +174,57 @@ def test_a_half_written_line_of_metrics_is_done_again(tiny, whole, tmp_path):
     path = RunFolder(tmp_path).metrics_path
     path.write_bytes(path.read_bytes()[:-40])
     assert_same(run(two_stages(tiny), tmp_path), whole)
+
+
+# --------------------------------------------------------------------------- more or fewer steps
+
+
+def of_length(tiny, steps, **changes):
+    """As :func:`two_stages`, with so many steps of the second one."""
+    given = two_stages(tiny).model_dump(mode="json")
+    given["stages"][1]["steps"] = steps
+    return build(given | changes, RunConfig)
+
+
+def train(config, runs):
+    """The run's folder, the steps that were done, and what was noted."""
+    folder, steps, notes = run_folder(runs, config), [], []
+    Trainer(config, folder, lambda line: steps.append(line["step"]), notes.append).run()
+    return folder, steps, notes
+
+
+@pytest.mark.parametrize("lengths", [(2, 5), (1, 2, 5), (3, 5), (7, 5)])
+def test_a_longer_or_shorter_run_continues_the_one_that_is_there(tiny, whole, tmp_path, lengths):
+    """With the numbers of one that was made at once; the others stay as they are."""
+    step, before = 0, {}
+    for length in lengths:
+        folder, steps, notes = train(of_length(tiny, length), tmp_path)
+        start = step if step <= 3 + length else 8  # checkpoints are kept of steps 8 and 10
+        assert steps == list(range(start + 1, 4 + length))
+        assert len(notes) == (start > 0) and all(f"from step {start}" in note for note in notes)
+        for path, content in before.items():
+            assert path.read_bytes() == content
+        before |= {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+        step = 3 + length
+    assert_same(folder, whole)
+
+
+def test_a_run_of_other_checkpoints_is_the_same_run(tiny, whole, tmp_path):
+    config = of_length(tiny, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", killing(Trainer.step, 6))
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    folder, steps, _ = train(of_length(tiny, 5, checkpoint_every=1), tmp_path)
+    assert steps == [5, 6, 7, 8]
+    assert_same(folder, whole)
+    assert train(of_length(tiny, 5, checkpoint_every=50), tmp_path)[1] == []
+
+
+def test_what_differs_otherwise_continues_nothing(tiny, tmp_path):
+    train(of_length(tiny, 2), tmp_path)
+    for change in ({"seed": 1}, {"max_tokens": 9}):
+        assert train(of_length(tiny, 3, **change), tmp_path)[1] == [1, 2, 3, 4, 5, 6]
 
 
 # --------------------------------------------------------------------------- SIGTERM and SIGINT
@@ -457,6 +510,7 @@ def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
 SMALL_DISK = """
 import json, subprocess, sys
 from pathlib import Path
+from upge.common.config import build
 from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.training.config import RunConfig

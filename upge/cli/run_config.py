@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upge.common.errors import UpgeError
+from upge.common.files import check_name
 from upge.common.optional import require
 from upge.models.bases import base_folder
 
@@ -39,6 +40,8 @@ def resolve(config: Path | None, made: dict[str, Any], settings: list[str] | Non
     from upge.common.config import build, override, read_yaml
     from upge.training.config import RunConfig
 
+    for name in ("model", "data"):
+        check_name(Path(made.get(name, "")))
     if config is None:
         given = _from_options(made)
     elif made:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -96,6 +97,12 @@ def train(
         ),
     ] = True,
     doctor: Annotated[bool, typer.Option(" /--no-doctor", hidden=True)] = True,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Take a run of the same configuration though other code made it."
+        ),
+    ] = False,
     questions: Annotated[int | None, typer.Option(hidden=True)] = None,
     rollouts: Annotated[int | None, typer.Option(hidden=True)] = None,
     gpu: Annotated[
@@ -153,7 +160,7 @@ def train(
             print_plan(plan, prefix="# ")
             raise typer.Exit(0 if plan.memory.fits else 1)
     else:
-        _train(run, folder, quiet, launch_check and doctor)
+        _train(run, folder, quiet, launch_check and doctor, keep)
 
 
 def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
@@ -164,16 +171,19 @@ def _print_configuration(run: RunConfig, folder: RunFolder) -> None:
     print(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
-def _train(run: RunConfig, folder: RunFolder, quiet: bool, launch_check: bool) -> None:
+def _train(run: RunConfig, folder: RunFolder, quiet: bool, launch_check: bool, keep: bool) -> None:
     from upge.models.pretrained import load_config
     from upge.planning.memory import check_run_memory
     from upge.training.launch_check import refuse_faulty
     from upge.training.loop import Trainer, open_run
 
+    log = _Log(stderr=True, quiet=quiet or not _speaks())
+    note = partial(log.print, highlight=False, markup=False, soft_wrap=True)
+    folder = _chosen(run, folder, keep, note)
+    folder.check(run, keep)
+    changed = folder.changed(run)
     again = folder.result is not None
-    log = _Log(stderr=True, quiet=quiet)
-    trainer = Trainer(run, folder)
-    trainer.note = lambda text: log.print(text, highlight=False, markup=False, soft_wrap=True)
+    trainer = Trainer(run, folder, note=note, keep=keep)
     try:
         if not again:
             check_run_memory(run)
@@ -194,7 +204,35 @@ def _train(run: RunConfig, folder: RunFolder, quiet: bool, launch_check: bool) -
             )
         raise typer.Exit(INTERRUPTED) from None
     if _speaks():
-        _print_to_reader(_closing_line(run, folder, result, again))
+        _print_to_reader(_closing_line(run, folder, result, again, changed))
+        if hint := _hint(folder):
+            _Log(stderr=True).print(hint, highlight=False, markup=False, soft_wrap=True)
+
+
+def _chosen(
+    run: RunConfig, folder: RunFolder, keep: bool, note: Callable[[str], None]
+) -> RunFolder:
+    """The run's folder, or that of a run by other code where this is kept; notes that there is one.
+
+    Args:
+        run: what is trained.
+        folder: of the run by today's code.
+        keep: whether one by other code is taken.
+        note: prints a line.
+    """
+    from upge.common.code import listed
+    from upge.training.records import of_other_code
+
+    if folder.origin is not None or not (others := of_other_code(folder.path.parent, run)):
+        return folder
+    other = others[0]
+    state = "finished" if other.is_finished else f"left after step {other.recorded}"
+    made = f"{other.path} ({state}) is this run by other code: {listed(other.changed(run))}"
+    if keep:
+        note(f"{made}; it is taken")
+        return other
+    note(f"{made}; training anew in {folder.path} (--keep takes the old one)")
+    return folder
 
 
 def _speaks() -> bool:
@@ -225,9 +263,20 @@ def _silence(stream: TextIO) -> None:
         os.dup2(nothing.fileno(), stream.fileno())
 
 
-def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], again: bool) -> str:
-    """Where the results are, and the accuracies."""
-    parts = [f"{run.name}, seed {run.seed}: {'finished before' if again else f'{run.steps} steps'}"]
+def _closing_line(
+    run: RunConfig,
+    folder: RunFolder,
+    result: Mapping[str, Any],
+    again: bool,
+    changed: Sequence[str],
+) -> str:
+    """Where the results are, the accuracies, and whether other code made them."""
+    from upge.common.code import listed
+
+    state = "finished before" if again else f"{run.steps} steps"
+    if changed:
+        state += f" {'' if again else 'begun '}by other code ({listed(changed)})"
+    parts = [f"{run.name}, seed {run.seed}: {state}"]
     validations = [line["validation"] for line in folder.metrics() if "validation" in line]
     if validations:
         parts.append(f"validation {validations[-1]:.3f}")
@@ -235,6 +284,19 @@ def _closing_line(run: RunConfig, folder: RunFolder, result: Mapping[str, Any], 
     if suites:
         parts.append("test " + ", ".join(f"{name} {value:.3f}" for name, value in suites.items()))
     return "; ".join([*parts, f"results in {folder.path}"])
+
+
+def _hint(folder: RunFolder) -> str:
+    """What a run suggests that has learnt nothing from its rollouts; empty otherwise."""
+    rewards = [line["reward"] for line in folder.metrics() if "reward" in line]
+    if not rewards or any(rewards):
+        return ""
+    return (
+        f"Hint: the reward was 0 in all {len(rewards)} steps with rollouts, so nothing was learnt "
+        "from them: see whether the prompts ask for an answer in the form that is graded, whether "
+        "max_tokens leaves room for it, and whether the model ever solves such problems (upge "
+        "sample shows its responses)"
+    )
 
 
 @contextmanager

@@ -35,12 +35,25 @@ def read_text(path: str) -> str:
         raise UpgeError(f"{path}: can't be read ({error}); save it as UTF-8") from error
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that can't be written everywhere: tokenizers and Parquet files want UTF-8.
+
+    Raises:
+        UpgeError: it isn't UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UpgeError(f"{str(path)!a}: isn't UTF-8; choose another path") from error
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder, if it isn't there, and see whether a file can be written to it.
 
     Raises:
         UpgeError: it can't; so that the user hears of it before anything is computed.
     """
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -64,18 +77,29 @@ class FileError(UpgeError, OSError):
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Make the folder and keep a second process from working in it.
 
+    Folders that are made here, and where nothing is written, are removed at the end.
+
     Raises:
         UpgeError: one does, on the same run or evaluation as ``what`` calls it.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    lock = folder / "lock"
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UpgeError(
                 f"{folder}: another process is working on this {what}; wait for it or stop it"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if made and os.listdir(folder) == [lock.name]:
+                    lock.unlink()
+                    for path in made:
+                        path.rmdir()
 
 
 def atomic_write(path: Path, content: str | bytes) -> Path:
@@ -148,14 +172,17 @@ def parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's length and first 64 MiB; empty if it can't be read.
+def file_digest(path: Path, whole: bool = False) -> str:
+    """SHA-256 of a file's length and content; empty if it can't be read.
 
-    Two trainings of a model differ there already, and more of it would take long.
+    Args:
+        path: the file.
+        whole: whether all of its content counts, or the first 64 MiB: two trainings of a model
+            differ there already, and more of it would take long.
     """
     try:
         status = path.stat()
-        return _digest(path, status.st_mtime_ns, status.st_size)
+        return _digest(path, status.st_mtime_ns, status.st_size, -1 if whole else _DIGESTED)
     except (OSError, ValueError):  # a name may hold what no file's name can
         return ""
 
@@ -164,7 +191,7 @@ _DIGESTED = 64 * 2**20
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path, changed: int, size: int) -> str:
+def _digest(path: Path, changed: int, size: int, count: int) -> str:
     """Kept as long as time of change and size are the same."""
     with path.open("rb") as file:
-        return hashlib.sha256(str(size).encode() + file.read(_DIGESTED)).hexdigest()
+        return hashlib.sha256(str(size).encode() + file.read(count)).hexdigest()

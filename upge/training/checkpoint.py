@@ -19,7 +19,9 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -128,16 +130,22 @@ class Checkpoints:
             if step not in self._whole:
                 shutil.rmtree(path)
 
-    def load(self, policy: nn.Module) -> Checkpoint | None:
+    def load(self, policy: nn.Module, most: int = sys.maxsize) -> Checkpoint | None:
         """The newest checkpoint that is whole and of this policy; None if there is none.
 
         Those that are damaged are logged.
+
+        Args:
+            policy: what it is for.
+            most: steps that it may be of.
 
         Raises:
             OSError: the folder can't be listed.
             UpgeError: a checkpoint can't be read, which may pass.
         """
         for step, path in sorted(self._found().items(), reverse=True):
+            if step > most:
+                continue
             try:
                 checkpoint = _read(path, step)
                 _check_fit(checkpoint, policy)
@@ -152,6 +160,12 @@ class Checkpoints:
                 self._whole = [step]
                 return checkpoint
         return None
+
+    def newest(self, most: int) -> int:
+        """The last step, up to ``most``, of which there is a checkpoint, whole or not; else 0."""
+        with suppress(OSError):
+            return max((step for step in self._found() if step <= most), default=0)
+        return 0
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""

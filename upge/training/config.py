@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,29 +10,25 @@ from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
 from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
+from upge.common.code import Code, code_of, code_of_parts, digest, versions
 from upge.common.config import Config
 from upge.common.errors import UpgeError
 from upge.common.files import file_digest
 from upge.estimator import Estimator, Term
 from upge.models.bases import base_folder
-from upge.rollouts.backends import Backend
+from upge.rollouts.backends import ENGINES, Backend
 from upge.rollouts.sampler import Sampling
 from upge.tasks.benchmarks import local_file
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 from upge.training.gradient import Fault
 
-#: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
-NUMBERS = 2
-
-#: Fields that runs were made without, and the defaults that say the same as their absence.
-_YOUNGER: dict[tuple[str, ...], Any] = {
-    ("backend",): "transformers",
-    ("precision",): None,
-    ("data", "wrong_demonstrations"): "keep",
-}
-
 #: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+#: Modules of engines, and packages that grade boxed answers: where unused, no number depends on
+#: them.
+_ENGINE_MODULES = ("upge.rollouts.vllm", "upge.rollouts.vllm_worker")
+_GRADERS = ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime", "sympy")
+
 #: How the names of files with a model's weights end, and of those with its settings and tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
@@ -255,8 +250,9 @@ class Stage(Config):
 
     @property
     def estimator(self) -> Estimator:
-        """The algorithm with its options."""
-        return algorithm(self.algorithm)(**self.options)
+        """The algorithm with its options; built once."""
+        build = algorithm(self.algorithm).build
+        return _estimator(build, self.algorithm, tuple(self.options.items()))
 
     @property
     def samples_rollouts(self) -> bool:
@@ -270,6 +266,12 @@ class Stage(Config):
     def reads_demonstrations(self) -> bool:
         """Whether some term reads demonstrations."""
         return any(term.samples != "online" for term in self.estimator.terms)
+
+
+@lru_cache(maxsize=256)
+def _estimator(build: object, name: str, options: tuple[tuple[str, float | str], ...]) -> Estimator:
+    """Kept as long as the registry has that builder under that name."""
+    return algorithm(name)(**dict(options))
 
 
 def _reads_others(term: Term) -> bool:
@@ -368,36 +370,64 @@ class RunConfig(Config):
         return sum(stage.steps for stage in self.stages)
 
     @property
-    def _files(self) -> list[Path]:
-        """Files whose contents determine the result: one's own problems and model."""
-        base = base_folder(self.model)
-        model = base or Path(self.model)
-        files = sorted(model.iterdir()) if model.is_dir() else [model]
-        # The package's bases change in no other way than their weights do.
-        read = _WEIGHTS if base else _WEIGHTS + _SETTINGS
-        return _files_of(self.data) + [p for p in files if p.suffix in read and p.is_file()]
+    def setup(self) -> str:
+        """Hash of the configuration and of the files that it names; on the rest depends no number.
+
+        Defaults are left out: they are code.
+        """
+        unused: set[str] = {"name", "trackers", "checkpoint_every"}
+        values = self.model_dump(mode="json", exclude=unused, exclude_defaults=True)
+        data = [file_digest(path, whole=True) for path in _files_of(self.data)]
+        return digest([values, data, [file_digest(path) for path in _model_files(self.model)]])
+
+    @property
+    def course(self) -> str:
+        """As :attr:`setup`, whatever the steps of the last stage: a longer run continues this one.
+
+        The learning rate is constant after its warmup, so that no step depends on their number.
+        """
+        *before, last = self.stages or (None,)
+        stages = () if last is None else (*before, last.model_copy(update={"steps": 1}))
+        return self.model_copy(update={"stages": stages}).setup
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Digests of all modules that the run goes through, and versions of packages."""
+        unused = () if self.backend in ENGINES else _ENGINE_MODULES
+        packages = ("torch", "transformers", *({"vllm"} & {self.backend}))
+        graders = _GRADERS if isinstance(self.data, Benchmarks) else ()
+        registered = [algorithm(stage.algorithm).build for stage in self.stages]
+        return (
+            _loop_code(unused)
+            | code_of_parts(*registered, *(stage.estimator for stage in self.stages))
+            | versions(*packages, *graders)
+        )
 
     @property
     def key(self) -> str:
-        """Hash of all that determines the result; name and trackers do not.
-
-        Fields younger than the first runs count only where they are set, so that these keep theirs.
-        """
-        given = self.model_dump(mode="json", exclude={"name", "trackers"})
-        for path, default in _YOUNGER.items():
-            _forget(given, path, default)
-        given["numbers"] = NUMBERS
-        given["files"] = [file_digest(path) for path in self._files]
-        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+        """Hash of all that determines the result: configuration, files and code."""
+        return key_of(self.setup, self.code)
 
 
-def _forget(given: dict[str, Any], path: tuple[str, ...], default: Any) -> None:
-    """Remove the value at a path, in place, where it is the default."""
-    *outer, last = path
-    for name in outer:
-        given = given[name]
-    if last in given and given[last] == default:
-        del given[last]
+def key_of(setup: str, code: Code) -> str:
+    """The key of a run of that :attr:`~RunConfig.setup` by that code."""
+    return digest([setup, dict(code)])[:12]
+
+
+@cache
+def _loop_code(without: tuple[str, ...]) -> dict[str, str]:
+    """As it is when it is first asked for: later changes are none of what this process runs."""
+    return code_of("upge.training.loop", without=without)
+
+
+def _model_files(model: str) -> list[Path]:
+    """Files of a model's weights, settings and tokenizer; of the package's bases the weights."""
+    base = base_folder(model)
+    path = base or Path(model)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    # The package's bases change in no other way than their weights do.
+    read = _WEIGHTS if base else _WEIGHTS + _SETTINGS
+    return [file for file in files if file.suffix in read and file.is_file()]
 
 
 def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from upge.training.measure import (
 from upge.training.precision import MIXED, AutocastSampler, products
 from upge.training.prepare import Prepared, prepare
 from upge.training.processes import check_same, main_first, reporting_loss, sum_over_processes
-from upge.training.records import Line, RunFolder, file_error
+from upge.training.records import Line, RunFolder, file_error, of_other_length
 from upge.training.update import Update, Updater, minibatches
 
 #: Seconds after which a checkpoint is due, whatever the step.
@@ -57,6 +57,7 @@ class Trainer:
         observe: called with each step's metrics.
         note: called with what a reader should know of the problems, before training starts.
         accelerator: Accelerate's object; opened as the launcher configures it, if not given.
+        keep: whether the folder's run is taken though other code began it.
     """
 
     config: RunConfig
@@ -64,6 +65,7 @@ class Trainer:
     observe: Callable[[Metrics], None] = lambda metrics: None
     note: Callable[[str], None] = lambda text: None
     accelerator: Any = None
+    keep: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Trainer:
             KeyboardInterrupt: SIGINT or SIGTERM arrived; where a step was done, a checkpoint holds
                 it.
         """
-        self.folder.check(self.config)
+        self.folder.check(self.config, self.keep)
         if self.accelerator is None:
             self.accelerator = open_run(self.config, self.folder)
         try:
@@ -145,7 +147,7 @@ class Trainer:
     def _restore(self) -> None:
         """Load the newest checkpoint, if there is one; all processes do before it is built on."""
         policy = Policy(self.model)
-        checkpoint = self._checkpoints.load(policy)
+        checkpoint = self._checkpoints.load(policy, self.config.steps) or self._borrow(policy)
         self._optimizer: Mapping[str, Tensor] = {}
         self.progress = Progress()
         if checkpoint is not None:
@@ -159,6 +161,21 @@ class Trainer:
         )
         if self._is_main:
             self.folder.rewind(self._lines)
+
+    def _borrow(self, policy: Policy) -> Checkpoint | None:
+        """A checkpoint of a run of fewer or more steps, which this one continues."""
+        most = self.config.steps
+        others = [Checkpoints(o.checkpoints) for o in of_other_length(self.folder, self.config)]
+        for other in sorted(others, key=lambda other: other.newest(most), reverse=True):
+            with suppress(OSError, UpgeError):
+                if (checkpoint := other.load(policy, most)) is not None:
+                    step, every = checkpoint.progress.step, self.config.evaluation.every
+                    if every is None or step % every:  # validated as the other run's last step
+                        checkpoint.metrics[-1].pop("validation", None)
+                    if self._is_main:
+                        self.note(f"continues {other.folder.parent} from step {step}")
+                    return checkpoint
+        return None
 
     def _open_policy(self) -> None:
         """Shard the initial or restored model, and open what samples from it."""

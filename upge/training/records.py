@@ -1,6 +1,7 @@
-"""Run folders: what was asked, where it ran, what each step measured, what came out.
+"""Run folders: what was asked, by which code, where it ran, what each step measured, what came out.
 
 config.json        the resolved configuration
+code.json          what else determines the result: digests of the code, versions of packages
 provenance.json    commit, versions, hardware, when it was started and resumed
 metrics.jsonl      one line a step
 checkpoints/       the newest two, see :mod:`upge.training.checkpoint`
@@ -51,17 +52,27 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from upge.common.code import differing, listed
 from upge.common.config import Config
 from upge.common.errors import UpgeError
-from upge.common.files import atomic_write, file_digest, locked, read_json, sync, write_json
+from upge.common.files import (
+    atomic_write,
+    check_name,
+    file_digest,
+    locked,
+    read_json,
+    sync,
+    write_json,
+)
 from upge.common.provenance import provenance
-from upge.training.config import RunConfig
+from upge.training.config import RunConfig, key_of
 
 Accuracy = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -79,6 +90,18 @@ class _Line(BaseModel):
 
     step: int
     validation: Accuracy = 0.0
+
+
+class Origin(Config):
+    """What code.json holds: what determined a run's numbers.
+
+    Attributes:
+        setup, course, code: see :class:`~upge.training.config.RunConfig`.
+    """
+
+    setup: str
+    course: str
+    code: dict[str, str]
 
 
 class _Result(Config):
@@ -158,17 +181,47 @@ class RunFolder:
             raise UpgeError(f"{self.metrics_path}: isn't what the run wrote; {remedy}")
         return {name: value for name, value in content.items() if name not in ("files", "steps")}
 
-    def check(self, config: RunConfig) -> None:
+    @property
+    def origin(self) -> Origin | None:
+        """What determined the run's numbers, where this is known."""
+        held = read_json(self.path / "code.json")
+        try:
+            return None if held is None else Origin.model_validate_json(json.dumps(held))
+        except ValidationError:
+            return None
+
+    def changed(self, config: RunConfig) -> list[str]:
+        """Modules and packages in which the code of the folder's run differs from today's."""
+        return [] if self.origin is None else differing(self.origin.code, config.code)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result, whole or not."""
+        return (self.path / "result.json").is_file()
+
+    def check(self, config: RunConfig, keep: bool = False) -> None:
         """Refuse a folder that holds another run.
 
+        Args:
+            config: the run that is wanted.
+            keep: whether one by other code will do.
+
         Raises:
-            UpgeError: the folder's configuration determines other numbers.
+            UpgeError: its configuration is another one, or its code.
         """
-        held = read_json(self.path / "config.json")
-        if held is not None and held.get("key") != config.key:
+        check_name(self.path)
+        origin = self.origin
+        if origin is None and not (self.path / "config.json").exists():
+            return
+        if origin is None or origin.setup != config.setup:
             raise UpgeError(
                 f"{self.path}: holds a run with another configuration; choose another --out or "
                 "delete it"
+            )
+        if not keep and (changed := self.changed(config)):
+            raise UpgeError(
+                f"{self.path}: holds this run by other code ({listed(changed)}); choose another "
+                "--out, delete it, or give --keep"
             )
 
     @contextmanager
@@ -194,7 +247,13 @@ class RunFolder:
 
     def open(self, config: RunConfig) -> None:
         """Write the configuration and note the start."""
-        write_json(self.path / "config.json", {"key": config.key} | config.model_dump(mode="json"))
+        code, origin = config.code, self.origin
+        if origin is not None:  # a run that is kept is of several versions from now on
+            code |= dict.fromkeys(differing(origin.code, code), "several versions")
+        now = Origin(setup=config.setup, course=config.course, code=code)
+        write_json(self.path / "code.json", now.model_dump())
+        key = key_of(config.setup, code)
+        write_json(self.path / "config.json", {"key": key} | config.model_dump(mode="json"))
         starts = (read_json(self.path / "provenance.json") or {}).get("starts")
         before = starts if isinstance(starts, list) else []
         write_json(self.path / "provenance.json", {"starts": [*before, provenance()]})
@@ -255,6 +314,33 @@ class RunFolder:
 def run_folder(runs: Path, config: RunConfig) -> RunFolder:
     """The folder of a run below ``runs``."""
     return RunFolder(runs / f"{config.name}-s{config.seed}-{config.key}")
+
+
+def of_other_code(runs: Path, config: RunConfig) -> list[RunFolder]:
+    """Runs below ``runs`` that differ in their code alone, the one that got farthest first."""
+    others = [
+        folder
+        for folder, origin in _relatives(runs, config)
+        if origin.setup == config.setup and folder.changed(config)
+    ]
+    return sorted(others, key=lambda folder: (not folder.is_finished, -folder.recorded))
+
+
+def of_other_length(folder: RunFolder, config: RunConfig) -> list[RunFolder]:
+    """Runs beside a run's folder that differ from it in the steps of the last stage alone."""
+    return [
+        other
+        for other, origin in _relatives(folder.path.parent, config)
+        if other.path != folder.path
+        and (origin.course, origin.code) == (config.course, config.code)
+    ]
+
+
+def _relatives(runs: Path, config: RunConfig) -> Iterator[tuple[RunFolder, Origin]]:
+    """Runs of that name and seed, as far as it is known what they are."""
+    for path in sorted(runs.glob(f"{escape(config.name)}-s{config.seed}-*")):
+        if (origin := RunFolder(path).origin) is not None:
+            yield RunFolder(path), origin
 
 
 def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
