@@ -146,6 +146,13 @@ def test_the_packages_algorithms_need_no_further_code() -> None:
         assert code_of_parts(entry.build, entry()) == {}
 
 
+def test_a_function_in_itself_is_no_endless_walk() -> None:
+    def outer(n: int) -> int:
+        return outer(n - 1) if n else 0
+
+    assert __name__ in code_of_parts(outer, [outer], {"again": outer})
+
+
 def test_versions_are_of_what_is_installed() -> None:
     import torch
 

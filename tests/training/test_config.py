@@ -115,6 +115,7 @@ def test_the_base_is_accepted():
         ("stages.0.options", {"gate": "swich"}, "unknown gate 'swich'; did you mean 'switch'?"),
         ("stages.0.options", {"normalizer": "x"}, "unknown normalizer 'x'"),
         ("stages.0.algorithm", "ppo", "ppo needs a critic, which the loop doesn't train"),
+        ("stages.0.options", {"kl": 0.1}, "hpt with these reads ref_logp, which the loop doesn't"),
         (
             "stages.0.group_size",
             1,

@@ -115,6 +115,48 @@ def test_what_keeps_a_run_from_writing_is_said_in_a_sentence(folder):
     )
 
 
+#: Keys of a run's files, and others.
+NAMES = [
+    *("step", "steps", "validation", "suites", "files", "in_distribution", "setup", "course"),
+    *("code", "starts", "key", "policy/x", "../x", ""),
+]
+TEXTS = st.one_of(
+    st.binary(max_size=80),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(NAMES),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(text=TEXTS, name=st.sampled_from(["result", "code", "provenance", "config", "metrics"]))
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path, text, name):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir(exist_ok=True)
+    config = build({"name": "x", "stages": []}, RunConfig)
+    path = folder.path / (f"{name}.jsonl" if name == "metrics" else f"{name}.json")
+    path.write_bytes(text + b"\n")
+    try:
+        assert folder.result is None or isinstance(folder.result["suites"], dict)
+        folder.check(config)
+        folder.open(config)
+        folder.check(config)
+    except UpgeError as error:
+        assert "\n" not in str(error) and str(folder.path) in str(error)
+    assert [line["step"] for line in folder.metrics()] == list(range(1, folder.recorded + 1))
+    for file in folder.path.iterdir():
+        file.unlink()
+
+
 @pytest.mark.parametrize("line", ["3", "{}", '{"step": 1}', '{"step": 3}', '{"step": "2"}'])
 def test_a_line_that_is_not_the_next_step_is_done_again(folder, line):
     folder.append({"step": 1})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_runs import numbers, run, weights
 
+from upge.common import files
 from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.evaluation.responses import Responses
@@ -166,14 +168,135 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken(tiny, whole, tmp_path
     assert_same(RunFolder(tmp_path), whole)
 
 
-def test_a_half_written_line_of_metrics_is_done_again(tiny, whole, tmp_path):
+@pytest.fixture(scope="session")
+def left(tiny, tmp_path_factory):
+    """A run that was killed in its eighth step: its last checkpoint is of the sixth."""
+    folder = tmp_path_factory.mktemp("left")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", killing(Trainer.step, 8))
         with pytest.raises(Killed):
-            run(two_stages(tiny), tmp_path)
-    path = RunFolder(tmp_path).metrics_path
-    path.write_bytes(path.read_bytes()[:-40])
-    assert_same(run(two_stages(tiny), tmp_path), whole)
+            run(two_stages(tiny), folder)
+    return folder
+
+
+def lose_line(content, number):
+    lines = content.split(b"\n")
+    lines[number] = b"\0" * len(lines[number])
+    return b"\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-40],
+        lambda content: lose_line(content, 1),
+        lambda content: lose_line(content, 6),
+        lambda content: content[-300:],
+        lambda content: b"",
+        None,
+    ],
+    ids=["cut", "an early line", "the last line", "the end alone", "empty", "gone"],
+)
+def test_damaged_metrics_spoil_no_checkpoint(tiny, whole, left, tmp_path, damage):
+    folder = RunFolder(shutil.copytree(left, tmp_path / "run"))
+    if damage is None:
+        folder.metrics_path.unlink()
+    else:
+        folder.metrics_path.write_bytes(damage(folder.metrics_path.read_bytes()))
+    steps = []
+    Trainer(two_stages(tiny), folder, lambda line: steps.append(line["step"])).run()
+    assert steps == [7, 8]
+    assert_same(folder, whole)
+
+
+def test_a_start_that_cant_read_the_checkpoints_loses_nothing(tiny, whole, left, tmp_path):
+    """As where a disk is not mounted, or by another user."""
+    folder = RunFolder(shutil.copytree(left, tmp_path / "run"))
+    before = folder.metrics_path.read_bytes()
+    listdir = os.listdir
+
+    def refuse(path="."):
+        if str(path) == str(folder.checkpoints):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        with pytest.raises(
+            UpgeError, match=r"checkpoints: can't be used \(Permission denied\); mend"
+        ):
+            run(two_stages(tiny), folder.path)
+    assert folder.metrics_path.read_bytes() == before
+    steps = []
+    Trainer(two_stages(tiny), folder, lambda line: steps.append(line["step"])).run()
+    assert steps == [7, 8]
+    assert_same(folder, whole)
+
+
+#: Files of a run that was left, and what may happen to them.
+PLACES_OF_FILES = [
+    "config.json", "code.json", "provenance.json", "metrics.jsonl", "lock", "result.json",
+    "checkpoints", "evaluation", "policy", "checkpoints/step-00000006",
+    *(f"checkpoints/step-00000006/{name}" for name in
+      ("state.json", "policy.safetensors", "optimizer.safetensors", "metrics.jsonl")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["empty", "zeros", "null", "folder", "link to itself", "file"])
+@settings(suppress_health_check=list(HealthCheck), max_examples=5)
+@given(name=st.sampled_from(PLACES_OF_FILES))
+def test_odd_files_are_a_sentence_or_change_nothing(tiny, whole, left, tmp_path_factory, name, how):
+    folder = RunFolder(shutil.copytree(left, tmp_path_factory.mktemp("odd") / "run"))
+    path = folder.path / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if how == "folder":
+        path.mkdir()
+    elif how == "link to itself":
+        path.symlink_to(path)
+    else:
+        path.write_bytes({"empty": b"", "zeros": bytes(500), "null": b"null", "file": b"x"}[how])
+    try:
+        run(two_stages(tiny), folder.path)
+    except UpgeError as error:
+        assert "\n" not in str(error)
+    else:
+        assert_same(folder, whole)
+
+
+def test_all_is_on_the_disk_before_the_run_is_finished(tiny, tmp_path):
+    """What a power failure can leave of a run with a result: all of it, and whole."""
+    synced, replace, finished = {}, Path.replace, []
+
+    def sync(path):
+        size = path.stat().st_size if path.is_file() else len(os.listdir(path))
+        synced[path.resolve()] = size
+        fsync(path)
+
+    def spy(self, target):
+        if Path(target).name == "result.json":
+            finished.append({path: size for path, size in synced.items()})
+        return replace(self, target)
+
+    fsync = records.sync
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (records, checkpoints, files):
+            patch.setattr(module, "sync", sync)
+        patch.setattr(Path, "replace", spy)
+        folder = run(two_stages(tiny), tmp_path)
+    (before,) = finished
+    for path in [tmp_path, folder.policy, folder.evaluation]:
+        assert path.resolve() in before
+    written = [
+        path
+        for name in ("policy", "evaluation", "checkpoints/step-00000008")
+        for path in (tmp_path / name).rglob("*")
+    ]
+    assert len(written) >= 10
+    for path in [*written, folder.metrics_path]:
+        held = {p.name: size for p, size in before.items()}
+        assert held[path.name] == path.stat().st_size > 0, path
 
 
 # --------------------------------------------------------------------------- more or fewer steps
@@ -510,7 +633,9 @@ def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
 SMALL_DISK = """
 import json, subprocess, sys
 from pathlib import Path
+from upge.common import files
 from upge.common.config import build
+from upge.common import files
 from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.training.config import RunConfig

@@ -151,20 +151,27 @@ def _bare(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _definitions(parts: Iterable[Any]) -> Iterator[Any]:
+def _definitions(parts: Iterable[Any], seen: set[int] | None = None) -> Iterator[Any]:
     """The functions, and the classes of the dataclasses, that objects are made of."""
+    seen = set() if seen is None else seen
     for part in parts:
+        inside: Iterable[Any] = ()
+        if id(part) in seen:
+            continue
         if isinstance(part, FunctionType):
             yield part
+            inside = inspect.getclosurevars(part).nonlocals.values()
         elif isinstance(part, partial):
-            yield from _definitions([part.func, *part.args, *part.keywords.values()])
+            inside = [part.func, *part.args, *part.keywords.values()]
         elif isinstance(part, Mapping):
-            yield from _definitions(part.values())
+            inside = part.values()
         elif isinstance(part, tuple | list):
-            yield from _definitions(part)
+            inside = part
         elif is_dataclass(part) and not isinstance(part, type):
             yield type(part)
-            yield from _definitions(getattr(part, field.name) for field in fields(part))
+            inside = [getattr(part, field.name) for field in fields(part)]
+        seen.add(id(part))
+        yield from _definitions(inside, seen)
 
 
 def _digest_of_object(part: Any) -> str:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
-from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
 from upge.common.code import Code, code_of, code_of_parts, digest, versions
 from upge.common.config import Config
@@ -239,6 +238,11 @@ class Stage(Config):
                 f"algorithm: {self.algorithm} needs a critic, which the loop doesn't train; take "
                 "one with a group advantage, as grpo"
             )
+        if further := estimator.needs - {"logp", "entropy", "old_logp"}:
+            raise ValueError(
+                f"options: {self.algorithm} with these reads {min(further)}, which the loop "
+                "doesn't provide; leave them out, or call the estimator in a loop of your own"
+            )
         if self.faults and self.micro_batch is None:
             raise ValueError("faults: are faults of gradient accumulation; set micro_batch too")
         if "mean_of_means" in self.faults and self.samples_rollouts:
@@ -257,15 +261,12 @@ class Stage(Config):
     @property
     def samples_rollouts(self) -> bool:
         """Whether some term reads rollouts, in its advantage or gate if not otherwise."""
-        return any(
-            term.samples != "offline" or term.gate is not None or _reads_others(term)
-            for term in self.estimator.terms
-        )
+        return self.estimator.reads("online")
 
     @property
     def reads_demonstrations(self) -> bool:
         """Whether some term reads demonstrations."""
-        return any(term.samples != "online" for term in self.estimator.terms)
+        return self.estimator.reads("offline")
 
 
 @lru_cache(maxsize=256)
@@ -274,16 +275,9 @@ def _estimator(build: object, name: str, options: tuple[tuple[str, float | str],
     return algorithm(name)(**dict(options))
 
 
-def _reads_others(term: Term) -> bool:
-    """Whether the advantage hangs on more than the trajectory and its like."""
-    alone = isinstance(term.advantage, One | Signed | Reward)
-    return not alone and getattr(term.advantage, "over", "online") != "offline"
-
-
 def _compares_rollouts(term: Term) -> bool:
     """Whether the advantage vanishes where a question has one rollout."""
-    compares = isinstance(term.advantage, GroupZScore | GroupCentered | LeaveOneOut)
-    return compares and getattr(term.advantage, "over", "online") == "online"
+    return term.advantage.centers and term.advantage.compares == "online"
 
 
 class Evaluation(Config):

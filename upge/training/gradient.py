@@ -98,7 +98,7 @@ class GradientAccumulator:
 
     def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
         """The estimator on the batch, with the whole batch's entropy where it weighs by that."""
-        scored = self._scored(batch) if weighs_by_batch(estimator) else batch
+        scored = self._scored(batch) if estimator.weighs_by_batch else batch
         return estimator.plan(scored, partial=True)
 
     def score(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
@@ -230,11 +230,6 @@ def _with_own_counts(part: Plan, parts: int) -> Plan:
         for mine, whole in zip(own.parts, part.parts, strict=True)
     )
     return replace(part, parts=tuple(scaled))
-
-
-def weighs_by_batch(estimator: Estimator) -> bool:
-    """Whether the whole batch's entropy has to be known, by a forward pass, before it is split."""
-    return estimator.weighs_by_batch
 
 
 def _lengths(batch: TrajectoryBatch) -> Tensor:

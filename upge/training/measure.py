@@ -12,7 +12,7 @@ import torch
 from upge.rollouts.mismatch import mismatch, mismatch_sums
 from upge.training.config import Stage
 from upge.training.experience import Experience
-from upge.training.gradient import GradientAccumulator, weighs_by_batch
+from upge.training.gradient import GradientAccumulator
 from upge.training.processes import gather, sum_over_processes
 from upge.training.update import Update
 
@@ -101,7 +101,7 @@ def flops(
         accelerator: Accelerate's object, for sums over processes.
     """
     forward = float(experience.batch.tokens_of("online").sum()) + experience.prompt_tokens
-    if weighs_by_batch(stage.estimator):
+    if stage.estimator.weighs_by_batch:
         assert experience.batch.attention is not None
         forward += stage.epochs * float(experience.batch.attention.sum())
     total = torch.tensor(forward, device=accelerator.device)
