@@ -612,6 +612,7 @@ def test_a_dry_run_that_does_not_fit_says_so_by_its_code(run: Run) -> None:
         (["-a", "grpp"], "unknown algorithm 'grpp'; did you mean 'grpo'?"),
         (["-a", "sft", "--lr", "-1"], "stages.0.lr: got -1"),
         (["-a", "sft", "--steps", "0"], "stages.0.steps: got 0"),
+        (["-a", "grpo", "--prompts-per-step", "0"], "stages.0.prompts_per_step: got 0"),
         (["-a", "grpo", "--rollouts", "1"], "stages.0: group_size: got 1, but grpo compares"),
         (["-a", "sft", "--set", "stages.0.lrr=1"], "did you mean 'stages.0.lr'?"),
         (["-a", "sft", "--set", "lr"], "--set lr: wanted KEY=VALUE"),

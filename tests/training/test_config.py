@@ -119,13 +119,13 @@ def test_the_base_is_accepted():
         (
             "stages.0.group_size",
             1,
-            "hpt compares the rollouts of a question with each other",
+            "hpt compares the rollouts of a prompt with each other",
         ),
         ("stages.0.minibatches", 17, "minibatches: got 17 of 16 prompts"),
         (
             "tokens_per_microbatch",
             63,
-            "got 63, in which no response of max_tokens 64 fits",
+            "got 63, which a response of max_tokens 64 exceeds; raise it",
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_faults_are_of_gradient_accumulation():
         build(given, Stage)
     assert build(given | {"micro_batch": 2}, Stage).faults == ("last_micro_batch_only",)
     torn = {"algorithm": "grpo", "micro_batch": 2, "faults": ["mean_of_means"]}
-    with pytest.raises(UpgeError, match="tear the groups of grpo apart"):
+    with pytest.raises(UpgeError, match="would split the groups of grpo"):
         build(given | torn, Stage)
 
 
@@ -217,7 +217,7 @@ def test_no_problems(fails, tmp_path):
 def test_a_demonstration_that_is_too_long(fails):
     records = [*WORKED, {"problem": "1+1=", "answer": "2", "solution": "1" * 9}]
     sentence = fails("sft", records=records)
-    assert "a demonstration has 12 tokens, max_tokens is 8" in sentence
+    assert "a demonstration has 12 tokens, but max_tokens is 8" in sentence
     assert "set long_demonstrations: drop" in sentence
     only = fails("sft", records=records[-1:], long_demonstrations="drop")
     assert (
@@ -229,21 +229,21 @@ def test_a_batch_that_no_micro_batch_holds(fails):
     records = [*WORKED, {"problem": "1+1=" * 5, "answer": "1"}]
     sentence = fails(records=records, tokens_per_microbatch=27)
     assert sentence == (
-        "tokens_per_microbatch: got 27, in which the longest prompt (20 tokens) and a response of "
-        "max_tokens 8 don't fit; wanted at least 28"
+        "tokens_per_microbatch: got 27, but the longest prompt (20 tokens) and a response of "
+        "max_tokens 8 need 28; raise it"
     )
 
 
 def test_more_tokens_than_the_model_has_positions(fails):
     sentence = fails(max_tokens=300, tokens_per_microbatch=1000)
-    assert "is more than the model's 256 positions; wanted at most 252" in sentence
+    assert "exceeds the model's 256 positions; wanted at most 252" in sentence
 
 
 def test_a_test_prompt_longer_than_the_model_has_positions(fails, tmp_path):
     path = tmp_path / "long.jsonl"
     path.write_text(json.dumps({"problem": "1" * 250, "answer": "1"}) + "\n")
     sentence = fails(data={"test": str(path)})
-    assert "with the longest prompt (250 tokens) is more than the model's 256 positions" in sentence
+    assert "with the longest prompt (250 tokens) exceeds the model's 256 positions" in sentence
 
 
 def test_a_tokenizer_that_knows_no_end(fails, tiny, tmp_path):

@@ -112,7 +112,7 @@ def test_a_fault_without_a_name_is_given_in_numbers():
     assert found.shares == pytest.approx([0.7, 1.9])
     assert "0.7 to 1.9 times" in found.fault
     found = diagnose(0.3 * gradients.sum(0) / 8, gradients, rows, scale=1, tolerance=1e-3)
-    assert found.fault.startswith("every row weighs 0.3 times what it should")
+    assert found.fault == "the step is 0.3 times as long as it should be"
 
 
 # ------------------------------------------------------------------------------------ one process

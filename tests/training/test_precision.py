@@ -33,7 +33,7 @@ def forgotten() -> None:
 def test_another_precision_in_one_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Accelerate would go on in the first one, without a word."""
     run(tiny.config("sft"), tmp_path / "first")
-    with pytest.raises(UpgeError, match=r"got bfloat16, but .* computed in float32"):
+    with pytest.raises(UpgeError, match=r"got bfloat16, but Accelerate keeps .* float32; start"):
         run(tiny.config("sft", precision="bfloat16"), tmp_path / "second")
 
 

@@ -99,13 +99,13 @@ def launcher(kind, **state):
 
 
 def test_an_unknown_way_is_a_sentence():
-    with pytest.raises(UpgeError, match="isn't made for MEGATRON_LM; launch it with plain data"):
+    with pytest.raises(UpgeError, match="doesn't support MEGATRON_LM; launch it with plain data"):
         open_strategy(launcher("MEGATRON_LM"), policy().model)
 
 
 def test_fsdp_that_accelerate_leaves_out_is_a_sentence(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UpgeError, match="doesn't shard on cpu and would go on without"):
+    with pytest.raises(UpgeError, match="doesn't shard on cpu and would train without it"):
         open_strategy(launcher("MULTI_CPU"), policy().model)
 
 

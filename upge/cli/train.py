@@ -91,12 +91,11 @@ def train(
     launch_check: Annotated[
         bool,
         typer.Option(
-            " /--no-launch-check",
-            help="With several processes, don't first compare a step with a plain process's; see "
+            help="With several processes, first compare their steps with a plain process's; see "
             "doctor.",
         ),
     ] = True,
-    doctor: Annotated[bool, typer.Option(" /--no-doctor", hidden=True)] = True,
+    doctor: Annotated[bool, typer.Option(hidden=True)] = True,
     keep: Annotated[
         bool,
         typer.Option(
@@ -125,13 +124,13 @@ def train(
     The tiny bases read and write the letters of the synthetic suites alone: --data with other texts
     wants another --model.
 
-    What they don't cover is reached by --set; --dry-run shows everything there is to set, as a file
-    that can be kept and given as CONFIG.
+    Everything else is reached by --set; --dry-run prints the whole configuration, which can be
+    saved and given as CONFIG.
 
     The run's folder, below --out, is named after the method, the seed and a hash of all that
-    determines the result: metrics a step, checkpoints, sampled responses, the trained policy. An
-    interrupted run goes on from its last checkpoint when the same command is given again, and a
-    finished one is not repeated.
+    determines the result, code included. It holds metrics, checkpoints, sampled responses and the
+    trained policy. Rerun the command to resume an interrupted run; results are bit-identical. A
+    finished run is not repeated, and a run of more --steps continues a shorter one.
     """
     made = {
         "algorithm": algorithm,
@@ -139,8 +138,8 @@ def train(
         "data": data,
         "steps": steps,
         "lr": lr,
-        "prompts_per_step": prompts_per_step or questions,
-        "group_size": group_size or rollouts,
+        "prompts_per_step": questions if prompts_per_step is None else prompts_per_step,
+        "group_size": rollouts if group_size is None else group_size,
         "max_tokens": max_tokens,
         "seed": seed,
     }
@@ -236,22 +235,22 @@ def _chosen(
 
 
 def _speaks() -> bool:
-    """Whether this is the one of several processes that does; a lone one always is."""
+    """Whether this process prints: a single one, or the first of several."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return not several or os.environ.get("RANK", "0") == "0"
 
 
 class _Log(Console):
-    """A log whose reader may go away, as ``head`` does: nothing ends with it."""
+    """A log that tolerates a closed pipe, as of ``head``."""
 
     def on_broken_pipe(self) -> None:
-        """Be quiet from now on; whoever else writes there finds an open file."""
+        """Write nothing from now on, and have others write to an open file."""
         self.quiet = True
         _silence(sys.stderr)
 
 
 def _print_to_reader(text: str) -> None:
-    """Print to standard output, if somebody reads it."""
+    """Print to standard output; tolerate a closed pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -301,14 +300,14 @@ def _hint(folder: RunFolder) -> str:
 
 @contextmanager
 def _watching(run: RunConfig, console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """What shows the steps: a bar in a terminal, elsewhere a line a validation."""
+    """Show the steps: as a bar in a terminal, elsewhere as a line per validation."""
     with steps_bar(TextColumn("{task.fields[numbers]}", markup=False), console=console) as bar:
         task = bar.add_task("loading", total=run.steps, numbers="")
         latest: dict[str, Any] = {}
 
         def observe(metrics: Mapping[str, Any]) -> None:
             step = metrics["step"]
-            if not latest:  # a resumed run: the steps done before say nothing of the speed
+            if not latest:  # steps of an earlier start don't count for the speed
                 bar.reset(task, completed=step - 1)
             latest.update(metrics)
             doing = "testing" if step == run.steps else run.stages[metrics["stage"]].algorithm
@@ -320,12 +319,12 @@ def _watching(run: RunConfig, console: Console) -> Iterator[Callable[[Mapping[st
         yield observe
 
 
-#: What a step's line shows, and how it is called there.
+#: Metrics in a step's line, and their labels there.
 _SHOWN = {"reward": "reward", "offline_ratio": "offline", "loss": "loss", "validation": "valid"}
 
 
 def _numbers(metrics: Mapping[str, Any]) -> str:
-    """The step's line; the loss of rollouts says nothing that the reward doesn't."""
+    """The step's line; the loss is shown where there is no reward."""
     return ", ".join(
         f"{label} {metrics[name]:.3f}"
         for name, label in _SHOWN.items()

@@ -1,4 +1,4 @@
-"""Files as a user names them: what can't be read or written is one sentence, never half there."""
+"""Reading and writing files: atomic writes, and one sentence for what can't be read or written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from upge.common.errors import UpgeError
 
 
 def read_text(path: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark; of standard input for "-".
+    """The text of a UTF-8 file, without its byte order mark; of standard input for "-".
 
     Raises:
-        UpgeError: it can't be read, or is no UTF-8.
+        UpgeError: it can't be read, or isn't UTF-8.
     """
     try:
         if path != "-":
@@ -36,7 +36,7 @@ def read_text(path: str) -> str:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a path that can't be written everywhere: tokenizers and Parquet files want UTF-8.
+    """Refuse a path that isn't UTF-8, where tokenizers and Parquet files can't be written.
 
     Raises:
         UpgeError: it isn't UTF-8.
@@ -48,10 +48,10 @@ def check_name(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder, if it isn't there, and see whether a file can be written to it.
+    """Make the folder if necessary, and check before any work that files can be written to it.
 
     Raises:
-        UpgeError: it can't; so that the user hears of it before anything is computed.
+        UpgeError: they can't.
     """
     check_name(folder)
     try:
@@ -75,12 +75,16 @@ class FileError(UpgeError, OSError):
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Make the folder and keep a second process from working in it.
+    """Make the folder and lock it, so that no second process works in it.
 
-    Folders that are made here, and where nothing is written, are removed at the end.
+    Folders that are made here are removed at the end if nothing was written.
+
+    Args:
+        folder: the folder.
+        what: what it holds, in a message.
 
     Raises:
-        UpgeError: one does, on the same run or evaluation as ``what`` calls it.
+        UpgeError: another process has locked it.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,12 +116,12 @@ def atomic_write(path: Path, content: str | bytes) -> Path:
 
 
 def atomic_write_all(contents: Mapping[Path, str | bytes]) -> list[Path]:
-    """Write files that belong together: all are on the disk before one replaces the old.
+    """Write files that belong together: all are on the disk before the first replaces the old one.
 
     Raises:
         FileError: one can't be written; none is replaced then.
     """
-    # By process: two that write the same file at once don't take each other's.
+    # Named after the process: two that write the same file don't interfere.
     partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
         for path, partial in partials.items():
@@ -156,7 +160,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none."""
+    """The JSON object in a file; None if there is no such file or object."""
     try:
         return parse_object(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -164,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is; None if it is none."""
+    """The JSON object in a text; None if it holds something else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -183,7 +187,7 @@ def file_digest(path: Path, whole: bool = False) -> str:
     try:
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size, -1 if whole else _DIGESTED)
-    except (OSError, ValueError):  # a name may hold what no file's name can
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return ""
 
 
@@ -192,6 +196,6 @@ _DIGESTED = 64 * 2**20
 
 @lru_cache(maxsize=256)
 def _digest(path: Path, changed: int, size: int, count: int) -> str:
-    """Kept as long as time of change and size are the same."""
+    """Cached as long as the file's time of change and size are the same."""
     with path.open("rb") as file:
         return hashlib.sha256(str(size).encode() + file.read(count)).hexdigest()

@@ -1,7 +1,8 @@
-"""What determines a run."""
+"""The configuration of a run, and the key under which its results are kept."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,14 +22,19 @@ from upge.tasks.benchmarks import local_file
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 from upge.training.gradient import Fault
 
-#: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
+#: Sizes of a step or an evaluation, bounded so that a typing error can't exhaust the memory.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
-#: Modules of engines, and packages that grade boxed answers: where unused, no number depends on
-#: them.
-_ENGINE_MODULES = ("upge.rollouts.vllm", "upge.rollouts.vllm_worker")
-_GRADERS = ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime", "sympy")
 
-#: How the names of files with a model's weights end, and of those with its settings and tokenizer.
+#: Modules that only runs with an engine go through.
+_ENGINE_MODULES = ("upge.rollouts.vllm", "upge.rollouts.vllm_worker")
+
+#: Packages that grade answers, by the kind of the data.
+_GRADERS: Mapping[str, tuple[str, ...]] = {
+    "benchmarks": ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime", "sympy"),
+    "reasoning_gym": ("reasoning-gym",),
+}
+
+#: Suffixes of files with a model's weights, and of those with its settings and tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 
@@ -159,13 +165,13 @@ RENAMED = {
 
 
 def _renamed(name: str, default: int) -> Any:
-    """A field that is also read by its old name."""
+    """A field that is also read under its old name."""
     old = next(old for old, new in RENAMED.items() if new == name)
     return Field(default=default, validation_alias=AliasChoices(name, old))
 
 
 def current_names(given: Any) -> Any:
-    """A run's configuration with today's names for its keys, those of its stages too."""
+    """A run's configuration with old keys renamed, in its stages too."""
     if isinstance(given, list):
         return [current_names(item) for item in given]
     if not isinstance(given, dict):
@@ -180,23 +186,23 @@ class Stage(Config):
     Args:
         algorithm: its name in the registry.
         options: its options, over the registry's defaults.
-        steps: batches of questions to train on.
-        prompts_per_step: questions in a step.
-        group_size: responses sampled for each, n.
-        minibatches: optimizer steps a batch: it is split into so many parts of whole questions.
+        steps: rollout batches to train on.
+        prompts_per_step: prompts per step.
+        group_size: responses sampled per prompt, n.
+        minibatches: parts of whole groups that a step's batch is split into, an update each.
         epochs: passes over those parts.
-        lr: constant learning rate of AdamW, after ``warmup`` optimizer steps.
+        lr: learning rate of AdamW, constant after ``warmup`` updates.
         betas, weight_decay: of AdamW.
-        warmup: optimizer steps over which the rate rises linearly.
-        max_grad_norm: gradients are scaled down to this norm; None for no clip.
-        skip_norm: a step whose gradient norm exceeds it is skipped; None for no skip.
-        entropy_bonus: c of c·H, H the mean entropy over all tokens of rows that bear weight.
-        temperature: of the rollouts.
-        micro_batch: rows a micro-batch, in the order they come; None for rows of like lengths
-            within the run's token budget.
-        faults: faults of other trainers to commit, off by default; see
-            :data:`upge.training.gradient.Fault`.
-        on_bad_step: what a loss or gradient that is not finite leads to; it is never averaged in.
+        warmup: updates over which the rate rises linearly.
+        max_grad_norm: gradients are clipped to this norm; None for no clip.
+        skip_norm: an update whose gradient norm exceeds it is skipped; None for no skip.
+        entropy_bonus: c of c·H, H the mean entropy over all tokens of rows with nonzero weight.
+        temperature: sampling temperature of the rollouts.
+        micro_batch: rows per micro-batch, in order; None for rows of similar length within the
+            run's ``tokens_per_microbatch``.
+        faults: known bugs of other trainers to inject; see :data:`upge.training.gradient.Fault`.
+        on_bad_step: what happens if the loss or its gradient is not finite; the batch is never
+            trained on.
     """
 
     algorithm: str
@@ -230,7 +236,7 @@ class Stage(Config):
         online = [term for term in estimator.terms if term.samples == "online"]
         if self.group_size == 1 and online and all(map(_compares_rollouts, online)):
             raise ValueError(
-                f"group_size: got 1, but {self.algorithm} compares the rollouts of a question with "
+                f"group_size: got 1, but {self.algorithm} compares the rollouts of a prompt with "
                 "each other; wanted at least 2"
             )
         if "values" in estimator.needs:
@@ -244,10 +250,10 @@ class Stage(Config):
                 "doesn't provide; leave them out, or call the estimator in a loop of your own"
             )
         if self.faults and self.micro_batch is None:
-            raise ValueError("faults: are faults of gradient accumulation; set micro_batch too")
+            raise ValueError("faults: they concern gradient accumulation; set micro_batch too")
         if "mean_of_means" in self.faults and self.samples_rollouts:
             raise ValueError(
-                f"faults: mean_of_means would tear the groups of {self.algorithm} apart; take an "
+                f"faults: mean_of_means would split the groups of {self.algorithm}; take an "
                 "algorithm without rollouts"
             )
         return self
@@ -260,12 +266,12 @@ class Stage(Config):
 
     @property
     def samples_rollouts(self) -> bool:
-        """Whether some term reads rollouts, in its advantage or gate if not otherwise."""
+        """Whether some term's weights depend on rollouts."""
         return self.estimator.reads("online")
 
     @property
     def reads_demonstrations(self) -> bool:
-        """Whether some term reads demonstrations."""
+        """Whether some term's weights depend on demonstrations."""
         return self.estimator.reads("offline")
 
 
@@ -276,7 +282,7 @@ def _estimator(build: object, name: str, options: tuple[tuple[str, float | str],
 
 
 def _compares_rollouts(term: Term) -> bool:
-    """Whether the advantage vanishes where a question has one rollout."""
+    """Whether the advantage vanishes where a prompt has one rollout."""
     return term.advantage.centers and term.advantage.compares == "online"
 
 
@@ -284,10 +290,10 @@ class Evaluation(Config):
     """When and how the policy is evaluated.
 
     Args:
-        every: steps between validations; None for none.
-        validation_samples: responses a validation problem.
-        test_samples: responses a test problem, after the last step; None for no test.
-        temperature, top_p: the paper's sampling (section 4.1).
+        every: steps between validations; None for no validation.
+        validation_samples: responses per validation problem.
+        test_samples: responses per test problem, after the last step; None for no test.
+        temperature, top_p: sampling parameters; the paper's by default (section 4.1).
     """
 
     every: PositiveInt | None = 50
@@ -302,7 +308,7 @@ class Evaluation(Config):
         return self
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """As the rollout backend takes it."""
+        """The sampling parameters, for responses of at most ``max_tokens``."""
         return Sampling(max_tokens, self.temperature, self.top_p)
 
 
@@ -313,19 +319,20 @@ class RunConfig(Config):
         name: the method, as tables call it.
         model: a base model's name, a hub id, or a folder in the Hugging Face format.
         data: the problems.
-        stages: what is trained, in order; without any the model is measured as it is.
-        evaluation: when and how it is measured.
-        seed: of the order of questions and of all sampling.
+        stages: what is trained, in order; without any, the model is evaluated untrained.
+        evaluation: when and how it is evaluated.
+        seed: of the order of prompts and of all sampling.
         max_tokens: the longest response, in tokens.
-        long_demonstrations: what happens to demonstrations beyond it.
-        tokens_per_microbatch: padded tokens a micro-batch, at most.
-        checkpoint_every: steps between checkpoints; where these take long, every two minutes too.
+        long_demonstrations: whether longer demonstrations are an error, or dropped.
+        tokens_per_microbatch: the most padded tokens of a micro-batch.
+        checkpoint_every: steps between checkpoints; they are also at most two minutes and a step
+            apart.
         norms_every: steps between measurements of each term's gradient norm; None for none.
-        trackers: where metrics also go, besides the run's folder.
+        trackers: experiment trackers that metrics are also sent to.
         backend: what samples the responses; see :mod:`upge.rollouts.backends`.
-        precision: of matrix products, while training and, with the backend ``transformers``, while
-            sampling; weights, gradients and AdamW's moments are float32 in any case, so that no
-            small update is rounded away. None for what Accelerate's launcher says, else float32.
+        precision: of matrix products in training and, with the backend ``transformers``, in
+            sampling; weights, gradients and AdamW's moments are always float32, so that no small
+            update is rounded away. None for the launcher's choice, else float32.
     """
 
     name: str
@@ -353,21 +360,21 @@ class RunConfig(Config):
             )
         if self.tokens_per_microbatch < self.max_tokens:
             raise ValueError(
-                f"tokens_per_microbatch: got {self.tokens_per_microbatch}, in which no response of "
-                f"max_tokens {self.max_tokens} fits; wanted more"
+                f"tokens_per_microbatch: got {self.tokens_per_microbatch}, which a response of "
+                f"max_tokens {self.max_tokens} exceeds; raise it"
             )
         return self
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """The number of steps, over all stages."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def setup(self) -> str:
-        """Hash of the configuration and of the files that it names; on the rest depends no number.
+        """Hash of the configuration and the files it names, but for what changes no number.
 
-        Defaults are left out: they are code.
+        Defaults are left out, since they are part of the code.
         """
         unused: set[str] = {"name", "trackers", "checkpoint_every"}
         values = self.model_dump(mode="json", exclude=unused, exclude_defaults=True)
@@ -376,9 +383,9 @@ class RunConfig(Config):
 
     @property
     def course(self) -> str:
-        """As :attr:`setup`, whatever the steps of the last stage: a longer run continues this one.
+        """The :attr:`setup` without the last stage's number of steps: what a longer run continues.
 
-        The learning rate is constant after its warmup, so that no step depends on their number.
+        The learning rate is constant after its warmup, so no step depends on that number.
         """
         *before, last = self.stages or (None,)
         stages = () if last is None else (*before, last.model_copy(update={"steps": 1}))
@@ -386,10 +393,10 @@ class RunConfig(Config):
 
     @property
     def code(self) -> dict[str, str]:
-        """Digests of all modules that the run goes through, and versions of packages."""
+        """Digests of the modules that the run goes through, and versions of packages."""
         unused = () if self.backend in ENGINES else _ENGINE_MODULES
         packages = ("torch", "transformers", *({"vllm"} & {self.backend}))
-        graders = _GRADERS if isinstance(self.data, Benchmarks) else ()
+        graders = _GRADERS.get(self.data.kind, ())
         registered = [algorithm(stage.algorithm).build for stage in self.stages]
         return (
             _loop_code(unused)
@@ -410,7 +417,7 @@ def key_of(setup: str, code: Code) -> str:
 
 @cache
 def _loop_code(without: tuple[str, ...]) -> dict[str, str]:
-    """As it is when it is first asked for: later changes are none of what this process runs."""
+    """The loop's modules when first asked for: later changes don't affect this process."""
     return code_of("upge.training.loop", without=without)
 
 

@@ -55,9 +55,9 @@ class Trainer:
         config: what to train.
         folder: where its records go.
         observe: called with each step's metrics.
-        note: called with what a reader should know of the problems, before training starts.
+        note: called with remarks on the problems and on where the run starts, before it does.
         accelerator: Accelerate's object; opened as the launcher configures it, if not given.
-        keep: whether the folder's run is taken though other code began it.
+        keep: whether a run in the folder is taken although other code began it.
     """
 
     config: RunConfig
@@ -80,8 +80,7 @@ class Trainer:
         Raises:
             UpgeError: see :class:`~upge.training.config.RunConfig`, and a step whose loss or
                 gradient is not finite.
-            KeyboardInterrupt: SIGINT or SIGTERM arrived; where a step was done, a checkpoint holds
-                it.
+            KeyboardInterrupt: on SIGINT or SIGTERM; a checkpoint holds all steps that were done.
         """
         self.folder.check(self.config, self.keep)
         if self.accelerator is None:
@@ -100,7 +99,7 @@ class Trainer:
             raise file_error(error, self.folder.path, self.resumes) from error
 
     def reports(self) -> bool:
-        """Whether this process reports how the run was cut short: one of several does."""
+        """Whether this process reports how the run was cut short; one of several does."""
         several = self.accelerator is not None and self.accelerator.num_processes > 1
         return not several or self.folder.reports()
 
@@ -131,13 +130,13 @@ class Trainer:
     # -------------------------------------------------------------------------------- preparation
 
     def _prepare(self) -> None:
-        """Validate everything, then load the model and go to where the run resumes."""
+        """Validate everything before loading the model; then restore the run's state."""
         if self._is_main:
             self.folder.probe()
         self.prepared: Prepared = prepare(self.config, self.accelerator.num_processes)
         if self._is_main and self.prepared.dataset.omissions:
             self.note(self.prepared.dataset.omissions)
-        # In evaluation mode: dropout would be randomness that no seed names.
+        # In evaluation mode: dropout would be randomness without a seed of its own.
         self.model, _ = load_pretrained(self.config.model)
         self._restore()
         self._open_policy()
@@ -145,7 +144,7 @@ class Trainer:
             self.folder.open(self.config)
 
     def _restore(self) -> None:
-        """Load the newest checkpoint, if there is one; all processes do before it is built on."""
+        """Load the newest checkpoint, if there is one, and go back to its metrics."""
         policy = Policy(self.model)
         checkpoint = self._checkpoints.load(policy, self.config.steps) or self._borrow(policy)
         self._optimizer: Mapping[str, Tensor] = {}
@@ -200,7 +199,7 @@ class Trainer:
         self._synchronize()
 
     def _synchronize(self) -> None:
-        """Give the policy's new weights to what samples and what is saved."""
+        """Give the policy's new weights to the sampler and to the unsharded model."""
         self.strategy.synchronize()
         self.sampler.synchronize()
 
@@ -331,7 +330,7 @@ class Trainer:
     def _validate_late(self) -> None:
         """Validate after the last step on record, if an interrupt kept the run from it."""
         if self._lines and "validation" not in self._lines[-1]:
-            clocks = {name: self._lines[-1].pop(name) for name in ("seconds", "cpu_seconds")}
+            clocks = {name: self._lines[-1].pop(name, 0.0) for name in ("seconds", "cpu_seconds")}
             self._lines[-1] |= self._validate() | clocks
             if self._is_main:
                 self.folder.rewind(self._lines)
@@ -354,7 +353,7 @@ class Trainer:
         self.accelerator.log(numbers, step=line["step"])
 
     def _is_late(self) -> bool:
-        """Whether more time has passed since the last checkpoint than a kill should cost."""
+        """Whether more time has passed since the last checkpoint than a kill may cost."""
         late = time.monotonic() - self._saved_at > _LATE
         return bool(self._all_sum(self._tensor(late)))
 
@@ -381,15 +380,15 @@ class Trainer:
         self._saved_step, self._saved_at = step, time.monotonic()
 
     def _save_interrupted(self) -> None:
-        """Save what was done when an interrupt was delivered: then no step is half done."""
+        """Save what is done when an interrupt is delivered, which is never within an update."""
         self._interrupts.hold()
-        if self._unrecorded is not None:  # only its validation lacks, which is made up for
+        if self._unrecorded is not None:  # only its validation is missing; see _validate_late
             self._record()
         if self.progress.step > self._saved_step:
             self._save()
 
     def _start_trackers(self) -> None:
-        """Open the trackers; W&B resumes the run that it knows by the configuration's key."""
+        """Open the trackers; W&B resumes the run of the same key."""
         config = self.config
         about = {"name": config.name, "model": config.model, "seed": config.seed, "key": config.key}
         wandb = {"name": self.folder.path.name, "id": config.key, "resume": "allow"}
