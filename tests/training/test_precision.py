@@ -12,7 +12,7 @@ from tiny_runs import Tiny, numbers, run, weights
 
 from upge.common.errors import UpgeError
 from upge.rollouts.cached import CachedSampler
-from upge.training import loop
+from upge.training import loop, prepare
 from upge.training.gradient import GradientAccumulator
 from upge.training.precision import AutocastSampler
 
@@ -107,7 +107,7 @@ def test_an_engine_is_of_the_policys_precision(
         asked.update(options)
         raise Opened
 
-    monkeypatch.setattr(loop, "check_backend", lambda name: None)
+    monkeypatch.setattr(prepare, "check_backend", lambda name: None)
     monkeypatch.setattr(loop, "open_sampler", opened)
     with pytest.raises(Opened):
         run(tiny.config("grpo", precision=precision, backend="vllm"), tmp_path / "run")
