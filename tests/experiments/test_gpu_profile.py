@@ -33,7 +33,7 @@ from upge.tasks.benchmarks import load, local_file
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, data_folder
 from upge.tasks.templates import demonstration
-from upge.training import data, loop
+from upge.training import data, prepare
 from upge.training.config import RunConfig
 from upge.training.data import load_dataset, right
 
@@ -179,7 +179,7 @@ def test_what_was_dropped_is_said_once(tmp_path: Path, monkeypatch: pytest.Monke
     def dropping(config: RunConfig) -> Any:
         return replace(load_dataset(config), dropped={"too long": 3, "seen before": 0})
 
-    monkeypatch.setattr(loop, "load_dataset", dropping)
+    monkeypatch.setattr(prepare, "load_dataset", dropping)
     supply = {"supply": {"problems": 30}, "validation": 1, "test": 1}
     stage = {"algorithm": "sft", "steps": 2, "prompts_per_step": 2, "lr": 1e-3}
     evaluation = {"every": None, "test_samples": None}

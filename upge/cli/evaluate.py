@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
 
 #: Responses or problems, at most: more is a typing error, and more than any memory holds.
 _MOST = 1_000_000
+
+#: Modules that determine a response and its reward, with all that they import.
+_CODE = ("upge.evaluation.run", "upge.evaluation.suites", "upge.models.pretrained", "upge.rollouts")
 
 #: Responses to each problem of a suite that is no benchmark, where none are asked for.
 _SAMPLES = 8
@@ -379,7 +381,9 @@ def _read(args: EvalArgs, given: str) -> _Evaluation:
 
 def code_of_evaluation() -> dict[str, str]:
     """What identifies the code that samples and grades: responses by other code are not taken."""
-    return {"upge": version("upge")}
+    from upge.common.code import code_of, versions
+
+    return code_of(*_CODE) | versions("torch", "transformers", "vllm")
 
 
 def _default_folder(

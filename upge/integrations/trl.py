@@ -37,7 +37,7 @@ from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.estimator import Estimate, Estimator, Plan, term_metrics
 from upge.integrations.rows import trajectories
-from upge.training.gradient import sum_over_processes, weighs_by_batch
+from upge.training.processes import sum_over_processes
 
 _trl: Any = require("trl", "parity")
 
@@ -170,7 +170,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         return [*ids, self._tokenizer.eos_token_id]
 
     def _plan(self, batch: TrajectoryBatch) -> Plan:
-        if weighs_by_batch(self.estimator):
+        if self.estimator.weighs_by_batch:
             batch = self._with_entropy(batch)
         known = batch.old_logp is not None
         stand_in = batch if known else replace(batch, old_logp=torch.zeros(batch.mask.shape))
