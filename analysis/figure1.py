@@ -24,6 +24,8 @@ from upge.common.errors import UpgeError
 from upge.common.provenance import provenance
 from upge.component import Component
 from upge.estimator import Term
+from upge.verification.notation import latex
+from upge.verification.printed import PRINTED
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _rows(entry: Algorithm) -> Iterator[dict[str, object]]:
         yield {
             "algorithm": entry.name,
             "title": entry.title,
-            "table1": "yes" if entry.printed else "no",
+            "table1": "yes" if entry.name in PRINTED else "no",
             "term": number,
             "samples": term.samples,
             **{part.name: part.of(term).text or _NONE for part in PARTS},
@@ -102,7 +104,7 @@ def figure() -> Figure:
         _columns(axes, places)
         for row, entry in enumerate(entries):
             _algorithm(axes, places, entry, _ABOVE + _ROW * (row + 0.5), shaded=row % 2 == 0)
-        printed = sum(entry.printed is not None for entry in entries)
+        printed = sum(entry.name in PRINTED for entry in entries)
         _divide(axes, _ABOVE + _ROW * printed)
         _legend(axes, height - 0.24)
     return drawn
@@ -121,7 +123,9 @@ def _places() -> list[dict[str, float]]:
 
 def _latex(component: Component) -> str:
     """As matplotlib reads it."""
-    return (component.latex or _NONE).replace(r"\tfrac1", r"\tfrac{1}").replace(r"\tfrac", r"\frac")
+    return (
+        (latex(component) or _NONE).replace(r"\tfrac1", r"\tfrac{1}").replace(r"\tfrac", r"\frac")
+    )
 
 
 def _formula(axes: Axes, places: list[dict[str, float]]) -> None:

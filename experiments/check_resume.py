@@ -1,10 +1,10 @@
-"""Kills a run again and again with SIGKILL, and compares its end with that of one left alone.
+"""Kills a run with SIGKILL again and again, and compares its results with an undisturbed run's.
 
     python -m experiments.check_resume --kills 20
 
-Each time it is started again by the same command, ``upge train``. Some kills come at any time, some
-are aimed: into the writing of a checkpoint, right behind it, into a step, into the last evaluations
-and files. What is compared has to be equal bit for bit.
+After each kill the same ``upge train`` resumes it. Some kills come at a random time, others are
+aimed: into the writing of a checkpoint, right after it, into a step, into the last evaluations and
+files. Results have to be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from upge.training.records import RunFolder, run_folder
 #: What no two runs share.
 _CLOCKS = ("seconds", "cpu_seconds")
 
-#: How often a run's folder is looked at, in seconds.
-_GLANCE = 2e-4
+#: Seconds between two looks at a run's folder.
+_POLL = 2e-4
 
-#: Longest wait behind the moment that was aimed at, in seconds.
+#: Most seconds between the moment that is aimed at and the kill.
 _DELAY = 4e-3
 
 
@@ -55,7 +55,7 @@ def make_model(folder: Path) -> None:
 def smoke(model: str, steps: int) -> RunConfig:
     """SFT, then HPT with two updates a step; checkpoints and validations at odd intervals."""
     shared = {"prompts_per_step": 8, "group_size": 4, "lr": 1e-3}
-    given = {
+    values = {
         "name": "check-resume",
         "model": model,
         "data": {
@@ -72,15 +72,15 @@ def smoke(model: str, steps: int) -> RunConfig:
         "checkpoint_every": 3,
         "norms_every": 4,
     }
-    return build(given, RunConfig)
+    return build(values, RunConfig)
 
 
 @dataclass
-class Victim:
-    """A run in a process of its own.
+class RunProcess:
+    """A run of ``upge train`` in a separate process.
 
     Args:
-        config: what it trains.
+        config: the run.
         out: where its folder goes.
     """
 
@@ -91,17 +91,17 @@ class Victim:
     def __post_init__(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         self.folder = run_folder(self.out, self.config)
-        self.given = self.out / "config.json"
-        self.given.write_text(self.config.model_dump_json(), encoding="utf-8")
+        self.config_path = self.out / "config.json"
+        self.config_path.write_text(self.config.model_dump_json(), encoding="utf-8")
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is complete."""
         return self.folder.result is not None
 
     def start(self) -> subprocess.Popen[str]:
-        """The command that starts it and goes on with it."""
-        command = [sys.executable, "-m", "upge.cli", "train", str(self.given), "--quiet"]
+        """Start or resume it."""
+        command = [sys.executable, "-m", "upge.cli", "train", str(self.config_path), "--quiet"]
         return subprocess.Popen(
             [*command, "--out", str(self.out)],
             stdout=subprocess.DEVNULL,
@@ -110,36 +110,36 @@ class Victim:
         )
 
     def complete(self) -> float:
-        """Let it come to its end; the seconds that it took."""
+        """Run it to its end; return the seconds it took."""
         started = time.perf_counter()
         process = self.start()
         _, errors = process.communicate()
         if process.returncode:
-            raise UpgeError(f"the run failed of itself: {errors.strip()[-500:]}")
+            raise UpgeError(f"the run failed before it was killed: {errors.strip()[-500:]}")
         return time.perf_counter() - started
 
     def kill(self, moment: Callable[[], bool], delay: float) -> str | None:
-        """Start it, and kill it ``delay`` seconds after ``moment``.
+        """Start it, and kill it ``delay`` seconds after ``moment`` is true.
 
         Returns:
-            What was half done; None if the run had ended by then.
+            What the kill interrupted; None if the run had ended by then.
         """
         before = self.traces()
         process = self.start()
         while process.poll() is None and not moment():
-            time.sleep(_GLANCE)
+            time.sleep(_POLL)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         if process.returncode not in (0, -signal.SIGKILL):
-            raise UpgeError(f"the run failed of itself: {errors.strip()[-500:]}")
+            raise UpgeError(f"the run failed before it was killed: {errors.strip()[-500:]}")
         if process.returncode == 0:
             return None
         after = self.traces()
         return next((place for place in after if after[place] - before[place]), "at its start")
 
     def traces(self) -> dict[str, set[Trace]]:
-        """Files that tell by being new where a kill came, the most telling first."""
+        """Files whose change tells what a kill interrupted, the most specific first."""
         folder = self.folder
         return {
             "inside a checkpoint": _traces(folder.checkpoints, "*.partial"),
@@ -155,17 +155,17 @@ Trace = tuple[str, int, int]
 
 
 def _traces(folder: Path, pattern: str) -> set[Trace]:
-    found = set()
+    traces = set()
     for path in folder.glob(pattern):
         with suppress(FileNotFoundError):
             stat = path.stat()
-            found.add((path.name, stat.st_ino, stat.st_mtime_ns))
-    return found
+            traces.add((path.name, stat.st_ino, stat.st_mtime_ns))
+    return traces
 
 
-def aims(victim: Victim, seconds: float, random: Random) -> dict[str, tuple[Moment, float]]:
-    """Moments to kill at, with the delay behind them."""
-    folder = victim.folder
+def aims(run: RunProcess, seconds: float, random: Random) -> dict[str, tuple[Moment, float]]:
+    """Moments to kill at, with the delay after them."""
+    folder = run.folder
 
     def new(place: Path, pattern: str) -> Moment:
         known = _traces(place, pattern)
@@ -177,7 +177,7 @@ def aims(victim: Victim, seconds: float, random: Random) -> dict[str, tuple[Mome
         "at any time": (lambda: time.perf_counter() >= at, 0.0),
         "into a step": (_grows(folder.metrics_path, lines), random.uniform(0, 0.1)),
         "into a checkpoint": (new(folder.checkpoints, "*.partial"), random.uniform(0, _DELAY)),
-        "behind a checkpoint": (new(folder.checkpoints, "*[0-9]"), random.uniform(0, _DELAY)),
+        "after a checkpoint": (new(folder.checkpoints, "*[0-9]"), random.uniform(0, _DELAY)),
         "into an evaluation": (new(folder.evaluation, "*"), random.uniform(0, 0.1)),
         "into the last files": (new(folder.policy, "*"), random.uniform(0, _DELAY)),
     }
@@ -187,20 +187,20 @@ Moment = Callable[[], bool]
 
 
 def _grows(path: Path, lines: int) -> Moment:
-    """Whether the file has so many lines more than some time since this was asked."""
+    """Whether the file has grown by so many lines since its shortest."""
     least = math.inf
 
     def grown() -> bool:
         nonlocal least
         count = path.read_bytes().count(b"\n") if path.exists() else 0
-        least = min(least, count)  # a run that starts again first forgets some
+        least = min(least, count)  # a resumed run first drops the lines after its checkpoint
         return count >= least + lines
 
     return grown
 
 
 def differences(one: RunFolder, other: RunFolder) -> dict[str, bool]:
-    """What two runs are compared in, and whether they differ there."""
+    """What is compared of two runs, and whether they differ in it."""
     names = sorted(path.name for path in other.evaluation.glob("*.parquet"))
     files = ["model.safetensors", "config.json", "tokenizer.json"]
     return {
@@ -236,33 +236,36 @@ def _same_table(one: Path, other: Path) -> bool:
 def check(
     folder: Path, kills: int, seed: int, model: str | None = None, steps: int = 18
 ) -> tuple[Counter[str], list[dict[str, bool]]]:
-    """Where the kills landed, and the comparisons of all runs that were killed.
+    """Kill runs until there are enough kills.
 
     Args:
         folder: where everything goes.
         kills: how many, at least.
         seed: of the times to kill at.
-        model: what is trained; a random one if not given.
+        model: what is trained; a random tiny model by default.
         steps: of the run.
+
+    Returns:
+        Kills by aim and place, and the differences of each killed run from an undisturbed one.
     """
     if model is None:
         model = str(folder / "base")
         make_model(Path(model))
     config = smoke(model, steps)
-    whole = Victim(config, folder / "whole")
-    seconds = whole.complete()
+    undisturbed = RunProcess(config, folder / "whole")
+    seconds = undisturbed.complete()
     random = Random(seed)
     landed: Counter[str] = Counter()
     compared: list[dict[str, bool]] = []
     while sum(landed.values()) < kills:
-        victim = Victim(config, folder / f"killed-{len(compared)}")
-        while not victim.finished and sum(landed.values()) < kills:
-            aim, (moment, delay) = random.choice(list(aims(victim, seconds, random).items()))
-            if (place := victim.kill(moment, delay)) is not None:
+        run = RunProcess(config, folder / f"killed-{len(compared)}")
+        while not run.finished and sum(landed.values()) < kills:
+            aim, (moment, delay) = random.choice(list(aims(run, seconds, random).items()))
+            if (place := run.kill(moment, delay)) is not None:
                 landed[f"aimed {aim}, came {place}"] += 1
-        if not victim.finished:
-            victim.complete()
-        compared.append(differences(victim.folder, whole.folder))
+        if not run.finished:
+            run.complete()
+        compared.append(differences(run.folder, undisturbed.folder))
     return landed, compared
 
 
@@ -276,7 +279,7 @@ def main(
         Path | None, typer.Option(help="Where runs go, and stay. Default: a temporary folder.")
     ] = None,
 ) -> None:
-    """Kill a run again and again, and compare its end with that of one left alone."""
+    """Kill a run again and again, and compare its results with an undisturbed run's."""
     folder = Path(tempfile.mkdtemp(prefix="check-resume-")) if out is None else out
     print(f"Killing a run {kills} times: about {kills // 8 + 1} minutes.", flush=True)
     try:
@@ -287,11 +290,11 @@ def main(
     print(f"{sum(landed.values())} kills in {len(compared)} runs:")
     for place, count in sorted(landed.items()):
         print(f"{count:>4}  {place}")
-    print("Against a run left alone:")
+    print("Compared with an undisturbed run:")
     for what in compared[0]:
-        bad = sum(found[what] for found in compared)
+        bad = sum(run[what] for run in compared)
         print(f"  {f'DIFFERS in {bad}' if bad else 'equal'}: {what}")
-    if any(any(found.values()) for found in compared):
+    if any(any(run.values()) for run in compared):
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""``python -m experiments.compare NAME``: make the runs of a table or figure that are missing."""
+"""``python -m experiments.compare NAME``: make the missing runs of a table or figure."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ def main(
         list[str], typer.Argument(help=f"Which: {', '.join(comparison_files(_FOLDER))}.")
     ],
     profile: Annotated[
-        str, typer.Option(help=f"{', '.join(profiles(_FOLDER))}; smoke shows mechanics alone.")
+        str, typer.Option(help=f"{', '.join(profiles(_FOLDER))}; smoke only shows that all works.")
     ] = "cpu",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs a method; the recipe's own if not given.")
+        int | None, typer.Option(min=1, help="Runs a method. Default: the recipe's.")
     ] = None,
     methods: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="Only this method; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     on_cpu: Annotated[
-        bool, typer.Option("--on-cpu", help="Go on where the profile asks for a GPU and none is.")
+        bool, typer.Option("--on-cpu", help="Run a profile for a GPU without one.")
     ] = False,
 ) -> None:
     """Choose each method's learning rate, then train and evaluate all methods on all seeds.
 
-    Runs are shared: what another comparison has made already is not made again.
+    Runs are shared: what another comparison has made is not made again.
     """
     recipes: dict[str, Recipe] = {}
     for name in names:
         recipes |= load_comparisons(_FOLDER, name, profile)
+    known = {method for recipe in recipes.values() for method in recipe.compared}
     for method in methods or ():
-        known = {known for recipe in recipes.values() for known in recipe.compared}
         if method not in known:
             raise unknown("method", method, sorted(known))
-    asked = {
+    selected = {
         name: [m for m in recipe.compared if methods is None or m in methods]
         for name, recipe in recipes.items()
     }
     for name, recipe in recipes.items():
-        for line in check(recipe, asked[name], on_cpu=on_cpu):
+        for line in check(recipe, selected[name], on_cpu=on_cpu):
             print(f"{name}: {line}", file=sys.stderr)
     failed = 0
     for name, recipe in recipes.items():
-        if chosen := asked[name]:
+        if chosen := selected[name]:
             failed += _run(recipe, out / profile / name, seeds or recipe.seeds, chosen)
     if failed:
         sys.exit(1)
@@ -64,7 +64,7 @@ def main(
 def _run(recipe: Recipe, folder: Path, seeds: int, methods: list[str]) -> int:
     failures = run_comparison(recipe, folder, seeds, methods, Console(stderr=True))
     total = (1 + len(methods)) * seeds
-    print(f"{folder}: {total} runs with those of the base model, {len(failures)} of them failed")
+    print(f"{folder}: {total} runs including the base model's, of which {len(failures)} failed")
     return len(failures)
 
 
@@ -74,4 +74,4 @@ if __name__ == "__main__":
     except UpgeError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where this one stood")
+        sys.exit("stopped; rerun the command to resume")

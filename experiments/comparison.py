@@ -1,4 +1,4 @@
-"""Comparisons: methods that differ only where their recipe says so, from recipe to run configs."""
+"""Comparisons of methods that differ only where their recipe says so: from recipes to runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from upge.common.config import C, Config, build, merge, read_yaml
 from upge.common.errors import UpgeError, unknown
 from upge.training.config import RunConfig
 
-#: Keys of a method's stage that are the comparison's own: the share of the steps it has, and the
-#: method whose chosen learning rate it takes (otherwise the rate is the method's own).
+#: Keys of a method's stage that no run has: the stage's share of the steps, and the method whose
+#: chosen learning rate it borrows (by default the stage's method).
 _SHARE: Final = "share"
 _LR_OF: Final = "lr_of"
 
@@ -23,7 +23,7 @@ BASE = "base"
 
 
 class Difference(TypedDict, total=False):
-    """A stage, as what it has besides or instead of what all stages share."""
+    """A stage as its differences from what all stages share."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
@@ -45,12 +45,12 @@ def _trained(name: str) -> str:
 
 
 class Selection(Config):
-    """How each method's learning rate is chosen: the same for all.
+    """How learning rates are chosen, the same way for every method.
 
     Args:
         rates: the grid.
-        steps: of a trial; None takes the rate without one, where the grid has a single value.
-        seed: of the trials, none of the comparison's.
+        steps: of a trial; None for no trials, where the grid has a single rate.
+        seed: of the trials, different from those of the comparison.
     """
 
     rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
@@ -72,12 +72,12 @@ class Recipe(Config):
         stage: what all stages share.
         methods: each method's stages, as differences from ``stage``.
         compare: the methods compared; None for all.
-        steps: of a whole training; a stage with a ``share`` has that share of them.
+        steps: of a whole run; a stage with a ``share`` has that share of them.
         seeds: how many.
         selection: of the learning rate.
-        trial_run: what trials share, if not ``run``: rates are then those of another comparison.
+        trial_run: what trials share, if not ``run``; rates are then those of another comparison.
         workers: runs at a time.
-        gpu: whether they are meant for a GPU.
+        gpu: whether the runs are meant for a GPU.
     """
 
     run: dict[str, Any]
@@ -127,8 +127,8 @@ class Recipe(Config):
         Args:
             method: its name.
             seed: of the run.
-            rates: learning rates by method, the method's own and those of its earlier stages.
-            steps: of all stages, if not the recipe's.
+            rates: learning rates by method, including those that its stages borrow.
+            steps: of all stages; the recipe's by default.
 
         Raises:
             UpgeError: an unknown method, or a recipe that makes no valid run.
@@ -136,26 +136,23 @@ class Recipe(Config):
         if method != BASE and method not in self.methods:
             raise unknown("method", method, [BASE, *self.methods])
         stages = [
-            self._stage(method, given, rates, steps or self.steps)
-            for given in self.methods.get(method, ())
+            self._stage(method, part, rates, steps or self.steps)
+            for part in self.methods.get(method, ())
         ]
-        given = self.run | {"name": method, "seed": seed, "stages": stages}
         try:
-            return build(given, RunConfig)
+            return build(self.run | {"name": method, "seed": seed, "stages": stages}, RunConfig)
         except UpgeError as error:
             raise UpgeError(f"{method}: {error}") from error
 
     def _stage(
-        self, method: str, given: Mapping[str, Any], rates: Mapping[str, float], steps: int
+        self, method: str, part: Mapping[str, Any], rates: Mapping[str, float], steps: int
     ) -> dict[str, Any]:
-        own = {key: value for key, value in given.items() if key not in (_SHARE, _LR_OF)}
-        stage = merge(self.stage, own)
-        stage["steps"] = _stage_steps(given, steps)
-        stage["lr"] = rates[given.get(_LR_OF, method)]
-        return stage
+        differences = {key: x for key, x in part.items() if key not in (_SHARE, _LR_OF)}
+        computed = {"steps": _stage_steps(part, steps), "lr": rates[part.get(_LR_OF, method)]}
+        return merge(self.stage, differences) | computed
 
     def trial(self, method: str, rate: float, chosen: Mapping[str, float]) -> RunConfig:
-        """The run that a learning rate is judged by, on validation problems alone."""
+        """The run whose validation accuracy judges a learning rate; it has no test."""
         recipe = self.model_copy(
             update={"run": self.run if self.trial_run is None else self.trial_run}
         )
@@ -169,29 +166,30 @@ class Recipe(Config):
         return config.model_copy(update={"evaluation": untested})
 
     def waits_for(self, method: str) -> set[str]:
-        """Methods whose learning rate has to be chosen first."""
+        """Methods whose learning rates the method borrows."""
         return {stage[_LR_OF] for stage in self.methods[method] if _LR_OF in stage}
 
     def rate_of(self, method: str) -> str:
-        """The method whose trials give the rate of a method's last stage, often its own."""
+        """The method whose trials choose the rate of a method's last stage; often itself."""
         return str(self.methods[method][-1].get(_LR_OF, method))
 
 
 def _stage_steps(stage: Mapping[str, Any], steps: int) -> int:
-    return max(round(steps * stage.get(_SHARE, 1.0)), 1)
+    share: float = stage.get(_SHARE, 1.0)
+    return max(round(steps * share), 1)
 
 
 Settings = dict[str, Any]
 
 
 class _Outer(Config):
-    """Keys of a file of comparisons, or of a profile, that are no recipe's.
+    """Keys of a file of comparisons, or of a profile, that no recipe has.
 
     Args:
-        profiles: differences under a profile.
+        profiles: differences by profile.
         variants: several comparisons, as differences from the file.
-        tune: whether each of these has trials of its own.
-        comparisons: what a profile is for, if not for all.
+        tune: whether each variant has its own trials, or all take the rates of the file.
+        comparisons: the only comparisons that a profile is for; empty for all.
     """
 
     profiles: dict[str, Settings] = Field(default_factory=dict)
@@ -200,47 +198,47 @@ class _Outer(Config):
     comparisons: tuple[str, ...] = ()
 
 
-#: A profile's key for the profile that it differs from.
+#: A profile's key for the profile that it extends.
 _LIKE = "like"
 
 
 def load_comparisons(folder: Path, name: str, profile: str) -> dict[str, Recipe]:
     """The comparisons of ``recipes/<name>.yaml`` under ``profiles/<profile>.yaml``.
 
-    All differ from ``recipes/base.yaml`` as their file says, and a profile from one that it is
-    ``like``. A file with ``variants`` holds several
-    comparisons; with ``tune: once`` these take the rates of the file without its variants.
+    Files of comparisons hold their differences from ``recipes/base.yaml``, and profiles those from
+    the profile they are ``like``. A file with ``variants`` holds several comparisons; with ``tune:
+    once`` these take the rates of the file without its variants.
 
     Returns:
         By name; a variant's is ``<name>-<variant>``.
 
     Raises:
-        UpgeError: an unknown name or profile, a profile that is not for the comparison, or a recipe
-            that makes no sense.
+        UpgeError: an unknown name or profile, a profile that is not for the comparison, or an
+            invalid recipe.
     """
-    own = read_yaml(_known(folder / "recipes", "comparison", name))
-    given = merge(read_yaml(folder / "recipes" / f"{_BASE_FILE}.yaml"), own)
-    by_profile = _split(name, given)[0].profiles
+    differences = read_yaml(_known(folder / "recipes", "comparison", name))
+    settings = merge(read_yaml(folder / "recipes" / f"{_BASE_FILE}.yaml"), differences)
+    by_profile = _split(name, settings)[0].profiles
     for part in _profile(folder, profile):
-        given = merge(merge(given, part.settings), by_profile.get(part.name, {}))
-    outer, given = _split(name, given)
+        settings = merge(merge(settings, part.settings), by_profile.get(part.name, {}))
+    outer, shared = _split(name, settings)
     if outer.comparisons and name not in outer.comparisons:
         raise UpgeError(f"{name}: is not for the profile {profile}; take PROFILE=cpu")
     if not outer.variants:
-        return {name: _build(name, given, Recipe)}
-    trial_run = {"trial_run": given.get("run")} if outer.tune == "once" else {}
+        return {name: _build(name, shared, Recipe)}
+    trial_run = {"trial_run": shared.get("run")} if outer.tune == "once" else {}
     return {
         f"{name}-{variant}": _build(
-            f"{name}-{variant}", merge(given, differences) | trial_run, Recipe
+            f"{name}-{variant}", merge(shared, differences) | trial_run, Recipe
         )
         for variant, differences in outer.variants.items()
     }
 
 
-def _split(name: str, given: Mapping[str, Any]) -> tuple[_Outer, Settings]:
-    """The outer keys, and the recipe's."""
-    outer = {key: value for key, value in given.items() if key in _Outer.model_fields}
-    rest = {key: value for key, value in given.items() if key not in outer}
+def _split(name: str, settings: Mapping[str, Any]) -> tuple[_Outer, Settings]:
+    """The outer keys and the recipe's, apart."""
+    outer = {key: value for key, value in settings.items() if key in _Outer.model_fields}
+    rest = {key: value for key, value in settings.items() if key not in outer}
     return _build(f"{name}.yaml", outer, _Outer), rest
 
 
@@ -250,7 +248,7 @@ class _Part(NamedTuple):
 
 
 def _profile(folder: Path, name: str, above: tuple[str, ...] = ()) -> list[_Part]:
-    """A profile's settings, after those of the profile that it is like."""
+    """A profile's settings, after those of the profiles it extends."""
     if name in above:
         raise UpgeError(f"like: profiles in a circle, {' → '.join((*above, name))}; drop one")
     settings = read_yaml(_known(folder / "profiles", "profile", name))
@@ -279,8 +277,8 @@ def _known(folder: Path, what: str, name: str) -> Path:
     return files[name]
 
 
-def _build(name: str, given: Mapping[str, Any], kind: type[C]) -> C:
+def _build(name: str, settings: Mapping[str, Any], kind: type[C]) -> C:
     try:
-        return build(given, kind)
+        return build(settings, kind)
     except UpgeError as error:
         raise UpgeError(f"{name}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a comparison of real models needs, looked at once before its first run starts."""
+"""Validates a comparison of real models before its first run starts."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import torch
 
 from experiments.comparison import BASE, Recipe
 from upge.common.errors import UpgeError
-from upge.planning.here import check_gpu_memory
+from upge.planning.memory import check_run_memory
 from upge.tasks.dataset import Dataset
 from upge.training.config import RunConfig, Synthetic
 from upge.training.data import load_dataset
 
 
 def check(recipe: Recipe, methods: Sequence[str], *, on_cpu: bool = False) -> Iterator[str]:
-    """Refuse a comparison whose runs could not work; say what the reader should know.
+    """Refuse a comparison whose runs cannot work.
 
     Args:
         recipe: the comparison.
         methods: which of its methods.
-        on_cpu: whether a comparison for a GPU may go on without.
+        on_cpu: whether a comparison for a GPU may run without one.
 
     Yields:
-        Lines to print.
+        What the user should know, line by line.
 
     Raises:
-        UpgeError: no GPU, or too little memory on it; no such model, or no way to it; no such
-            problems, or none with the demonstrations that a method learns from.
+        UpgeError: there is no GPU or too little memory on it, the model or the problems cannot be
+            loaded, or a method's demonstrations are missing.
     """
     if recipe.gpu and not torch.cuda.is_available():
         if not on_cpu:
             raise UpgeError(
-                "the profile asks for a GPU and torch finds none; take PROFILE=cpu, or give "
-                "--on-cpu to experiments.compare to wait days for it"
+                "the profile asks for a GPU and torch finds none; take PROFILE=cpu, or pass "
+                "--on-cpu to experiments.compare, which then takes days"
             )
         yield "on the CPU, though the profile asks for a GPU"
     rates = dict.fromkeys(recipe.methods, min(recipe.selection.rates))
     configs = [recipe.config(method, 0, rates) for method in (BASE, *methods)]
     for config in configs:
-        check_gpu_memory(config)
+        check_run_memory(config)
     if isinstance(configs[0].data, Synthetic):
         return
     dataset = load_dataset(configs[0])
@@ -54,5 +54,5 @@ def _check_demonstrations(config: RunConfig, dataset: Dataset) -> None:
     if reading and not any(problem.demonstration for problem in dataset.train):
         raise UpgeError(
             f"{reading[0]} learns from demonstrations, but no training problem has one; add "
-            "solutions, or take a method without"
+            "solutions, or leave the method out"
         )

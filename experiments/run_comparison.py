@@ -1,10 +1,10 @@
-"""Runs a comparison: chooses each method's learning rate, then trains all methods on all seeds."""
+"""Runs a comparison: chooses each method's learning rate, then trains every method on all seeds."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,11 @@ from rich.table import Table
 
 from experiments.comparison import BASE, Recipe
 from experiments.records import read_choices
-from experiments.scheduler import Failure, Job, Scheduler, last_lines
+from experiments.scheduler import Failure, Job, as_finished, last_lines, worker_pool
 from upge.common.files import make_folder, write_json
 
-#: What a comparison's own folder holds: which runs and trials beside it belong to it, and how each
-#: learning rate was chosen. The runs themselves are shared by all comparisons.
+#: Files of a comparison's folder: which runs and trials belong to it, and how learning rates were
+#: chosen. The runs themselves lie beside the folder, shared by all comparisons.
 COMPARISON, SELECTION = "comparison.json", "selection.json"
 
 #: The folder of the trials that learning rates are chosen by.
@@ -36,14 +36,16 @@ TRIALS = "selection"
 
 
 @dataclass
-class Board:
-    """What a comparison shows while it runs: a live table in a terminal, lines elsewhere.
+class Dashboard:
+    """A live table in a terminal, lines elsewhere.
 
     Args:
-        console: where to.
+        console: where it is shown.
         methods: rows of the table.
         total: steps of all runs.
         rates: chosen learning rates.
+        jobs: the runs under way, done or waiting.
+        done_before: steps of the trials, once they are over.
     """
 
     console: Console
@@ -57,7 +59,7 @@ class Board:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show it."""
+        """Show the dashboard while the context is open."""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -96,16 +98,16 @@ class Board:
         return job.config.steps if self._result(job) is not None else job.steps_done
 
     def _cells(self, method: str, running: Sequence[Job]) -> list[str]:
-        own = [job for job in self.jobs if job.config.name == method]
-        finished = [result for job in own if (result := self._result(job)) is not None]
-        live = [job for job in running if job.config.name == method]
-        now = ", ".join(f"{_label(job)} {job.steps_done}/{job.config.steps}" for job in live)
+        jobs = [job for job in self.jobs if job.config.name == method]
+        finished = [result for job in jobs if (result := self._result(job)) is not None]
+        active = [job for job in running if job.config.name == method]
+        now = ", ".join(f"{_label(job)} {job.steps_done}/{job.config.steps}" for job in active)
         rate = self.rates.get(method)
         return [
             "" if rate is None else f"{rate:g}",
-            f"{len(finished)}/{len(own)}" if own else "",
+            f"{len(finished)}/{len(jobs)}" if jobs else "",
             now,
-            _mean([value for job in live if (value := _validation(job)) is not None]),
+            _mean([value for job in active if (value := _validation(job)) is not None]),
             *(
                 _mean([result[key] for result in finished if key in result])
                 for key in ("in_distribution", "out_of_distribution")
@@ -113,12 +115,12 @@ class Board:
         ]
 
 
-#: Seconds between two drawings of the board: reading the records costs time that training needs.
+#: Seconds between two drawings: reading the records takes time from training.
 _REDRAW = 3.0
 
 
 def _label(job: Job) -> str:
-    """The run's seed, or for a trial the rate that it tries."""
+    """The seed of a run, or the rate of a trial."""
     trial = job.folder.path.parent.name == TRIALS
     return f"lr {job.config.stages[-1].lr:g}" if trial else f"seed {job.config.seed}"
 
@@ -140,9 +142,9 @@ def run_comparison(
 
     Args:
         recipe: what to compare.
-        folder: the comparison's own; run folders go beside it.
+        folder: of the comparison; run folders go beside it.
         seeds: runs a method.
-        methods: which of the recipe's.
+        methods: which of the recipe's methods.
         console: where progress is shown.
 
     Returns:
@@ -152,28 +154,32 @@ def run_comparison(
     tuned = _tuned(recipe, methods)
     trials = len(tuned) * len(recipe.selection.rates) * (recipe.selection.steps or 0)
     total = trials + seeds * sum(map(recipe.steps_of, methods))
-    board = Board(console, [BASE, *dict.fromkeys([*tuned, *methods])], total)
-    with Scheduler(recipe.workers, tick=board.update) as scheduler, board.shown():
-        chosen, failures = choose_rates(recipe, folder, tuned, scheduler, board)
-        board.rates = _with_borrowed(recipe, chosen)
+    dashboard = Dashboard(console, [BASE, *dict.fromkeys([*tuned, *methods])], total)
+    with worker_pool(recipe.workers) as pool, dashboard.shown():
+
+        def make(jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
+            return as_finished(jobs, pool, recipe.workers, dashboard.update)
+
+        chosen, failures = choose_rates(recipe, folder, tuned, make, dashboard)
+        dashboard.rates = _with_borrowed(recipe, chosen)
         jobs = [
             Job(recipe.config(method, seed, chosen), runs)
             for seed in range(seeds)
             for method in (BASE, *(m for m in methods if _rated(recipe, m, chosen)))
         ]
-        board.jobs = jobs
+        dashboard.jobs = jobs
         _name_runs(recipe, folder, seeds)
-        for job, failure in scheduler.as_finished(jobs):
+        for job, failure in make(jobs):
             if failure is not None:
                 failures.append(failure)
-                board.say(f"{job.folder.path.name} failed: {failure.reason}")
+                dashboard.say(f"{job.folder.path.name} failed: {failure.reason}")
             elif not console.is_terminal:
-                board.say(_line(job))
+                dashboard.say(_line(job))
     return failures
 
 
 def _tuned(recipe: Recipe, methods: Sequence[str]) -> list[str]:
-    """The methods that need trials: those with a rate of their own, and those they wait for."""
+    """The methods that need trials: those that borrow no rate, and those they wait for."""
     needed = set(methods)
     for method in reversed(recipe.methods):  # a method waits for those above it alone
         needed |= recipe.waits_for(method) if method in needed else set()
@@ -185,13 +191,13 @@ def _rated(recipe: Recipe, method: str, chosen: Mapping[str, float]) -> bool:
 
 
 def _with_borrowed(recipe: Recipe, chosen: Mapping[str, float]) -> dict[str, float]:
-    """The rate of every method that has one, its own or another's."""
+    """The rate of every method that has one, borrowed or not."""
     rated = [m for m in recipe.methods if recipe.rate_of(m) in chosen]
     return {m: chosen[recipe.rate_of(m)] for m in rated}
 
 
 def _name_runs(recipe: Recipe, folder: Path, seeds: int) -> None:
-    """Name the runs of the whole comparison, also of methods that were not asked for now."""
+    """List the runs of the whole comparison, including methods that this call leaves out."""
     selection = read_choices(folder / SELECTION)
     rates = {m: entry["lr"] for m, entry in selection.items() if entry["lr"] is not None}
     known = [m for m in recipe.compared if _rated(recipe, m, rates)]
@@ -217,11 +223,23 @@ def _line(job: Job) -> str:
 
 
 def choose_rates(
-    recipe: Recipe, folder: Path, methods: Sequence[str], scheduler: Scheduler, board: Board
+    recipe: Recipe,
+    folder: Path,
+    methods: Sequence[str],
+    make: Callable[[Sequence[Job]], Iterator[tuple[Job, Failure | None]]],
+    dashboard: Dashboard,
 ) -> tuple[dict[str, float], list[Failure]]:
-    """Each method's learning rate: the one with the best validation accuracy after its trial.
+    """Each method's learning rate, by validation accuracy after its trial; the lower of equal ones.
 
-    A method whose trials all failed has none; these trials are the failures.
+    Args:
+        recipe: what to compare.
+        folder: of the comparison, where the choices are written.
+        methods: those that need trials.
+        make: makes runs, and yields each when it ends.
+        dashboard: where progress is shown.
+
+    Returns:
+        Rates by method, without those whose trials all failed; and these trials.
     """
     rates, chosen = recipe.selection.rates, dict[str, float]()
     grids: dict[str, dict[float, float | None]] = {}
@@ -236,21 +254,23 @@ def choose_rates(
             if recipe.waits_for(method) <= chosen.keys()
             for rate in rates
         }
-        board.jobs = [*board.jobs, *jobs.values()]
-        failed = [f for _, f in scheduler.as_finished(list(jobs.values())) if f is not None]
+        dashboard.jobs = [*dashboard.jobs, *jobs.values()]
+        failed = [failure for _, failure in make(list(jobs.values())) if failure is not None]
         for failure in failed:
-            board.say(f"trial {failure.job.folder.path.name} failed: {failure.reason}")
+            dashboard.say(f"trial {failure.job.folder.path.name} failed: {failure.reason}")
         for method in ready:
-            own = {rate: jobs[method, rate] for rate in rates if (method, rate) in jobs}
-            grids[method] = {rate: _trial_accuracy(job) for rate, job in own.items()}
-            reached = {rate: x for rate, x in grids[method].items() if x is not None}
-            if reached:
-                chosen[method] = max(reached, key=lambda rate: (reached[rate], -rate))
+            trials = {rate: jobs[method, rate] for rate in rates if (method, rate) in jobs}
+            grids[method] = {rate: _trial_accuracy(job) for rate, job in trials.items()}
+            accuracy = {rate: x for rate, x in grids[method].items() if x is not None}
+            if accuracy:
+                chosen[method] = max(accuracy, key=lambda rate: (accuracy[rate], -rate))
             else:
-                board.say(f"{method}: no trial succeeded, so it has no learning rate and no runs")
+                dashboard.say(
+                    f"{method}: all trials failed, so it has no learning rate and no runs"
+                )
                 failures += [f for f in failed if f.job.config.name == method]
-    board.done_before = sum(job.steps_done for job in board.jobs)
-    board.jobs = []
+    dashboard.done_before = sum(job.steps_done for job in dashboard.jobs)
+    dashboard.jobs = []
     record = {
         m: {"lr": chosen.get(m), "grid": {f"{rate:g}": x for rate, x in grids[m].items()}}
         for m in methods

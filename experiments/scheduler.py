@@ -1,4 +1,4 @@
-"""Runs many runs, two at a time, one thread each; what is finished is left as it is."""
+"""Makes runs in worker processes, a few at a time with one thread each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from upge.common.errors import UpgeError
 from upge.training.config import RunConfig
 from upge.training.records import RunFolder, run_folder
 
-#: Processes at a time. On two cores more than two don't pay off; a second thread each neither.
+#: Processes at a time: on two cores neither a third process nor a second thread each is faster.
 WORKERS = 2
 
 Outcome = TypeVar("Outcome")
@@ -25,11 +26,11 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made.
+    """A run to make.
 
     Args:
         config: what to run.
-        runs: the folder that its folder is in.
+        runs: where its folder goes.
     """
 
     config: RunConfig
@@ -37,19 +38,19 @@ class Job:
 
     @property
     def folder(self) -> RunFolder:
-        """Where its records go."""
+        """The run's folder."""
         return run_folder(self.runs, self.config)
 
     @property
     def steps_done(self) -> int:
-        """Steps that the records show."""
+        """Steps that the run's records show."""
         if self.folder.result is not None:
             return self.config.steps
         lines = last_lines(self.folder.metrics_path)
         return int(lines[-1]["step"]) if lines else 0
 
 
-#: Bytes at the end of a file of records that hold its latest lines.
+#: Bytes that are read from the end of a file of records.
 _TAIL = 65536
 
 
@@ -75,7 +76,7 @@ class Failure:
 
 @contextmanager
 def worker_pool(workers: int = WORKERS) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each, which end with this one, and at once if it fails."""
+    """Processes of one thread each, which end with this one, and are killed if it fails."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
@@ -89,69 +90,52 @@ def worker_pool(workers: int = WORKERS) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-class Scheduler:
-    """Makes runs in worker processes, which end with this one.
+def as_finished(
+    jobs: Sequence[Job],
+    pool: ProcessPoolExecutor,
+    workers: int,
+    tick: Callable[[Sequence[Job]], None] = lambda jobs: None,
+) -> Iterator[tuple[Job, Failure | None]]:
+    """Make the runs in this order, and yield each when it ends, with its failure if it failed.
+
+    Finished runs are not repeated; they come first.
 
     Args:
-        workers: processes.
-        tick: called about twice a second while there is work, with the jobs that are under way.
+        jobs: the runs.
+        pool: where they are made.
+        workers: how many at a time.
+        tick: called about twice a second while there is work, with the jobs under way.
+
+    Raises:
+        UpgeError: a worker was killed from outside.
     """
-
-    def __init__(
-        self, workers: int = WORKERS, tick: Callable[[Sequence[Job]], None] = lambda jobs: None
-    ) -> None:
-        self.workers, self.tick = workers, tick
-        self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Scheduler:
-        self._pool = self._stack.enter_context(worker_pool(self.workers))
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
-        """Make the runs, in this order, and give each when it ends, with its failure if it failed.
-
-        Those that are finished cost nothing.
-
-        Raises:
-            UpgeError: a worker was killed from outside.
-        """
-        assert self._pool is not None
-        waiting = [job for job in jobs if job.folder.result is None]
-        yield from ((job, None) for job in jobs if job.folder.result is not None)
-        running: dict[Future[str | None], Job] = {}
-        while waiting or running:
-            while waiting and len(running) < self.workers:
-                job = waiting.pop(0)
-                running[self._pool.submit(_work, job)] = job
-            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            self.tick(list(running.values()))
-            for future in done:
-                job = running.pop(future)
-                reason = outcome(future)
-                yield job, None if reason is None else Failure(job, reason)
+    waiting = [job for job in jobs if job.folder.result is None]
+    yield from ((job, None) for job in jobs if job.folder.result is not None)
+    running: dict[Future[str | None], Job] = {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            job = waiting.pop(0)
+            running[pool.submit(_work, job)] = job
+        done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+        tick(list(running.values()))
+        for future in done:
+            job = running.pop(future)
+            reason = outcome(future)
+            yield job, None if reason is None else Failure(job, reason)
 
 
 def outcome(future: Future[Outcome]) -> Outcome:
     """What a worker returned.
 
     Raises:
-        UpgeError: the worker was ended from outside.
+        UpgeError: the worker was killed from outside.
     """
     try:
         return future.result()
-    except multiprocessing.ProcessError as error:
-        raise UpgeError(f"a worker process failed ({error}); run the same command again") from error
-    except Exception as error:
-        if type(error).__name__ == "BrokenProcessPool":
-            raise UpgeError(
-                "a worker process was ended from outside, perhaps for lack of memory; run the same "
-                "command again: it goes on where it stood"
-            ) from error
-        raise
+    except BrokenProcessPool as error:
+        raise UpgeError(
+            "a worker process was killed, perhaps for lack of memory; rerun the command to resume"
+        ) from error
 
 
 def _start_worker() -> None:
@@ -169,7 +153,7 @@ def _end_with_parent() -> None:
 
 
 def _work(job: Job) -> str | None:
-    """Make one run; a user's mistake or a diverged policy is returned as a sentence."""
+    """Make one run; return the message of a user's mistake or of a diverged policy."""
     from upge.training.loop import Trainer
 
     try:

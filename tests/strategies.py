@@ -99,6 +99,15 @@ def fill(
         values=field(online, normal()),
         max_length=max(mask.shape[1], 1) + 2,
     )
+    batch = replace(
+        batch,
+        sampler_logp=field(online, (old_logp + spread / 4 * normal()).clamp(max=0)),
+        ref_logp=field(mask, (logp + spread * normal()).clamp(max=0)),
+        teacher_logp=field(mask, (logp + spread * normal()).clamp(max=0)),
+        demo_logp=field(
+            mask & offline, logp if on_policy else (logp + spread * normal()).clamp(max=0)
+        ),
+    )
     return Case(batch, field(mask, logp), field(mask, normal().abs()))
 
 

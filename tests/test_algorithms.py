@@ -14,9 +14,10 @@ from torch import Tensor
 
 from upge import REGISTRY, Term, TrajectoryBatch, UpgeError, algorithm, get
 from upge.advantage import GAE, BatchZScore, GroupCentered, GroupZScore, LeaveOneOut, One
-from upge.component import Component
-from upge.feedback import GATES
+from upge.algorithms import GATES
 from upge.likelihood import Unshaped
+from upge.reference import CurrentPolicy, RolloutPolicy
+from upge.verification.notation import latex
 from upge.verification.published import LOSSES
 
 #: Every entry at its defaults, and every gated one with every other gate.
@@ -63,7 +64,7 @@ def test_an_entry_is_complete(name: str) -> None:
     for option in entry.options.values():
         assert option.origin.strip()
         assert isinstance(option.default, int | float | str) and option.default is not True
-    assert set(inspect.signature(entry.build).parameters) == set(entry.options)
+    entry.build(**{name: option.default for name, option in entry.options.items()})
     assert entry.terms and all(isinstance(term, Term) for term in entry.terms)
     assert entry().name == name
 
@@ -75,11 +76,10 @@ def test_components_can_be_printed(name: str) -> None:
         parts += [] if isinstance(term.shaping, Unshaped) else [term.shaping]
         parts += [term.gate.feedback] if term.gate else []
         for part in parts:
-            missing = [field for field in Component.__annotations__ if not hasattr(part, field)]
-            assert not missing, (part.label, missing)
-            assert part.latex.strip() and part.label.startswith(type(part).__name__)
-            assert part.latex.count("{") == part.latex.count("}")
-            assert not set(part.latex) & set("πθτγΣ∑"), "LaTeX spells its symbols out"
+            printed = latex(part)
+            assert part.text.strip() and part.label.startswith(type(part).__name__)
+            assert printed.strip() and printed.count("{") == printed.count("}")
+            assert not set(printed) & set("πθτγΣ∑"), "LaTeX spells its symbols out"
 
 
 @each_entry
@@ -150,7 +150,8 @@ def test_a_cap_on_the_ratio_is_truncated_importance_sampling(case: Case, cap: fl
 @each_entry
 def test_a_cap_that_nothing_reaches_changes_nothing(name: str) -> None:
     online = [term for term in REGISTRY[name].terms if term.samples == "online"]
-    if not online or not all(term.takes_is_cap for term in online):
+    token = CurrentPolicy, RolloutPolicy
+    if not online or not all(isinstance(term.reference, token) for term in online):
         with pytest.raises(UpgeError, match="is_cap"):
             get(name, is_cap=2.0)
         return

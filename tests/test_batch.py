@@ -229,10 +229,10 @@ def test_a_bad_current_policy_is_named(value: Any) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "missing", "remedy"),
     [
-        ("ppo", "old_logp", "rollout policy's log-probabilities"),
+        ("ppo", "old_logp", "policy's own log-probabilities before the update"),
         ("ppo", "values", "a critic's values"),
-        ("grpo", "old_logp", "rollout policy's log-probabilities"),
-        ("gspo", "old_logp", "rollout policy's log-probabilities"),
+        ("grpo", "old_logp", "policy's own log-probabilities before the update"),
+        ("gspo", "old_logp", "policy's own log-probabilities before the update"),
     ],
 )
 def test_a_missing_field_is_named(algorithm: str, missing: str, remedy: str) -> None:

@@ -26,8 +26,8 @@ from upge.normalization import (
     TokenSum,
     TrajectoryMean,
 )
-from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRatio
-from upge.stabilization import Clip, SigmoidGate, WeightClip
+from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy
+from upge.stabilization import Clip, Correction, SigmoidGate, WeightClip
 
 #: REINFORCE with an advantage and a normaliser to be named, and the same over π_θold.
 score = partial(Term, "online", CurrentPolicy())
@@ -262,11 +262,9 @@ DEMOS: Any = {"samples": "offline", "advantage": One(), "normalizer": TokenMean(
         (lambda: replace(SFT, coefficient=-0.5), "coefficient: got -0.5, wanted a finite number"),
         (lambda: replace(SFT, coefficient=math.nan), "coefficient: got nan, wanted"),
         (lambda: replace(SFT, coefficient=math.inf), "coefficient: got inf, wanted"),
-        (lambda: Term(reference=RolloutPolicy(), **DEMOS), "reads demonstrations has no rollout"),
-        (lambda: Term(reference=SequenceRatio(), **DEMOS), "reads demonstrations has no rollout"),
-        (lambda: replace(SFT, stabilization=Clip(0.2, 0.2)), "take CurrentPolicy or ConstantOne"),
-        (lambda: replace(SFT, stabilization=SigmoidGate(1, 1)), "and no clip"),
-        (lambda: replace(SFT, samples="all", reference=RolloutPolicy()), "no rollout policy"),
+        (lambda: replace(SFT, samples="all", reference=RolloutPolicy()), "no one π_θold"),
+        (lambda: replace(SFT, samples="all", stabilization=SigmoidGate(1, 1)), "and no clip"),
+        (lambda: replace(SFT, corrections=(Correction(),)), "a sampler's correction"),
     ],
 )
 def test_a_bad_term_is_named(build: Callable[[], Any], message: str) -> None:

@@ -10,8 +10,9 @@ from strategies import Case, cases, close, estimate, make_batch, weights
 
 from upge import Estimator, Term, TrajectoryBatch, UpgeError, compose
 from upge.advantage import GroupCentered, One
+from upge.algorithms import GATES, feedback
 from upge.batch import Samples
-from upge.feedback import GATES, Feedback, Gate, Linear, Sigmoid, Switch, feedback, performance
+from upge.feedback import Feedback, Gate, Linear, Sigmoid, Switch, performance
 from upge.normalization import TrajectoryMean
 from upge.reference import CurrentPolicy, RolloutPolicy
 from upge.stabilization import Clip

@@ -13,7 +13,15 @@ from upge import TrajectoryBatch, UpgeError, compose
 from upge.advantage import One
 from upge.estimator import Term
 from upge.feedback import Gate, Switch
-from upge.normalization import NORMALIZERS, Normalizer, Scope, SequenceMean, TokenMean, normalizer
+from upge.normalization import (
+    NORMALIZERS,
+    Counted,
+    Normalizer,
+    Scope,
+    SequenceMean,
+    TokenMean,
+    normalizer,
+)
 from upge.reference import CurrentPolicy
 
 # Rollouts: rows 0 and 1 of question 0 (2 tokens and 1), row 3 of question 1 (3 tokens), and a row
@@ -27,9 +35,14 @@ def batch() -> TrajectoryBatch:
     )
 
 
+def of(tokens: Tensor) -> Counted:
+    """The tokens, and the rows that have some."""
+    return Counted(tokens, tokens.any(1))
+
+
 def factors(norm: Normalizer, b: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
     """(N,) the factor at each row's tokens, which is the same at all of them."""
-    factor = norm(b, tokens, counted).expand(tokens.shape)
+    factor = norm(b, of(tokens), of(counted)).expand(tokens.shape)
     close(factor, factor[:, :1])
     return factor[:, 0]
 
@@ -111,11 +124,11 @@ def test_means_of_ones_are_one(case: Case) -> None:
     for samples in ("online", "offline", "all"):
         tokens = b.tokens_of(samples)
         for name in ("token_mean", "sequence_mean", "question_mean"):
-            factor = normalizer(name)(b, tokens, tokens).expand(tokens.shape)
+            factor = normalizer(name)(b, of(tokens), of(tokens)).expand(tokens.shape)
             close(factor[tokens].sum(), 1.0)
         trajectories = tokens.any(1)
         for name in ("trajectory_mean", "question_sum"):
-            factor = normalizer(name)(b, tokens, tokens).expand(tokens.shape)[:, 0]
+            factor = normalizer(name)(b, of(tokens), of(tokens)).expand(tokens.shape)[:, 0]
             close(factor[trajectories].sum(), 1.0)
 
 
@@ -125,7 +138,7 @@ def test_counts_are_summed_over_processes(case: Case) -> None:
     b, three = case.batch, replace(case.batch, all_sum=lambda x: 3 * x)
     tokens = b.tokens_of("online")
     for name in NORMALIZERS:
-        alone, shared = (normalizer(name)(x, tokens, tokens) for x in (b, three))
+        alone, shared = (normalizer(name)(x, of(tokens), of(tokens)) for x in (b, three))
         close(shared, alone / (1 if name in ("token_sum", "length_sum") else 3))
 
 
@@ -135,13 +148,13 @@ def test_nothing_to_count_is_finite(name: str) -> None:
         empty = TrajectoryBatch(
             torch.zeros(rows, width), torch.zeros(rows), torch.zeros(rows).long(), torch.zeros(rows)
         )
-        assert torch.isfinite(normalizer(name)(empty, empty.mask, empty.mask)).all()
+        assert torch.isfinite(normalizer(name)(empty, of(empty.mask), of(empty.mask))).all()
 
 
 def test_the_length_is_the_width_where_none_is_given() -> None:
     b = replace(batch(), max_length=None)
     for name, expected in (("fixed_length", 3 * 4), ("length_sum", 3)):
-        close(1 / normalizer(name)(b, b.mask, b.mask), float(expected))
+        close(1 / normalizer(name)(b, of(b.mask), of(b.mask)), float(expected))
 
 
 def test_names_give_their_classes() -> None:
@@ -156,5 +169,5 @@ def test_bad_names_are_named() -> None:
         normalizer("token_men")
     with pytest.raises(UpgeError, match="'joined'; did you mean 'joint'"):
         SequenceMean("joined")  # type: ignore[arg-type]
-    with pytest.raises(UpgeError, match="normalizer: got 3, wanted one of"):
+    with pytest.raises(UpgeError, match="unknown normalizer 3; known: "):
         normalizer(3)  # type: ignore[arg-type]

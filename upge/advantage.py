@@ -1,35 +1,48 @@
 """Component 3, the advantage estimate Â of eq. 6.
 
-Every rule reads rewards (and values), never the current policy, so advantages are known before
-the forward pass. Statistics are taken in float64. A rule that centres gives exactly 0 where all
-rewards of its set are equal or the set has one member.
+Rules read rewards (and values), so advantages are known before the forward pass; only those of a
+KL term read the current policy. Statistics are taken in float64. A rule that centers gives exactly
+0 where all rewards of its set are equal or the set has one member.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from upge.batch import Samples, TrajectoryBatch
-from upge.common.errors import unknown
-from upge.component import Component, between
-
-#: Rewards this close, relative to their size, are equal but for rounding.
-_ROUNDING = 1e-13
+from upge.batch import MAX_LOG_RATIO, Samples, TrajectoryBatch
+from upge.component import AT_LEAST_0, UNIT, Component, Limits, Range
 
 _EQUAL = "Â = 0 where all rewards of the set are equal or it has one member (0/0 otherwise)"
 _BESSEL = "std divides by n − 1: torch's default, which verl and TRL use"
 _NO_EPSILON = "nothing is added to std: the papers' formulas; codes add 1e-8 to 1e-4"
-_SUCCESS = "a reward above 0 is a success: R ∈ {0, 1} (paper, eq. 7) and R ∈ {−1, 1} read alike"
+_SUCCESS = "R > 0 is a success, or R ≥ the batch's success if that is set"
 
 
 @dataclass(frozen=True)
 class Advantage(Component):
-    """Returns Â in the reward's units or normalised, (N, 1) or (N, T), in float64."""
+    """Returns Â in the reward's units or normalized, (N, 1) or (N, T), in float64.
+
+    Attributes:
+        centers: whether Â vanishes for a set of one reward, or of equal ones.
+    """
+
+    centers: ClassVar[bool] = False
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it reads the current policy, so that it is known after the forward pass only."""
+        return "logp" in self.needs
+
+    @property
+    def compares(self) -> Samples | None:
+        """The samples whose rewards a row's own is compared with; None for none."""
+        return getattr(self, "over", None)
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -40,8 +53,7 @@ class Advantage(Component):
 class One(Advantage):
     """Â ≡ 1 (SFT, eq. 15)."""
 
-    text: ClassVar[str] = "1"
-    latex: ClassVar[str] = r"1"
+    symbol: ClassVar[str] = "1"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return torch.ones_like(batch.reward)[:, None]
@@ -51,8 +63,7 @@ class One(Advantage):
 class Reward(Advantage):
     """Â = R(τ)."""
 
-    text: ClassVar[str] = "R"
-    latex: ClassVar[str] = r"R(\tau)"
+    symbol: ClassVar[str] = "R"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return batch.reward[:, None]
@@ -60,54 +71,42 @@ class Reward(Advantage):
 
 @dataclass(frozen=True)
 class Signed(Advantage):
-    """Â = ``positive`` where R(τ) > 0, else ``negative``; ±1 is Table 1's row REINFORCE."""
+    """Â = ``positive`` for a success, else ``negative``; ±1 is Table 1's row REINFORCE."""
 
-    choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
     positive: float = 1.0
     negative: float = -1.0
-
-    def __post_init__(self) -> None:
-        between(self, -1e30, 1e30, "positive", "negative")
+    choices: ClassVar[tuple[str, ...]] = (_SUCCESS,)
+    limits: ClassVar[Limits] = dict.fromkeys(("positive", "negative"), Range(-1e30, 1e30))
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """±1, or the two values."""
         if (self.positive, self.negative) == (1.0, -1.0):
             return "±1"
         return f"{{{self.positive:g}, {self.negative:g}}}"
 
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """±1, or the two values."""
-        if (self.positive, self.negative) == (1.0, -1.0):
-            return r"\pm 1"
-        return rf"\{{{self.positive:g},\,{self.negative:g}\}}"
-
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         positive = torch.full_like(batch.reward, self.positive)
-        return torch.where(batch.reward > 0, positive, self.negative)[:, None]
+        return torch.where(batch.solved, positive, self.negative)[:, None]
 
 
 @dataclass(frozen=True)
 class GAE(Advantage):
     """Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V(s_{t+1}) − V(s_t), r only at the last token.
 
-    V after the last token is 0. Positions without a response token are stepped over. (N, T).
+    V after the last token is 0. Positions without a response token are skipped. (N, T).
 
     Source: arXiv 1506.02438, eq. 16.
     """
 
+    gamma: float
+    gae_lambda: float
+    symbol: ClassVar[str] = "GAE"
     choices: ClassVar[tuple[str, ...]] = (
         "the reward stands at the last response token, and V is 0 after it: verl's code",
     )
-    gamma: float
-    gae_lambda: float
-    text: ClassVar[str] = "GAE"
-    latex: ClassVar[str] = r"\hat A_{GAE}"
     needs: ClassVar[frozenset[str]] = frozenset({"values"})
-
-    def __post_init__(self) -> None:
-        between(self, 0, 1, "gamma", "gae_lambda")
+    limits: ClassVar[Limits] = {"gamma": UNIT, "gae_lambda": UNIT}
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         values = batch.require("values", "GAE").double()
@@ -126,9 +125,14 @@ class GAE(Advantage):
 
 
 class _Moments(NamedTuple):
-    """Of the rewards of each row's set, (N,): size, the row's deviation from the mean, std.
+    """Of the rewards of each row's set, (N,).
 
-    ``flat`` marks rows whose deviation is 0 but for rounding: members of a set of equal rewards.
+    Attributes:
+        size: of the set.
+        member: whether the row is in it.
+        deviation: of the row's reward from the set's mean.
+        std: over n − 1.
+        equal: whether all rewards of the set are equal.
     """
 
     size: Tensor
@@ -139,56 +143,42 @@ class _Moments(NamedTuple):
 
     @property
     def flat(self) -> Tensor:
+        """(N,) bool: rows whose deviation is 0 but for rounding."""
         return self.equal & self.member
 
 
 def _group_moments(batch: TrajectoryBatch, over: Samples) -> _Moments:
-    """Moments (N,) of the rewards of each row's question over its rollouts or all its rows."""
-    rows, reward = batch.rows_of(over), batch.reward
-    index = batch.question
-
-    def spread(x: Tensor) -> Tensor:
-        return x[index]
-
+    """Moments of the rewards of each row's question over its rollouts or all its rows."""
+    rows, reward, index = batch.rows_of(over), batch.reward, batch.question
     count = batch.per_question(rows.double())
     mean = batch.per_question(torch.where(rows, reward, 0.0)) / count.clamp(min=1)
-    deviation = reward - spread(mean)
+    deviation = reward - mean[index]
     # Squared in units of the largest one, so that very small rewards don't vanish.
     size = torch.where(rows, deviation.abs(), 0.0)
     unit = torch.zeros_like(mean).scatter_reduce(0, index, size, "amax")
     unit = torch.where(unit > 0, unit, 1.0)
-    squares = batch.per_question((size / spread(unit)) ** 2)
+    squares = batch.per_question((size / unit[index]) ** 2)
     std = unit * (squares / (count - 1).clamp(min=1)).sqrt()
     nothing = torch.full_like(mean, torch.inf)
     highest = (-nothing).scatter_reduce(0, index[rows], reward[rows], "amax")
     lowest = nothing.scatter_reduce(0, index[rows], reward[rows], "amin")
-    equal = highest - lowest <= _ROUNDING * torch.maximum(highest.abs(), lowest.abs())
-    return _Moments(spread(count), rows, deviation, spread(std), spread(equal))
+    scale = torch.maximum(highest.abs(), lowest.abs()).clamp(min=1)
+    if batch.reward_parts is not None:  # whose sum may be small, and its rounding is not
+        parts = torch.where(rows, batch.reward_parts.abs().sum(1), 0.0)
+        scale = scale.scatter_reduce(0, index, parts, "amax")
+    equal = highest - lowest <= (batch.reward_noise or 0.0) * scale
+    return _Moments(count[index], rows, deviation, std[index], equal[index])
 
 
 #: The sets of a question's trajectories that statistics may be taken over, as printed.
-_GROUPS: dict[str, tuple[str, str]] = {
-    "online": ("Gon", "G_{on}"),
-    "offline": ("Goff", "G_{off}"),
-    "all": ("Gon∪Goff", r"G_{on}\cup G_{off}"),
-}
+_GROUPS = {"online": "Gon", "offline": "Goff", "all": "Gon∪Goff"}
 
 
 @dataclass(frozen=True)
 class _GroupAdvantage(Advantage):
     over: Samples = "online"
-
-    def __post_init__(self) -> None:
-        if self.over not in _GROUPS:
-            raise unknown(f"{type(self).__name__}.over", str(self.over), _GROUPS)
-
-    @property
-    def _group(self) -> str:
-        return _GROUPS[self.over][0]
-
-    @property
-    def _group_latex(self) -> str:
-        return _GROUPS[self.over][1]
+    centers: ClassVar[bool] = True
+    limits: ClassVar[Limits] = {"over": tuple(_GROUPS)}
 
 
 @dataclass(frozen=True)
@@ -198,22 +188,12 @@ class GroupZScore(_GroupAdvantage):
     std divides by n − 1 and nothing is added to it.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (
-        _BESSEL,
-        _NO_EPSILON,
-        _EQUAL,
-    )
+    choices: ClassVar[tuple[str, ...]] = (_BESSEL, _NO_EPSILON, _EQUAL)
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Eq. 5's form, over G_on or over its union with G_off."""
-        return f"(R − mean_{self._group})/std_{self._group}"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """Eq. 5's form, over G_on or over its union with G_off."""
-        group = self._group_latex
-        return rf"\tfrac{{R-\mathrm{{mean}}_{{{group}}}}}{{\mathrm{{std}}_{{{group}}}}}"
+        return f"(R − mean_{_GROUPS[self.over]})/std_{_GROUPS[self.over]}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
@@ -228,18 +208,13 @@ class GroupCentered(_GroupAdvantage):
     With ``keep_singletons`` a set of one keeps Â = R, as in verl's and the official scripts' code.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
     keep_singletons: bool = False
+    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Eq. 5 without its denominator."""
-        return f"R − mean_{self._group}"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """Eq. 5 without its denominator."""
-        return rf"R-\mathrm{{mean}}_{{{self._group_latex}}}"
+        return f"R − mean_{_GROUPS[self.over]}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, self.over)
@@ -256,9 +231,10 @@ class LeaveOneOut(Advantage):
     For a demonstration these are all of the question's rollouts.
     """
 
+    symbol: ClassVar[str] = "R − mean of others"
     choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
-    text: ClassVar[str] = "R − mean of others"
-    latex: ClassVar[str] = r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j"
+    centers: ClassVar[bool] = True
+    over: ClassVar[Samples] = "online"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         m = _group_moments(batch, "online")
@@ -273,13 +249,9 @@ class BatchZScore(Advantage):
     std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
     """
 
-    choices: ClassVar[tuple[str, ...]] = (
-        _BESSEL,
-        _NO_EPSILON,
-        _EQUAL,
-    )
-    text: ClassVar[str] = "(R − mean_batch)/std_batch"
-    latex: ClassVar[str] = r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}"
+    symbol: ClassVar[str] = "(R − mean_batch)/std_batch"
+    choices: ClassVar[tuple[str, ...]] = (_BESSEL, _NO_EPSILON, _EQUAL)
+    over: ClassVar[Samples] = "online"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         reward = batch.reward
@@ -288,9 +260,93 @@ class BatchZScore(Advantage):
         mean = batch.all_sum((tokens * reward).sum()) / count.clamp(min=1)
         deviation = reward - mean
         squares = batch.all_sum((tokens * deviation**2).sum())
-        # Rounding of the mean leaves about 1e-16 of the rewards' size where all are equal.
         scale = batch.all_sum((tokens * reward.abs()).sum()) / count.clamp(min=1)
         std = (squares / (count - 1).clamp(min=1)).sqrt()
-        equal = std <= _ROUNDING * scale
+        equal = std <= (batch.reward_noise or 0.0) * scale.clamp(min=1)
         scaled = torch.where(equal, 0.0, deviation / torch.where(equal, 1.0, std))
         return scaled[:, None]
+
+
+#: ψ of a KL term: w = −β ψ(k), k = log π_θ − log π_ref of the sampled token.
+_PSI: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": torch.ones_like,
+    "k2": lambda k: k,
+    "k3": lambda k: -torch.expm1(-k),
+    "k1+1": lambda k: k + 1,
+}
+
+
+@dataclass(frozen=True)
+class KLGradient(Advantage):
+    """Â = −ψ(k), k = log π_θ − log π_ref: the gradient of a KL penalty as a term of its own.
+
+    ========  =========  ==============================================================
+    ``psi``   ψ          over π_ref = π_θ, and over π_ref = π_θold (r = π_θ/π_θold)
+    ========  =========  ==============================================================
+    ``k1``    1          k differentiated: nothing in expectation; –
+    ``k2``    k          k²/2 differentiated, on-policy ∇KL(π_θ‖π_ref); r·k3 differentiated
+    ``k3``    1 − e⁻ᵏ    k3 = e⁻ᵏ + k − 1 differentiated, on-policy ∇KL(π_ref‖π_θ); –
+    ``k1+1``  k + 1      –; r·k1 differentiated
+    ========  =========  ==============================================================
+
+    A token's KL leaves out that the policy also decides which prefixes come (arXiv 2512.21852).
+    With a teacher for the reference, ``k2`` is on-policy distillation. The paper's trust region
+    (B.2) is Â − λk: ``k2`` over π_θold.
+    """
+
+    psi: Literal["k1", "k2", "k3", "k1+1"] = "k2"
+    to: Literal["reference", "teacher"] = "reference"
+    limits: ClassVar[Limits] = {"psi": tuple(_PSI), "to": ("reference", "teacher")}
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Log π_θ and that of the reference or teacher."""
+        return frozenset({"logp", self._field})
+
+    @property
+    def _field(self) -> str:
+        return "ref_logp" if self.to == "reference" else "teacher_logp"
+
+    @property
+    def text(self) -> str:
+        """−ψ, in k = log(π_θ/π_ref)."""
+        symbol = {"k1": "1", "k2": "k", "k3": "(1 − e^−k)", "k1+1": "(k + 1)"}[self.psi]
+        return f"−{symbol}" + ("" if self.to == "reference" else " to the teacher")
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        k = batch.require("logp", "a KL term") - batch.require(self._field, "a KL term")
+        return -_PSI[self.psi](k.double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
+@dataclass(frozen=True)
+class Penalized(Advantage):
+    """Another advantage of R(τ) − β Σ_t log(π_θold/π_ref)(τ_t): a KL penalty within the reward.
+
+    Source: as trainers without a value function have it, e.g. RLOO, arXiv 2402.14740, section 2.
+    """
+
+    inner: Advantage
+    beta: float
+    limits: ClassVar[Limits] = {"beta": AT_LEAST_0}
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Those of the other advantage, and two log-probabilities."""
+        return self.inner.needs | {"old_logp", "ref_logp"}
+
+    @property
+    def compares(self) -> Samples | None:
+        """As the other advantage."""
+        return self.inner.compares
+
+    @property
+    def text(self) -> str:
+        """The other advantage's, of the penalized reward."""
+        return f"{self.inner.text} of R − {self.beta:g}·Σk"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        old, reference = (
+            batch.require(name, "a KL in the reward") for name in ("old_logp", "ref_logp")
+        )
+        k = torch.where(batch.tokens_of("online"), old - reference, 0.0).double()
+        return self.inner(batch.with_reward(batch.reward - self.beta * k.sum(1)))

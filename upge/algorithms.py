@@ -1,15 +1,16 @@
 """Every algorithm as a sum of terms: the registry from which Table 1 is printed.
 
-An entry is data: a name, where it comes from, its options with their origins, and a function that
-turns options into terms. A new algorithm is a new entry here and its published loss, by the same
-name, in ``verification/published.py``; everything else reads the registry.
+A row is data: a name, where it comes from, its options with their origins, and a function from
+options to terms. A new algorithm is a new row here and its published loss, by the same name, in
+``verification/published.py``; everything else reads the registry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 from upge.advantage import (
     GAE,
@@ -22,32 +23,47 @@ from upge.advantage import (
 )
 from upge.batch import Samples
 from upge.common.errors import UpgeError, unknown
+from upge.component import UNIT
 from upge.estimator import EntropyWeight, Estimator, Term
-from upge.feedback import Feedback, Gate, Switch, Wiener, feedback
+from upge.feedback import Feedback, Gate, Linear, Sigmoid, Switch
 from upge.likelihood import Complement, PolicyShaping
 from upge.normalization import (
     FixedLength,
     LengthSum,
+    Normalizer,
     QuestionMean,
     QuestionSum,
     TokenMean,
     TrajectoryMean,
 )
 from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRatio
-from upge.stabilization import (
-    CISMask,
-    Clip,
-    DualClip,
-    GeometricClip,
-    SigmoidGate,
-    WeightClip,
-)
+from upge.stabilization import Clip, Correction, DualClip, GeometricClip, SigmoidGate, WeightClip
+from upge.wiener import Wiener
 
 Value = float | str
 Terms = tuple[Term, ...]
 
-#: Options that are no algorithm's own.
-_COMMON = ("normalizer", "gate", "is_cap")
+#: Options beside an algorithm's own: what each takes, and what it makes of the estimator.
+COMMON: dict[str, tuple[type, Callable[[Estimator, Any, Mapping[str, Value]], Estimator]]] = {
+    "normalizer": (str, lambda e, name, _: e.with_normalizer(name)),
+    "gate": (str, lambda e, name, own: e.with_feedback(feedback(name, **own))),
+    "is_cap": (float, lambda e, cap, _: e.with_is_cap(cap)),
+    "correction": (str, lambda e, name, own: e.with_correction(correction(name, **own))),
+    "kl": (float, lambda e, beta, own: e.with_kl(beta, str(own.get("kl_gradient", "k2")))),
+    "kl_reward": (float, lambda e, beta, _: e.with_kl_reward(beta)),
+    "entropy_bonus": (float, lambda e, c, _: replace(e, entropy_bonus=c)),
+}
+
+#: Options of these options.
+_FURTHER = {"correction_low": float, "correction_high": float, "kl_gradient": str}
+
+#: Gates by name; each is built from the options it has.
+GATES: dict[str, type[Feedback]] = {
+    "switch": Switch,
+    "linear": Linear,
+    "sigmoid": Sigmoid,
+    "wiener": Wiener,
+}
 
 
 @dataclass(frozen=True)
@@ -59,17 +75,6 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Printed:
-    """A row of the paper's Table 1 as printed there: group heading, cells, and the literal term."""
-
-    group: str
-    reference: str
-    advantage: str
-    gradient: str
-    build: Callable[..., Terms] | None = None
-
-
-@dataclass(frozen=True)
 class Algorithm:
     """A registry entry; calling it with options gives its :class:`~upge.estimator.Estimator`."""
 
@@ -78,36 +83,31 @@ class Algorithm:
     source: str
     build: Callable[..., Terms]
     options: Mapping[str, Option]
-    printed: Printed | None = None
     note: str = ""
 
     def __call__(self, /, **options: Value) -> Estimator:
-        """The estimator with ``options`` over the defaults.
-
-        Every algorithm also takes ``normalizer``, which replaces that of all its terms; those with
-        a gate take ``gate`` (a name of :data:`upge.feedback.GATES`), at their ``gamma``; those that
-        read rollouts ``is_cap``, for :meth:`~upge.estimator.Estimator.with_is_cap`.
+        """The estimator with ``options`` over the defaults; see :data:`COMMON` for those of all.
 
         Raises:
             UpgeError: an option that is not known, or a value of the wrong type.
         """
-        common = {name: options.pop(name) for name in _COMMON if name in options}
+        defaults = {name: option.default for name, option in self.options.items()}
         for name, value in options.items():
             self._check_option(name, value)
-        settings = {name: option.default for name, option in self.options.items()} | options
+        settings = defaults | {name: x for name, x in options.items() if name in defaults}
+        further = {name: x for name, x in options.items() if name in _FURTHER}
         estimator = Estimator(self.build(**settings), self.name)
-        if "normalizer" in common:
-            estimator = estimator.with_normalizer(str(common["normalizer"]))
-        if "gate" in common:
-            estimator = estimator.with_feedback(feedback(str(common["gate"]), **settings))
-        if "is_cap" in common:
-            estimator = estimator.with_is_cap(common["is_cap"])  # type: ignore[arg-type]
+        for name, (_, change) in COMMON.items():
+            if name in options:
+                estimator = change(estimator, options[name], settings | further)
         return estimator
 
     def _check_option(self, name: str, value: Value) -> None:
-        if name not in self.options:
-            raise unknown(f"option of {self.name}", name, [*self.options, *_COMMON])
-        wanted = str if isinstance(self.options[name].default, str) else (int, float)
+        kinds: dict[str, type] = {n: type(o.default) for n, o in self.options.items()}
+        kinds |= _FURTHER | {n: kind for n, (kind, _) in COMMON.items()}
+        if name not in kinds:
+            raise unknown(f"option of {self.name}", name, kinds)
+        wanted = str if kinds[name] is str else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             kind = "a word" if wanted is str else "a number"
             raise UpgeError(f"{self.name}.{name}: got {value!r}, wanted {kind}")
@@ -118,25 +118,56 @@ class Algorithm:
         return self().terms
 
 
+def feedback(name: str, gamma: Value = 0.0, **options: Value) -> Feedback:
+    """The gate called ``name`` at threshold ``gamma``, with those of the options that it has.
+
+    Raises:
+        UpgeError: an unknown name.
+    """
+    if name not in GATES:
+        raise unknown("gate", name, GATES)
+    settings = options | {"gamma": gamma}
+    return GATES[name](
+        **{f.name: settings[f.name] for f in fields(GATES[name]) if f.name in settings}
+    )
+
+
+def correction(
+    name: str, correction_low: Value = 0.0, correction_high: Value = 2.0, **_: Value
+) -> Correction:
+    """The sampler's correction called ``name``: a level and a rule, as ``token-truncate``.
+
+    Raises:
+        UpgeError: an unknown level or rule, or bounds that are none.
+    """
+    level, _dash, rule = name.partition("-")
+    return Correction(level, rule, correction_low, correction_high)  # type: ignore[arg-type]
+
+
 REGISTRY: dict[str, Algorithm] = {}
+
+Build = Callable[..., Term | Terms]
 
 
 def register(
-    name: str,
-    title: str,
-    source: str,
-    *,
-    printed: Printed | None = None,
-    note: str = "",
-    **options: Option,
-) -> Callable[[Callable[..., Terms]], Callable[..., Terms]]:
-    """Add the decorated builder, a function from options to terms, to the registry."""
+    name: str, title: str, source: str, *, note: str = "", **options: Option
+) -> Callable[[Build], Callable[..., Terms]]:
+    """Add the decorated function from options to a term, or terms, to the registry.
 
-    def add(build: Callable[..., Terms]) -> Callable[..., Terms]:
+    Raises:
+        UpgeError: the name is taken.
+    """
+
+    def add(build: Build) -> Callable[..., Terms]:
         if name in REGISTRY:
             raise UpgeError(f"algorithm {name!r} is registered twice; rename one")
-        REGISTRY[name] = Algorithm(name, title, source, build, options, printed, note)
-        return build
+
+        def terms(*values: Value, **settings: Value) -> Terms:
+            built = build(*values, **settings)
+            return (built,) if isinstance(built, Term) else built
+
+        REGISTRY[name] = Algorithm(name, title, source, terms, options, note)
+        return terms
 
     return add
 
@@ -151,7 +182,11 @@ def get(name: str, /, **options: Value) -> Estimator:
 
 
 def algorithm(name: str) -> Algorithm:
-    """The registry entry called ``name``."""
+    """The registry entry called ``name``.
+
+    Raises:
+        UpgeError: there is none; with the nearest known name.
+    """
     if not isinstance(name, str) or name not in REGISTRY:
         raise unknown("algorithm", name, REGISTRY)
     return REGISTRY[name]
@@ -159,394 +194,22 @@ def algorithm(name: str) -> Algorithm:
 
 _CLIP = Option(0.2, "PPO, arXiv 1707.06347, table 3 (best of its clips); default of TRL and verl")
 _DISCOUNT = Option(1.0, "undiscounted, as usual for a reward at the last token; verl's default")
-_LAM = Option(0.95, "PPO, arXiv 1707.06347, table 3")
+_LAMBDA = Option(0.95, "PPO, arXiv 1707.06347, table 3")
+_GSPO_LOW = Option(3e-4, "GSPO, arXiv 2507.18071, section 5.1")
+_GSPO_HIGH = Option(4e-4, "GSPO, arXiv 2507.18071, section 5.1")
+_GMPO_CLIP = Option(0.4, "GMPO, arXiv 2507.20673: ratios clipped to (e^-0.4, e^0.4)")
 _SHAPING = Option(0.1, "LUFFY, arXiv 2504.14945, section 3.2 and its scripts")
 _GAMMA = Option(0.0, "paper, section 4.1: γ = 0 for Qwen (2/8 for LLaMA)")
 _DEVICES = Option(8, "official scripts: 8 GPUs, over which FSDP averages gradients")
 
 
-_LENGTH_NOTE = "L is the batch's max_length, or its width T where none is given."
-
-#: A term over rollouts sampled by π_θold, and one over demonstrations.
-_rollouts = partial(Term, samples="online", reference=RolloutPolicy())
-_demos = partial(Term, samples="offline", reference=CurrentPolicy(), advantage=One())
-
-
-def _printed(group: str, reference: str, advantage: str, gradient: str) -> Printed:
-    return Printed(group, reference, advantage, r"\nabla\pi_\theta\cdot" + gradient)
-
-
-# ---------------------------------------------------------------- the paper's Table 1, row by row
-
-
-@register(
-    "sft",
-    "SFT",
-    "paper, eq. 12 and 14–15",
-    printed=_printed("", r"\pi_\theta", "1", r"\frac{1}{\pi_\theta}"),
-)
-def _sft() -> Terms:
-    return (_demos(normalizer=TokenMean()),)
-
-
-@register(
-    "ppo",
-    "PPO",
-    "PPO, arXiv 1707.06347, eq. 7; paper, eq. 16",
-    printed=_printed(
-        "online RL",
-        r"\pi_{\theta_{old}}",
-        r"\mathrm{GAE}",
-        r"\frac{\hat A\,\mathbf{1}_{Clip}}{\pi_{ref}}",
-    ),
-    clip=_CLIP,
-    gamma=_DISCOUNT,
-    gae_lambda=_LAM,
-)
-def _ppo(clip: float, gamma: float, gae_lambda: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GAE(gamma, gae_lambda),
-            normalizer=QuestionMean(),
-            stabilization=Clip(clip, clip),
-        ),
-    )
-
-
-@register(
-    "grpo",
-    "GRPO",
-    "GRPO, arXiv 2402.03300, eq. 3; paper, eq. 5 and 17–18",
-    printed=_printed(
-        "online RL",
-        r"\pi_{\theta_{old}}",
-        r"\frac{R-\mathrm{mean}_{G_{on}}}{\mathrm{std}_{G_{on}}}",
-        r"\frac{\hat A\,\mathbf{1}_{Clip}}{\pi_{ref}}",
-    ),
-    clip=_CLIP,
-)
-def _grpo(clip: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupZScore(), normalizer=QuestionMean(), stabilization=Clip(clip, clip)
-        ),
-    )
-
-
-@register(
-    "reinforce",
-    "REINFORCE",
-    "Williams 1992; paper, Table 1",
-    printed=_printed("online RL", r"\pi_\theta", r"\pm 1", r"\frac{\hat A}{\pi_\theta}"),
-)
-def _reinforce() -> Terms:
-    return (_rollouts(reference=CurrentPolicy(), advantage=Signed(), normalizer=TrajectoryMean()),)
-
-
-def _cispo_as_printed(ratio_max: float, ratio_min: float) -> Terms:
-    """Table 1's row read literally: the 0/1 mask of arXiv 2506.13585, eq. 7, on the full ratio."""
-    mask = CISMask(low=max(1 - ratio_min, 0.0), high=max(ratio_max - 1, 0.0))
-    return (_rollouts(advantage=GroupZScore(), normalizer=TokenMean(), stabilization=mask),)
-
-
-@register(
-    "cispo",
-    "CISPO",
-    "CISPO, arXiv 2506.13585, eq. 4–5",
-    printed=replace(
-        _printed(
-            "online RL",
-            r"\pi_{\theta_{old}}",
-            r"\hat A_{GRPO}",
-            r"\frac{\hat A\,\mathbf{1}_{CIS\text{-}Mask}}{\pi_{ref}}",
-        ),
-        build=_cispo_as_printed,
-    ),
-    note=(
-        "The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r. No 0/1 mask "
-        "can stand in for it, as a clipped token keeps a weight that is neither 0 nor r Â."
-    ),
-    ratio_max=Option(
-        5.0,
-        "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, arXiv 2510.13786, and "
-        "TRL's recommendation",
-    ),
-    ratio_min=Option(0.0, "CISPO, arXiv 2506.13585: no lower bound is imposed"),
-)
-def _cispo(ratio_max: float, ratio_min: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupZScore(),
-            normalizer=TokenMean(),
-            stabilization=WeightClip(ratio_min, ratio_max),
-        ),
-    )
-
-
-_GSPO_LOW = Option(3e-4, "GSPO, arXiv 2507.18071, section 5.1")
-_GSPO_HIGH = Option(4e-4, "GSPO, arXiv 2507.18071, section 5.1")
-
-
-@register(
-    "gspo",
-    "GSPO",
-    "GSPO, arXiv 2507.18071, eq. 5–7",
-    printed=_printed(
-        "online RL",
-        r"\pi_\theta\left(\frac{\pi_{\theta_{old}}(\tau|q)}{\pi_\theta(\tau|q)}\right)^{1/|\tau|}",
-        r"\hat A_{GRPO}",
-        r"\frac{\hat A\,\mathbf{1}_{Seq\text{-}Clip}}{\pi_{ref}}",
-    ),
-    clip_low=_GSPO_LOW,
-    clip_high=_GSPO_HIGH,
-)
-def _gspo(clip_low: float, clip_high: float) -> Terms:
-    return (
-        _rollouts(
-            reference=SequenceRatio(),
-            advantage=GroupZScore(),
-            normalizer=QuestionMean(),
-            stabilization=Clip(clip_low, clip_high, "sequence"),
-        ),
-    )
-
-
-@register(
-    "srft_offline",
-    "SRFT (offline)",
-    "SRFT, arXiv 2506.19767; paper, eq. 19–20",
-    printed=_printed(
-        "offline/online RL",
-        "1",
-        r"\frac{R-\mathrm{mean}_{G_{on}\cup G_{off}}}{\mathrm{std}_{G_{on}\cup G_{off}}}",
-        r"\frac{\hat A}{1}",
-    ),
-)
-def _srft_offline() -> Terms:
-    return (
-        _demos(reference=ConstantOne(), advantage=GroupZScore("all"), normalizer=QuestionMean()),
-    )
-
-
-@register(
-    "luffy_offline",
-    "LUFFY (offline)",
-    "LUFFY, arXiv 2504.14945; paper, Table 1",
-    printed=_printed(
-        "offline/online RL", "1", r"\hat A_{SRFT}", r"\frac{\hat A}{1}\cdot f'_{shape}"
-    ),
-    shaping=_SHAPING,
-)
-def _luffy_offline(shaping: float) -> Terms:
-    return (
-        _demos(
-            reference=ConstantOne(),
-            advantage=GroupZScore("all"),
-            normalizer=TokenMean(),
-            shaping=PolicyShaping(shaping),
-        ),
-    )
-
-
-# ------------------------------------------------------------------------- further rollout losses
-
-
-@register(
-    "dr_grpo", "Dr. GRPO", "arXiv 2503.20783; paper, section 4", note=_LENGTH_NOTE, clip=_CLIP
-)
-def _dr_grpo(clip: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupCentered(), normalizer=FixedLength(), stabilization=Clip(clip, clip)
-        ),
-    )
-
-
-@register("rloo", "RLOO", "arXiv 2402.14740, eq. 8")
-def _rloo() -> Terms:
-    return (
-        _rollouts(reference=CurrentPolicy(), advantage=LeaveOneOut(), normalizer=TrajectoryMean()),
-    )
-
-
-@register("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL", clip=_CLIP)
-def _reinforce_plus_plus(clip: float) -> Terms:
-    return (
-        _rollouts(advantage=BatchZScore(), normalizer=TokenMean(), stabilization=Clip(clip, clip)),
-    )
-
-
-@register(
-    "dapo",
-    "DAPO",
-    "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
-    clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
-    clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"),
-)
-def _dapo(clip_low: float, clip_high: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupZScore(),
-            normalizer=TokenMean(),
-            stabilization=Clip(clip_low, clip_high),
-        ),
-    )
-
-
-@register(
-    "ppo_dual_clip",
-    "PPO, dual clip",
-    "arXiv 1912.09729, eq. 5",
-    clip=_CLIP,
-    dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
-    gamma=_DISCOUNT,
-    gae_lambda=_LAM,
-)
-def _ppo_dual_clip(clip: float, dual_clip: float, gamma: float, gae_lambda: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GAE(gamma, gae_lambda),
-            normalizer=QuestionMean(),
-            stabilization=DualClip(clip, clip, dual=dual_clip),
-        ),
-    )
-
-
-@register(
-    "tis",
-    "Truncated importance sampling",
-    "Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561",
-    note="The rollout policy π_θold is the sampler's own distribution.",
-    cap=Option(2.0, "Yao et al. 2025 and verl's default threshold"),
-)
-def _tis(cap: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupZScore(),
-            normalizer=QuestionMean(),
-            stabilization=WeightClip(0.0, cap),
-        ),
-    )
-
-
-@register(
-    "gspo_token",
-    "GSPO-token",
-    "GSPO, arXiv 2507.18071, eq. 13–14",
-    note="With one advantage a trajectory its gradient is GSPO's.",
-    clip_low=_GSPO_LOW,
-    clip_high=_GSPO_HIGH,
-)
-def _gspo_token(clip_low: float, clip_high: float) -> Terms:
-    return _gspo(clip_low, clip_high)
-
-
-@register(
-    "gmpo",
-    "GMPO",
-    "arXiv 2507.20673",
-    clip_low=Option(0.4, "GMPO, arXiv 2507.20673: ratios clipped to (e^-0.4, e^0.4)"),
-    clip_high=Option(0.4, "GMPO, arXiv 2507.20673: ratios clipped to (e^-0.4, e^0.4)"),
-)
-def _gmpo(clip_low: float, clip_high: float) -> Terms:
-    return (
-        _rollouts(
-            reference=SequenceRatio(),
-            advantage=GroupZScore(),
-            normalizer=QuestionMean(),
-            stabilization=GeometricClip(clip_low, clip_high),
-        ),
-    )
-
-
-@register(
-    "sapo",
-    "SAPO",
-    "arXiv 2511.20347",
-    tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
-    tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
-)
-def _sapo(tau_pos: float, tau_neg: float) -> Terms:
-    return (
-        _rollouts(
-            advantage=GroupZScore(),
-            normalizer=QuestionMean(),
-            stabilization=SigmoidGate(tau_pos, tau_neg),
-        ),
-    )
-
-
-# ------------------------------------------------------------------------- demonstrations, mixtures
-
-
-@register("dft", "DFT", "arXiv 2508.05629, eq. 9: −sg(π) log π")
-def _dft() -> Terms:
-    return (_demos(reference=ConstantOne(), normalizer=TokenMean()),)
-
-
-@register("offline_reinforce", "Offline REINFORCE", "REINFORCE on demonstrations with their reward")
-def _offline_reinforce() -> Terms:
-    return (_demos(advantage=Signed(), normalizer=TrajectoryMean()),)
-
-
-@register(
-    "chord",
-    "CHORD-φ",
-    "arXiv 2508.11408: (1 − μ) GRPO + μ SFT with token weight π(1 − π)",
-    mu=Option(0.1, "CHORD, arXiv 2508.11408"),
-    clip=_CLIP,
-)
-def _chord(mu: float, clip: float) -> Terms:
-    if not 0 <= mu <= 1:
-        raise UpgeError(f"mu: got {mu}, wanted a number from 0 to 1")
-    (rollouts,) = _grpo(clip)
-    demonstrations = _demos(
-        reference=ConstantOne(), shaping=Complement(), normalizer=TokenMean(), coefficient=mu
-    )
-    return (replace(rollouts, coefficient=1 - mu), demonstrations)
-
-
-@register(
-    "luffy",
-    "LUFFY",
-    "arXiv 2504.14945, eq. 5 and 8",
-    note="No clip on the rollouts: the paper prints one, its scripts and authors leave it out.",
-    shaping=_SHAPING,
-)
-def _luffy(shaping: float) -> Terms:
-    union = TokenMean("batch")
-    (demonstrations,) = _luffy_offline(shaping)
-    return (
-        _rollouts(advantage=GroupZScore("all"), normalizer=union),
-        replace(demonstrations, normalizer=union),
-    )
-
-
+#: Terms over rollouts of π_θold, over rollouts taken to be π_θ's, over demonstrations.
+_rollouts = partial(Term, "online", RolloutPolicy())
+_on_policy = partial(Term, "online", CurrentPolicy())
+_sequences = partial(Term, "online", SequenceRatio())
+_imitate = partial(Term, "offline", CurrentPolicy(), One())
+_demos = partial(Term, "offline", ConstantOne())
 _SOLVED, _FAILED = Signed(1.0, 0.0), Signed(0.0, -1.0)
-
-
-@register(
-    "srft",
-    "SRFT",
-    "arXiv 2506.19767, eq. 6–13",
-    note="H, which the paper leaves open, is the mean over all tokens that the term reads.",
-)
-def _srft() -> Terms:
-    on_policy = partial(_rollouts, reference=CurrentPolicy(), normalizer=TrajectoryMean())
-    return (
-        _demos(
-            normalizer=TrajectoryMean(),
-            coefficient=0.5,
-            entropy_weight=EntropyWeight(-1, "batch"),
-        ),
-        *_srft_offline(),
-        on_policy(advantage=_SOLVED, coefficient=0.1, entropy_weight=EntropyWeight(1, "batch")),
-        on_policy(advantage=_FAILED),
-    )
-
-
-#: In the official scripts a set of one reward is not centred.
-_OFFICIAL = partial(GroupCentered, keep_singletons=True)
 
 
 def _share(devices: float) -> float:
@@ -555,202 +218,210 @@ def _share(devices: float) -> float:
     return 1 / devices
 
 
-def _official_off_policy(over: Samples, shaping: float, devices: float) -> Term:
-    return _demos(
-        reference=ConstantOne(),
-        advantage=_OFFICIAL(over),
-        shaping=PolicyShaping(shaping),
-        normalizer=LengthSum(),
-        coefficient=_share(devices),
+def _row(
+    name: str, title: str, source: str, build: Build, note: str = "", **options: Option
+) -> None:
+    register(name, title, source, note=note, **options)(build)
+
+
+def _terms(name: str, **options: Value) -> Terms:
+    return REGISTRY[name].build(**options)
+
+
+def _chord(mu: float, clip: float) -> Terms:
+    if mu not in UNIT:
+        raise UpgeError(f"mu: got {mu}, wanted {UNIT}")
+    (rollouts,) = _terms("grpo", clip=clip)
+    demonstrations = _demos(One(), TokenMean(), shaping=Complement(), coefficient=mu)
+    return (replace(rollouts, coefficient=1 - mu), demonstrations)
+
+
+def _luffy(shaping: float) -> Terms:
+    union = TokenMean("batch")
+    (demonstrations,) = _terms("luffy_offline", shaping=shaping)
+    return (_rollouts(GroupZScore("all"), union), replace(demonstrations, normalizer=union))
+
+
+def _srft() -> Terms:
+    mean, falls, rises = TrajectoryMean(), EntropyWeight(-1, "batch"), EntropyWeight(1, "batch")
+    return (
+        _imitate(mean, coefficient=0.5, entropy_weight=falls),
+        *_terms("srft_offline"),
+        _on_policy(_SOLVED, mean, coefficient=0.1, entropy_weight=rises),
+        _on_policy(_FAILED, mean),
     )
 
 
-@register(
-    "srft_official",
-    "SRFT, official re-implementation",
-    "github.com/TsinghuaC3I/Unify-Post-Training, mix_actor.py (srft)",
-    note="H is the mean token entropy of each sequence. " + _LENGTH_NOTE,
-    shaping=_SHAPING,
-    devices=_DEVICES,
-)
+def _off_policy(over: Samples, shaping: float, coefficient: float) -> Term:
+    """As the official scripts: a set of one reward is not centered."""
+    advantage, shape = GroupCentered(over, keep_singletons=True), PolicyShaping(shaping)
+    return _demos(advantage, LengthSum(), shaping=shape, coefficient=coefficient)
+
+
 def _srft_official(shaping: float, devices: float) -> Terms:
-    on_policy = partial(
-        _rollouts, reference=CurrentPolicy(), normalizer=LengthSum(), coefficient=_share(devices)
-    )
+    share, total, rises = _share(devices), LengthSum(), EntropyWeight(1)
     return (
-        _demos(normalizer=TokenMean(), coefficient=0.5, entropy_weight=EntropyWeight(-1)),
-        _official_off_policy("all", shaping, devices),
-        on_policy(
-            advantage=_SOLVED, coefficient=0.1 * _share(devices), entropy_weight=EntropyWeight(1)
-        ),
-        on_policy(advantage=_FAILED),
+        _imitate(TokenMean(), coefficient=0.5, entropy_weight=EntropyWeight(-1)),
+        _off_policy("all", shaping, share),
+        _on_policy(_SOLVED, total, coefficient=0.1 * share, entropy_weight=rises),
+        _on_policy(_FAILED, total, coefficient=share),
     )
 
 
-@register(
-    "sft_rl",
-    "SFT + RL, fixed",
-    "paper, eq. 13 with constant α = 1 and β",
-    sft_coefficient=Option(1.0, "not stated; eq. 13 with α = β = 1"),
-    clip=_CLIP,
-)
-def _sft_rl(sft_coefficient: float, clip: float) -> Terms:
-    (demonstrations,) = _sft()
-    return (*_grpo(clip), replace(demonstrations, coefficient=sft_coefficient))
-
-
-# ------------------------------------------------------------------ HPT: two losses under one gate
-
-
-@register(
-    "hpt",
-    "HPT, as published",
-    "paper, eq. 5 and 7–13, literally",
-    note=(
-        "RL: clipped, std in Â, token sums, mean over a question's rollouts. SFT: token mean of a "
-        "demonstration. Both: mean over all questions."
-    ),
-    gamma=_GAMMA,
-    clip=_CLIP,
-)
-def _hpt(gamma: float, clip: float) -> Terms:
-    switch = Switch(gamma)
-    return (
-        _rollouts(
-            advantage=GroupZScore(),
-            normalizer=QuestionSum("batch"),
-            stabilization=Clip(clip, clip),
-            gate=Gate(switch, "rl"),
-        ),
-        _demos(normalizer=QuestionMean("batch"), gate=Gate(switch, "sft")),
-    )
-
-
-def _official_rl(gamma: float, devices: float) -> Term:
-    return _rollouts(
-        advantage=_OFFICIAL(),
-        normalizer=LengthSum(),
-        coefficient=_share(devices),
-        gate=Gate(Switch(gamma), "rl"),
-    )
-
-
-def _official_sft(gamma: float, coefficient: float) -> Term:
-    return _demos(
-        normalizer=TokenMean("open"), coefficient=coefficient, gate=Gate(Switch(gamma), "sft")
-    )
-
-
-@register(
-    "hpt_official",
-    "HPT, as coded",
-    "github.com/TsinghuaC3I/Unify-Post-Training, exp_scripts/train.sh",
-    note=(
-        "Against hpt: no std, no clip, RL token sum over L without a count of samples, averaged "
-        "over devices; SFT: mean over all gated demonstrations' tokens; a set of one reward is "
-        "not centred. Entropy bonus and norm-80 skip belong to the training loop. " + _LENGTH_NOTE
-    ),
-    gamma=_GAMMA,
-    sft_coefficient=Option(1.0, "official scripts: 1.0 (Qwen 7B, LLaMA), 0.3 (Qwen 1.5B)"),
-    devices=_DEVICES,
-)
-def _hpt_official(gamma: float, sft_coefficient: float, devices: float) -> Terms:
-    return (_official_rl(gamma, devices), _official_sft(gamma, sft_coefficient))
-
-
-@register(
-    "hpt_global_token",
-    "HPT, one token count",
-    "this package: eq. 13 with both losses as token sums over the tokens of both",
-    note="Â without std; rollouts of gated questions and unused demonstrations don't count.",
-    gamma=_GAMMA,
-    clip=_CLIP,
-)
-def _hpt_global_token(gamma: float, clip: float) -> Terms:
-    return _one_token_count(Switch(gamma), clip)
+def _hpt(gate: Feedback, rollouts: Term, normalizer: Normalizer, coefficient: float = 1.0) -> Terms:
+    """RL on rollouts and SFT on demonstrations, under the two sides of a gate."""
+    imitation = _imitate(normalizer, coefficient=coefficient, gate=Gate(gate, "sft"))
+    return (replace(rollouts, gate=Gate(gate, "rl")), imitation)
 
 
 def _one_token_count(gate: Feedback, clip: float) -> Terms:
     joint = TokenMean("joint")
-    return (
-        _rollouts(
-            advantage=GroupCentered(),
-            normalizer=joint,
-            stabilization=Clip(clip, clip),
-            gate=Gate(gate, "rl"),
-        ),
-        _demos(normalizer=joint, gate=Gate(gate, "sft")),
-    )
+    return _hpt(gate, _rollouts(GroupCentered(), joint, Clip(clip, clip)), joint)
 
 
-_STUDY = "this package, study mixing: "
+def _official(gamma: float, sft_coefficient: float, devices: float) -> Terms:
+    advantage, share = GroupCentered(keep_singletons=True), _share(devices)
+    rollouts = _rollouts(advantage, LengthSum(), coefficient=share)
+    return _hpt(Switch(gamma), rollouts, TokenMean("open"), sft_coefficient)
 
 
-@register(
-    "hpt_wiener",
-    "HPT, Wiener weights",
-    "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
-    note=(
-        "Both losses act on every question with a demonstration, one of which is assumed. α and β "
-        "follow from upge.feedback.Wiener's model of rollouts and demonstrations, for one step; in "
-        "the study the switch ends ahead after many."
-    ),
-    mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a step"),
-    noise=Option(
-        3.0, _STUDY + "nearly flat: 0.3 to 30 differ by 1 % of the gain on the development cases"
-    ),
-    novelty=Option(0.25, _STUDY + "between what suits E[r] after finite steps (0) and ∇J_μ (0.5)"),
-    prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
-    prior_failed=Option(0.5, "Jeffreys' prior of a success rate"),
-    clip=_CLIP,
-)
-def _hpt_wiener(
-    mu: float, noise: float, novelty: float, prior_solved: float, prior_failed: float, clip: float
-) -> Terms:
-    return _one_token_count(Wiener(mu, noise, novelty, prior_solved, prior_failed), clip)
-
-
-def _gated_off_policy(gamma: float, shaping: float, devices: float) -> Term:
-    term = _official_off_policy("offline", shaping, devices)
+def _gated_off_policy(gamma: float, shaping: float, coefficient: float) -> Term:
+    term = _off_policy("offline", shaping, coefficient)
     return replace(term, gate=Gate(Switch(gamma), "sft"))
 
 
-_OFF_NOTE = (
-    "A gated question's demonstrations form a group of their own, so a single one has Â = R. "
-    + _LENGTH_NOTE
-)
+_STUDY = "this package, study mixing: "
+_OFFICIAL = "github.com/TsinghuaC3I/Unify-Post-Training"
+_OFF_NOTE = "A gated question's demonstrations form a group of their own, so one alone has Â = R."
 
+# The table: name, title, source, terms, note, options. In the order of the paper's Table 1 first.
+# fmt: off
 
-@register(
-    "off_on",
-    "OFF/ON",
-    "paper, Table 5; the official code's off-policy branch",
-    note=_OFF_NOTE,
-    gamma=_GAMMA,
-    shaping=_SHAPING,
-    devices=_DEVICES,
-)
-def _off_on(gamma: float, shaping: float, devices: float) -> Terms:
-    return (_official_rl(gamma, devices), _gated_off_policy(gamma, shaping, devices))
+_row("sft", "SFT", "paper, eq. 12 and 14–15",
+     lambda: _imitate(TokenMean()))
+_row("ppo", "PPO", "PPO, arXiv 1707.06347, eq. 7; paper, eq. 16",
+     lambda clip, gamma, gae_lambda:
+         _rollouts(GAE(gamma, gae_lambda), QuestionMean(), Clip(clip, clip)),
+     clip=_CLIP, gamma=_DISCOUNT, gae_lambda=_LAMBDA)
+_row("grpo", "GRPO", "GRPO, arXiv 2402.03300, eq. 3; paper, eq. 5 and 17–18",
+     lambda clip: _rollouts(GroupZScore(), QuestionMean(), Clip(clip, clip)), clip=_CLIP)
+_row("reinforce", "REINFORCE", "Williams 1992; paper, Table 1",
+     lambda: _on_policy(Signed(), TrajectoryMean()))
+_row("cispo", "CISPO", "CISPO, arXiv 2506.13585, eq. 4–5",
+     lambda ratio_max, ratio_min:
+         _rollouts(GroupZScore(), TokenMean(), WeightClip(ratio_min, ratio_max)),
+     "The weight is clipped, no token is masked: the exact stabilizer is clip(r)/r. No 0/1 mask "
+     "can stand in for it, as a clipped token keeps a weight that is neither 0 nor r Â.",
+     ratio_max=Option(5.0, "the paper of CISPO does not state its upper bound; 5 is ScaleRL's, "
+                           "arXiv 2510.13786, and TRL's recommendation"),
+     ratio_min=Option(0.0, "CISPO, arXiv 2506.13585: no lower bound is imposed"))
+_row("gspo", "GSPO", "GSPO, arXiv 2507.18071, eq. 5–7",
+     lambda clip_low, clip_high:
+         _sequences(GroupZScore(), QuestionMean(), Clip(clip_low, clip_high, "sequence")),
+     clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
+_row("srft_offline", "SRFT (offline)", "SRFT, arXiv 2506.19767; paper, eq. 19–20",
+     lambda: _demos(GroupZScore("all"), QuestionMean()))
+_row("luffy_offline", "LUFFY (offline)", "LUFFY, arXiv 2504.14945; paper, Table 1",
+     lambda shaping: _demos(GroupZScore("all"), TokenMean(), shaping=PolicyShaping(shaping)),
+     shaping=_SHAPING)
 
+# Further losses of rollouts.
 
-@register(
-    "mix_on",
-    "Mix/ON",
-    "paper, Table 5; the official code's mixed branch",
-    note=_OFF_NOTE,
-    gamma=_GAMMA,
-    sft_coefficient=Option(0.1, "official scripts"),
-    off_coefficient=Option(1.0, "official scripts"),
-    shaping=_SHAPING,
-    devices=_DEVICES,
-)
-def _mix_on(
-    gamma: float, sft_coefficient: float, off_coefficient: float, shaping: float, devices: float
-) -> Terms:
-    off_policy = _gated_off_policy(gamma, shaping, devices)
-    return (
-        _official_rl(gamma, devices),
-        _official_sft(gamma, sft_coefficient),
-        replace(off_policy, coefficient=off_coefficient * off_policy.coefficient),
-    )
+_row("dr_grpo", "Dr. GRPO", "arXiv 2503.20783; paper, section 4",
+     lambda clip: _rollouts(GroupCentered(), FixedLength(), Clip(clip, clip)), clip=_CLIP)
+_row("rloo", "RLOO", "arXiv 2402.14740, eq. 8",
+     lambda: _on_policy(LeaveOneOut(), TrajectoryMean()))
+_row("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL",
+     lambda clip: _rollouts(BatchZScore(), TokenMean(), Clip(clip, clip)), clip=_CLIP)
+_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
+     lambda clip_low, clip_high: _rollouts(GroupZScore(), TokenMean(), Clip(clip_low, clip_high)),
+     clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
+     clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"))
+_row("ppo_dual_clip", "PPO, dual clip", "arXiv 1912.09729, eq. 5",
+     lambda clip, dual_clip, gamma, gae_lambda:
+         _rollouts(GAE(gamma, gae_lambda), QuestionMean(), DualClip(clip, clip, dual=dual_clip)),
+     clip=_CLIP, dual_clip=Option(3.0, "arXiv 1912.09729, section 4; verl's default"),
+     gamma=_DISCOUNT, gae_lambda=_LAMBDA)
+_row("tis", "Truncated importance sampling",
+     "Yao et al. 2025, for rollouts whose sampler differs from the trainer; arXiv 1802.01561",
+     lambda cap: _rollouts(GroupZScore(), QuestionMean(), WeightClip(0.0, cap)),
+     "The rollout policy π_θold is the sampler's own distribution.",
+     cap=Option(2.0, "Yao et al. 2025 and verl's default threshold"))
+_row("gspo_token", "GSPO-token", "GSPO, arXiv 2507.18071, eq. 13–14",
+     lambda clip_low, clip_high: _terms("gspo", clip_low=clip_low, clip_high=clip_high),
+     "With one advantage a trajectory its gradient is GSPO's.",
+     clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
+_row("gmpo", "GMPO", "arXiv 2507.20673",
+     lambda clip_low, clip_high:
+         _sequences(GroupZScore(), QuestionMean(), GeometricClip(clip_low, clip_high)),
+     clip_low=_GMPO_CLIP, clip_high=_GMPO_CLIP)
+_row("sapo", "SAPO", "arXiv 2511.20347",
+     lambda tau_pos, tau_neg:
+         _rollouts(GroupZScore(), QuestionMean(), SigmoidGate(tau_pos, tau_neg)),
+     tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
+     tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"))
+
+# Demonstrations, and mixtures.
+
+_row("dft", "DFT", "arXiv 2508.05629, eq. 9: −sg(π) log π",
+     lambda: _demos(One(), TokenMean()))
+_row("offline_reinforce", "Offline REINFORCE", "REINFORCE on demonstrations with their reward",
+     lambda: Term("offline", CurrentPolicy(), Signed(), TrajectoryMean()))
+_row("chord", "CHORD-φ", "arXiv 2508.11408: (1 − μ) GRPO + μ SFT with token weight π(1 − π)",
+     _chord, mu=Option(0.1, "CHORD, arXiv 2508.11408"), clip=_CLIP)
+_row("luffy", "LUFFY", "arXiv 2504.14945, eq. 5 and 8", _luffy,
+     "No clip on the rollouts: the paper prints one, its scripts and authors leave it out.",
+     shaping=_SHAPING)
+_row("srft", "SRFT", "arXiv 2506.19767, eq. 6–13", _srft,
+     "H, which the paper leaves open, is the mean over all tokens that the term reads.")
+_row("srft_official", "SRFT, official re-implementation", f"{_OFFICIAL}, mix_actor.py (srft)",
+     _srft_official, "H is the mean token entropy of each sequence.",
+     shaping=_SHAPING, devices=_DEVICES)
+_row("sft_rl", "SFT + RL, fixed", "paper, eq. 13 with constant α = 1 and β",
+     lambda sft_coefficient, clip:
+         (*_terms("grpo", clip=clip), _imitate(TokenMean(), coefficient=sft_coefficient)),
+     sft_coefficient=Option(1.0, "not stated; eq. 13 with α = β = 1"), clip=_CLIP)
+
+# HPT: two losses under one gate.
+
+_row("hpt", "HPT, as published", "paper, eq. 5 and 7–13, literally",
+     lambda gamma, clip: _hpt(
+         Switch(gamma), _rollouts(GroupZScore(), QuestionSum("batch"), Clip(clip, clip)),
+         QuestionMean("batch")),
+     "RL: clipped, std in Â, token sums, mean over a question's rollouts. SFT: token mean of a "
+     "demonstration. Both: mean over all questions.",
+     gamma=_GAMMA, clip=_CLIP)
+_row("hpt_official", "HPT, as coded", f"{_OFFICIAL}, exp_scripts/train.sh", _official,
+     "Against hpt: no std, no clip, RL token sum over L without a count of samples, averaged over "
+     "devices; SFT: mean over all gated demonstrations' tokens; a set of one reward is not "
+     "centered. Entropy bonus and norm-80 skip belong to the training loop.",
+     gamma=_GAMMA, devices=_DEVICES,
+     sft_coefficient=Option(1.0, "official scripts: 1.0 (Qwen 7B, LLaMA), 0.3 (Qwen 1.5B)"))
+_row("hpt_global_token", "HPT, one token count",
+     "this package: eq. 13 with both losses as token sums over the tokens of both",
+     lambda gamma, clip: _one_token_count(Switch(gamma), clip),
+     "Â without std; rollouts of gated questions and unused demonstrations don't count.",
+     gamma=_GAMMA, clip=_CLIP)
+_row("hpt_wiener", "HPT, Wiener weights",
+     "this package: hpt_global_token with the weights that estimate ∇J_μ best given P and n",
+     lambda clip, **weights: _one_token_count(Wiener(**weights), clip),
+     "Both losses act on every question with a demonstration, one of which is assumed. α and β "
+     "follow from upge.wiener.Wiener's model of rollouts and demonstrations, for one step; in the "
+     "study the switch ends ahead after many.",
+     mu=Option(0.5, _STUDY + "within 5 % of the best gate's gain in E[r] at every length of a "
+                             "step"),
+     noise=Option(3.0, _STUDY + "nearly flat: 0.3 to 30 differ by 1 % of the gain on the "
+                                "development cases"),
+     novelty=Option(0.25, _STUDY + "between what suits E[r] after finite steps (0) and ∇J_μ (0.5)"),
+     prior_solved=Option(0.5, "Jeffreys' prior of a success rate"),
+     prior_failed=Option(0.5, "Jeffreys' prior of a success rate"), clip=_CLIP)
+_row("off_on", "OFF/ON", "paper, Table 5; the official code's off-policy branch",
+     lambda gamma, shaping, devices: (
+         _official(gamma, 1.0, devices)[0], _gated_off_policy(gamma, shaping, _share(devices))),
+     _OFF_NOTE, gamma=_GAMMA, shaping=_SHAPING, devices=_DEVICES)
+_row("mix_on", "Mix/ON", "paper, Table 5; the official code's mixed branch",
+     lambda gamma, sft_coefficient, off_coefficient, shaping, devices: (
+         *_official(gamma, sft_coefficient, devices),
+         _gated_off_policy(gamma, shaping, off_coefficient * _share(devices))),
+     _OFF_NOTE, gamma=_GAMMA, sft_coefficient=Option(0.1, "official scripts"),
+     off_coefficient=Option(1.0, "official scripts"), shaping=_SHAPING, devices=_DEVICES)

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from upge.common.errors import UpgeError
+from upge.common.errors import UpgeError, unknown
+
+
+class Range(NamedTuple):
+    """The numbers from ``low`` to ``high``; without both ends if ``is_open``."""
+
+    low: float
+    high: float = math.inf
+    is_open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low < value < self.high if self.is_open else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.is_open:
+            return f"a finite number > {self.low:g}"
+        bound = math.isfinite(self.high)
+        return (
+            f"a number from {self.low:g} to {self.high:g}" if bound else f"a number ≥ {self.low:g}"
+        )
+
+
+AT_LEAST_0, POSITIVE, UNIT = Range(0), Range(0, is_open=True), Range(0, 1)
+
+#: What each option of a component may be: a range, or one of several values.
+Limits = Mapping[str, Range | tuple[object, ...]]
 
 
 @dataclass(frozen=True)
@@ -14,57 +42,33 @@ class Component:
     """A part of the estimator: a function of the batch with named options.
 
     Attributes:
-        latex: the component as Table 1 of the paper (arXiv 2509.04419) would print it.
-        text: the same in plain characters.
-        choices: what the formula leaves open, as this package decides it, with the origin.
+        symbol: how Table 1 of the paper (arXiv 2509.04419) writes it, in plain characters.
+        choices: what the formula leaves open, as decided here, each with its origin.
         needs: the optional batch fields it reads.
+        limits: of its options.
     """
 
-    latex: ClassVar[str]
-    text: ClassVar[str]
+    symbol: ClassVar[str] = ""
     choices: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    limits: ClassVar[Limits] = {}
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits.items():
+            value, option = getattr(self, name), f"{type(self).__name__}.{name}"
+            if value in limit:
+                continue
+            if isinstance(limit, Range):
+                raise UpgeError(f"{option}: got {value!r}, wanted {limit}")
+            raise unknown(option, value, map(str, limit))
+
+    @property
+    def text(self) -> str:
+        """:attr:`symbol`, where that depends on no option."""
+        return self.symbol
 
     @property
     def label(self) -> str:
-        """The component's name with its options, for messages and tables."""
+        """The component's name with its options, as code."""
         options = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
         return f"{type(self).__name__}({options})" if options else type(self).__name__
-
-
-def _number(component: Component, name: str) -> float:
-    value = getattr(component, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UpgeError(f"{type(component).__name__}.{name}: got {value!r}, wanted a number")
-    return value
-
-
-def at_least(component: Component, low: float, *names: str) -> None:
-    """Refuse options of ``component`` below ``low``, or NaN; infinity stands for no bound."""
-    for name in names:
-        value = _number(component, name)
-        if not value >= low:
-            raise UpgeError(
-                f"{type(component).__name__}.{name}: got {value}, wanted a number ≥ {low:g}"
-            )
-
-
-def positive(component: Component, *names: str) -> None:
-    """Refuse options of ``component`` that are not finite and above 0."""
-    for name in names:
-        value = _number(component, name)
-        if not 0 < value < math.inf:
-            raise UpgeError(
-                f"{type(component).__name__}.{name}: got {value}, wanted a finite number > 0"
-            )
-
-
-def between(component: Component, low: float, high: float, *names: str) -> None:
-    """Refuse options of ``component`` outside [low, high], or NaN."""
-    for name in names:
-        value = _number(component, name)
-        if not low <= value <= high:
-            raise UpgeError(
-                f"{type(component).__name__}.{name}: got {value}, wanted a number from {low:g} "
-                f"to {high:g}"
-            )

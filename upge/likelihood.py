@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
-from upge.component import Component, positive
+from upge.component import POSITIVE, Component, Limits
 
 #: Nothing in a chunk is random, so the generators' states need not be kept.
 _RECOMPUTE: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
@@ -112,8 +112,6 @@ class Shaping(Component):
 class Unshaped(Shaping):
     """f(π) = π."""
 
-    text: ClassVar[str] = ""
-    latex: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -125,11 +123,8 @@ class PolicyShaping(Shaping):
     """f(π) = π/(π + gamma), f'(π) = gamma/(π + gamma)² (LUFFY, arXiv 2504.14945)."""
 
     gamma: float
-    text: ClassVar[str] = "f'_shape"
-    latex: ClassVar[str] = r"f'_{shape}(\pi_\theta)"
-
-    def __post_init__(self) -> None:
-        positive(self, "gamma")
+    symbol: ClassVar[str] = "f'_shape"
+    limits: ClassVar[Limits] = {"gamma": POSITIVE}
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         pi = batch.require("logp", "policy shaping").exp()
@@ -143,8 +138,7 @@ class Complement(Shaping):
     Source: CHORD, arXiv 2508.11408.
     """
 
-    text: ClassVar[str] = "(1−π_θ)"
-    latex: ClassVar[str] = r"(1-\pi_\theta)"
+    symbol: ClassVar[str] = "(1−π_θ)"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return -torch.expm1(batch.require("logp", "CHORD's weighting").clamp(max=0))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError, unknown
-from upge.component import Component
+from upge.component import Component, Limits
 
-#: Which tokens a normaliser counts: those of the term, those of the term where its gate is open,
-#: those of all terms where their gates are open, or all of the batch.
+#: What a normalizer counts: the term's tokens, those of the term where its gate is open, those of
+#: all terms where their gates are open, or all of the batch.
 Scope = Literal["term", "open", "joint", "batch"]
 _SCOPES: dict[str, str] = {
     "term": "the term's tokens",
@@ -26,6 +26,14 @@ _SCOPES: dict[str, str] = {
     "joint": "all terms' tokens whose gates are open",
     "batch": "all tokens",
 }
+_LENGTH = "L is the batch's max_length, or its width T where none is given"
+
+
+class Counted(NamedTuple):
+    """Tokens (N, T) and rows (N,) that are counted, bool; rows may have no token."""
+
+    tokens: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,34 +41,31 @@ class Normalizer(Component):
     """Returns the factor 1/Z, broadcastable to (N, T), in float64."""
 
     scope: Scope = "term"
-
-    def __post_init__(self) -> None:
-        if self.scope not in _SCOPES:
-            raise unknown("normalizer scope", str(self.scope), _SCOPES)
+    limits: ClassVar[Limits] = {"scope": tuple(_SCOPES)}
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """Its name, as the option ``normalizer`` takes it, and what it counts."""
         name = next(name for name, kind in NORMALIZERS.items() if kind is type(self))
         return name if self.scope == "term" else f"{name} over {_SCOPES[self.scope]}"
 
     @abstractmethod
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        """The factor, for the term's ``tokens`` (N, T) and the ``counted`` ones (N, T)."""
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        """The factor, for what the term reads and what is counted."""
 
 
 def _inverse(count: Tensor) -> Tensor:
     return 1 / count.double().clamp(min=1)
 
 
-def _rows(batch: TrajectoryBatch, counted: Tensor) -> Tensor:
-    return batch.all_sum(counted.any(1).sum())
+def _lengths(read: Counted) -> Tensor:
+    return read.tokens.sum(1, keepdim=True)
 
 
 def _longest(batch: TrajectoryBatch) -> int:
     if batch.max_length is None and batch.is_shared:
         raise UpgeError(
-            "max_length: is missing, and a fixed-length normaliser can't take the batch's width "
+            "max_length: is missing, and a fixed-length normalizer can't take the batch's width "
             "for it, which may differ between processes"
         )
     return batch.max_length or max(batch.mask.shape[1], 1)
@@ -70,87 +75,73 @@ def _longest(batch: TrajectoryBatch) -> int:
 class TokenSum(Normalizer):
     """Z = 1 (eq. 14)."""
 
-    latex: ClassVar[str] = r"\sum_\tau\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return torch.ones((), dtype=torch.float64, device=tokens.device)
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return torch.ones((), dtype=torch.float64, device=batch.mask.device)
 
 
 @dataclass(frozen=True)
 class TokenMean(Normalizer):
     """Z = number of counted tokens (DAPO, arXiv 2503.14476, eq. 8)."""
 
-    latex: ClassVar[str] = r"\tfrac{1}{\sum|\tau|}\sum_\tau\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(batch.all_sum(counted.sum()))
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return _inverse(batch.all_sum(counted.tokens.sum()))
 
 
 @dataclass(frozen=True)
 class TrajectoryMean(Normalizer):
     """Z = N: the token sum of a trajectory, averaged over trajectories (REINFORCE)."""
 
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(_rows(batch, counted))
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return _inverse(batch.all_sum(counted.rows.sum()))
 
 
 @dataclass(frozen=True)
-class SequenceMean(Normalizer):
+class SequenceMean(TrajectoryMean):
     """Z = N·|τ|: the token mean of a trajectory, averaged over trajectories."""
 
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{|\tau|}\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        lengths = _inverse(tokens.sum(1, keepdim=True))
-        return lengths * _inverse(_rows(batch, counted))
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return _inverse(_lengths(read)) * super().__call__(batch, read, counted)
 
 
 @dataclass(frozen=True)
-class FixedLength(Normalizer):
+class FixedLength(TrajectoryMean):
     """Z = N·L with L the longest response allowed (Dr. GRPO, arXiv 2503.20783)."""
 
-    latex: ClassVar[str] = r"\tfrac1N\sum_\tau\tfrac1{L_{max}}\sum_t"
+    choices: ClassVar[tuple[str, ...]] = (_LENGTH,)
 
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return _inverse(_rows(batch, counted)) / _longest(batch)
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return super().__call__(batch, read, counted) / _longest(batch)
 
 
 @dataclass(frozen=True)
-class LengthSum(Normalizer):
+class LengthSum(TokenSum):
     """Z = L: the token sum over the longest response allowed, no count of samples.
 
     Source: the official scripts of arXiv 2509.04419 (``loss_remove_token_mean``).
     """
 
-    latex: ClassVar[str] = r"\tfrac1{L_{max}}\sum_\tau\sum_t"
+    choices: ClassVar[tuple[str, ...]] = (_LENGTH,)
 
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return torch.ones((), dtype=torch.float64, device=tokens.device) / _longest(batch)
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return super().__call__(batch, read, counted) / _longest(batch)
 
 
 @dataclass(frozen=True)
 class QuestionSum(Normalizer):
     """Z = Q·n_q: token sums, averaged over a question's trajectories, then questions (eq. 11)."""
 
-    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        questions = batch.all_sum((batch.per_question(counted.any(1).long()) > 0).sum())
-        own = batch.per_question(tokens.any(1).long())[batch.question]
-        return _inverse(own)[:, None] * _inverse(questions)
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        questions = batch.all_sum((batch.per_question(counted.rows.long()) > 0).sum())
+        group_size = batch.per_question(read.rows.long())[batch.question]
+        return _inverse(group_size)[:, None] * _inverse(questions)
 
 
 @dataclass(frozen=True)
 class QuestionMean(QuestionSum):
     """Z = Q·n_q·|τ|: means over tokens, a question's trajectories, and questions (eq. 16–18)."""
 
-    latex: ClassVar[str] = r"\tfrac1Q\sum_q\tfrac1{n_q}\sum_\tau\tfrac1{|\tau|}\sum_t"
-
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        lengths = _inverse(tokens.sum(1, keepdim=True))
-        return lengths * super().__call__(batch, tokens, counted)
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return _inverse(_lengths(read)) * super().__call__(batch, read, counted)
 
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
@@ -166,9 +157,11 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
 
 
 def normalizer(name: str, scope: Scope = "term") -> Normalizer:
-    """The normaliser called ``name``; raises UpgeError for a name that is not known."""
-    if not isinstance(name, str):
-        raise UpgeError(f"normalizer: got {name!r}, wanted one of {', '.join(NORMALIZERS)}")
+    """The normalizer called ``name``.
+
+    Raises:
+        UpgeError: an unknown name.
+    """
     if name not in NORMALIZERS:
         raise unknown("normalizer", name, NORMALIZERS)
     return NORMALIZERS[name](scope)

@@ -1,4 +1,8 @@
-"""Component 2, the reference policy: 1/π_ref of eq. 6, as log π_ref of every token."""
+"""Component 2, the reference policy: 1/π_ref of eq. 6, as log π_ref of every token.
+
+This is the paper's use of the word. Elsewhere "the reference policy" is the one that a KL penalty
+anchors the policy to.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from upge.component import Component
 class Reference(Component):
     """Returns log π_ref (N, T), a constant to differentiation."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"logp"})
+
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         """The log-probability of each token under the reference policy."""
@@ -26,9 +32,7 @@ class Reference(Component):
 class CurrentPolicy(Reference):
     """π_ref = π_θ: the score function ∇log π_θ (SFT, REINFORCE; eq. 15)."""
 
-    text: ClassVar[str] = "π_θ"
-    latex: ClassVar[str] = r"\pi_\theta"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp"})
+    symbol: ClassVar[str] = "π_θ"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return batch.require("logp", "the reference policy π_θ")
@@ -38,8 +42,7 @@ class CurrentPolicy(Reference):
 class RolloutPolicy(Reference):
     """π_ref = π_θold, the policy that sampled the rollouts (PPO, GRPO; eq. 16–18)."""
 
-    text: ClassVar[str] = "π_θold"
-    latex: ClassVar[str] = r"\pi_{\theta_{old}}"
+    symbol: ClassVar[str] = "π_θold"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
@@ -48,11 +51,9 @@ class RolloutPolicy(Reference):
 
 @dataclass(frozen=True)
 class ConstantOne(Reference):
-    """π_ref ≡ 1: the gradient of the probability itself (SRFT and LUFFY off-line; eq. 19–20)."""
+    """π_ref ≡ 1: the gradient of the probability itself (SRFT and LUFFY offline; eq. 19–20)."""
 
-    text: ClassVar[str] = "1"
-    latex: ClassVar[str] = r"1"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp"})
+    symbol: ClassVar[str] = "1"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         return torch.zeros_like(batch.require("logp", "the reference policy 1"))
@@ -65,11 +66,7 @@ class SequenceRatio(Reference):
     Source: GSPO, arXiv 2507.18071, eq. 7; Table 1's row GSPO.
     """
 
-    text: ClassVar[str] = "π_θ·(π_θold(τ|q)/π_θ(τ|q))^(1/|τ|)"
-    latex: ClassVar[str] = (
-        r"\pi_\theta \left(\tfrac{\pi_{\theta_{old}}(\tau|q)}{\pi_\theta(\tau|q)}\right)"
-        r"^{1/|\tau|}"
-    )
+    symbol: ClassVar[str] = "π_θ·(π_θold(τ|q)/π_θ(τ|q))^(1/|τ|)"
     needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:

@@ -13,9 +13,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from upge.batch import TrajectoryBatch
+from upge.batch import MAX_LOG_RATIO, TrajectoryBatch
 from upge.common.errors import UpgeError
-from upge.component import Component, at_least, positive
+from upge.component import AT_LEAST_0, POSITIVE, Component, Limits, Range
+
+_CLIP_RANGE: Limits = {"low": AT_LEAST_0, "high": AT_LEAST_0}
+_RATIO: frozenset[str] = frozenset({"logp", "old_logp"})
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,7 @@ class Stabilization(Component):
 class NoMask(Stabilization):
     """1_stable ≡ 1."""
 
-    text: ClassVar[str] = "1"
-    latex: ClassVar[str] = r"1"
+    symbol: ClassVar[str] = "1"
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         return torch.ones_like(advantage)
@@ -53,22 +55,14 @@ class Clip(Stabilization):
     low: float
     high: float
     level: Literal["token", "sequence"] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "low", "high")
-        if self.level not in ("token", "sequence"):
-            raise UpgeError(f"Clip.level: got {self.level!r}, wanted 'token' or 'sequence'")
+    symbol: ClassVar[str] = "1_Clip"
+    needs: ClassVar[frozenset[str]] = _RATIO
+    limits: ClassVar[Limits] = {**_CLIP_RANGE, "level": ("token", "sequence")}
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """1_Clip, or 1_Seq-Clip at the sequence level."""
-        return "1_Seq-Clip" if self.level == "sequence" else "1_Clip"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """1_Clip, or 1_Seq-Clip at the sequence level."""
-        return r"\mathbf{1}_{Seq\text{-}Clip}" if self.level == "sequence" else r"\mathbf{1}_{Clip}"
+        return "1_Seq-Clip" if self.level == "sequence" else self.symbol
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         log_ratio = batch.token_log_ratio("the clip")
@@ -88,20 +82,12 @@ class DualClip(Clip):
     """
 
     dual: float = 3.0
+    symbol: ClassVar[str] = "1_Dual-Clip"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1 + self.high, "dual")
-
-    @property
-    def text(self) -> str:  # type: ignore[override]
-        """1_Dual-Clip."""
-        return "1_Dual-Clip"
-
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """1_Dual-Clip."""
-        return r"\mathbf{1}_{Dual\text{-}Clip}"
+        if self.dual not in (least := Range(1 + self.high)):
+            raise UpgeError(f"DualClip.dual: got {self.dual}, wanted {least}")
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         ratio = batch.token_log_ratio("the dual clip").exp()
@@ -110,24 +96,14 @@ class DualClip(Clip):
 
 
 @dataclass(frozen=True)
-class CISMask(Stabilization):
+class CISMask(Clip):
     """The 0/1 mask that Table 1 prints for CISPO: PPO's trust region without touching the weight.
 
     Source: CISPO, arXiv 2506.13585, eq. 7. It is *not* the derivative of CISPO's own loss, whose
     stabilizer is :class:`WeightClip`; kept so that the row can be checked as printed.
     """
 
-    low: float
-    high: float
-    text: ClassVar[str] = "1_CIS-Mask"
-    latex: ClassVar[str] = r"\mathbf{1}_{CIS\text{-}Mask}"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "low", "high")
-
-    def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
-        return Clip(self.low, self.high)(batch, advantage)
+    symbol: ClassVar[str] = "1_CIS-Mask"
 
 
 @dataclass(frozen=True)
@@ -140,13 +116,14 @@ class WeightClip(Stabilization):
     low: float
     high: float
     binary: ClassVar[bool] = False
-    text: ClassVar[str] = "clip(r)/r"
-    latex: ClassVar[str] = r"\tfrac{\mathrm{clip}(r,\,low,\,high)}{r}"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
+    needs: ClassVar[frozenset[str]] = _RATIO
+    symbol: ClassVar[str] = "clip(r)/r"
+    limits: ClassVar[Limits] = {"low": AT_LEAST_0}
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "low")
-        at_least(self, self.low, "high")
+        super().__post_init__()
+        if self.high not in (least := Range(self.low)):
+            raise UpgeError(f"WeightClip.high: got {self.high}, wanted {least}")
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         ratio = batch.token_log_ratio("the weight clip").exp()
@@ -166,24 +143,16 @@ class RatioCap(Stabilization):
     inner: Stabilization
     cap: float
     binary: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
-
-    def __post_init__(self) -> None:
-        positive(self, "cap")
+    needs: ClassVar[frozenset[str]] = _RATIO
+    limits: ClassVar[Limits] = {"cap": POSITIVE}
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         """1_inner·min(r, cap)/r."""
         return f"{self.inner.text}·min(r, {self.cap:g})/r"
 
-    @property
-    def latex(self) -> str:  # type: ignore[override]
-        """1_inner·min(r, cap)/r."""
-        return rf"{self.inner.latex}\,\tfrac{{\min(r,\,{self.cap:g})}}{{r}}"
-
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
-        capped = WeightClip(0.0, self.cap)(batch, advantage)
-        return self.inner(batch, advantage) * capped
+        return self.inner(batch, advantage) * WeightClip(0.0, self.cap)(batch, advantage)
 
 
 @dataclass(frozen=True)
@@ -196,12 +165,9 @@ class SigmoidGate(Stabilization):
     tau_pos: float
     tau_neg: float
     binary: ClassVar[bool] = False
-    text: ClassVar[str] = "4σ(1−σ)"
-    latex: ClassVar[str] = r"4\,\sigma_\tau(r-1)\,(1-\sigma_\tau(r-1))"
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
-
-    def __post_init__(self) -> None:
-        positive(self, "tau_pos", "tau_neg")
+    needs: ClassVar[frozenset[str]] = _RATIO
+    symbol: ClassVar[str] = "4σ(1−σ)"
+    limits: ClassVar[Limits] = {"tau_pos": POSITIVE, "tau_neg": POSITIVE}
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         ratio = batch.token_log_ratio("the sigmoid gate").exp()
@@ -223,17 +189,61 @@ class GeometricClip(Stabilization):
     low: float
     high: float
     binary: ClassVar[bool] = False
-    text: ClassVar[str] = "1_Clip·∏(clip(r)/r)^(1/|τ|)"
-    latex: ClassVar[str] = (
-        r"\mathbf{1}_{Clip}\prod_s\left(\tfrac{\mathrm{clip}(r_s)}{r_s}\right)^{1/|\tau|}"
-    )
-    needs: ClassVar[frozenset[str]] = frozenset({"logp", "old_logp"})
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "low", "high")
+    needs: ClassVar[frozenset[str]] = _RATIO
+    symbol: ClassVar[str] = "1_Clip·∏(clip(r)/r)^(1/|τ|)"
+    limits: ClassVar[Limits] = _CLIP_RANGE
 
     def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
         raw = batch.token_log_ratio("the geometric clip")
         clipped = torch.where(advantage > 0, raw.clamp(max=self.high), raw.clamp(min=-self.low))
         correction = batch.trajectory_mean(clipped - raw).exp()
         return (clipped == raw) * correction
+
+
+@dataclass(frozen=True)
+class Correction(Component):
+    """What makes up for a sampler that is not π_θold: a function of ρ = π_θold/π_sampler.
+
+    ρ is the token's, the trajectory's product (``sequence``) or its geometric mean. Beyond
+    [low, high] ``truncate`` takes the nearer bound (TIS), ``mask`` takes 0 (MIS, IcePop), and both
+    ρ within; ``reject`` takes 1 within and 0 beyond (rejection sampling).
+
+    Source: Yao et al. 2025; IcePop, arXiv 2510.18855; TRL's and verl's rollout corrections.
+    """
+
+    level: Literal["token", "sequence", "geometric"] = "token"
+    rule: Literal["truncate", "mask", "reject"] = "truncate"
+    low: float = 0.0
+    high: float = 2.0
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logp", "sampler_logp"})
+    limits: ClassVar[Limits] = {
+        "level": ("token", "sequence", "geometric"),
+        "rule": ("truncate", "mask", "reject"),
+        "low": AT_LEAST_0,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high not in (least := Range(self.low)):
+            raise UpgeError(f"Correction.high: got {self.high}, wanted {least}")
+
+    @property
+    def text(self) -> str:
+        """The rule and its bounds."""
+        return f"{self.rule}(ρ_{self.level}; {self.low:g}, {self.high:g})"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """(N, T) or (N, 1); 1 at demonstrations."""
+        old, sampler = (
+            batch.require(name, "the sampler's correction") for name in ("old_logp", "sampler_logp")
+        )
+        log_rho = (old - sampler).double()
+        if self.level == "geometric":
+            log_rho = batch.trajectory_mean(log_rho)
+        if self.level == "sequence":
+            log_rho = torch.where(batch.tokens_of("online"), log_rho, 0.0).sum(1, keepdim=True)
+        rho = log_rho.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        if self.rule == "truncate":
+            return rho.clamp(self.low, self.high)
+        inside = (rho >= self.low) & (rho <= self.high)
+        return inside.to(rho.dtype) * (rho if self.rule == "mask" else 1.0)

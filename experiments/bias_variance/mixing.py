@@ -42,7 +42,7 @@ from experiments.bias_variance.mixing_steps import Walk, walk, walks
 from upge.exact.instance import Setting
 from upge.exact.mixture import RL, SFT, Given, Quadratic, given_successes, pooled
 from upge.exact.objective import Objective
-from upge.feedback import Wiener
+from upge.wiener import Wiener
 
 
 def study(recipe: Recipe, progress: Progress = silent) -> list[Row]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from experiments.bias_variance.common import Row, table_problem, tilted
 from experiments.bias_variance.mixing_cases import Recipe, Shape, demonstrator, grid, shapes
 from upge.exact.enumeration import Tree
-from upge.feedback import Wiener
+from upge.wiener import Wiener
 
 
 class Walk(NamedTuple):

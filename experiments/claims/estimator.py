@@ -16,6 +16,7 @@ from upge.algorithms import REGISTRY
 from upge.batch import TrajectoryBatch
 from upge.estimator import Term
 from upge.reference import CurrentPolicy
+from upge.verification.printed import PRINTED
 
 Mask = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,7 +98,7 @@ def one_sample(seeds: Sequence[int] = SEEDS) -> Result:
 def sampling_policy(names: Sequence[str] | None = None, seed: int = 0) -> Result:
     """π_ref(τ) of each printed row against the probability with which its samples are drawn."""
     case = random_case(seed)
-    chosen = names or [name for name, entry in REGISTRY.items() if entry.printed]
+    chosen = names or [name for name, entry in REGISTRY.items() if name in PRINTED]
     found = {name: _against_source(REGISTRY[name].terms[0], case) for name in chosen}
     fitting = [name for name, (gap, _, _) in found.items() if gap < TOLERANCE]
     far = [name for name in chosen if name not in fitting]

@@ -9,6 +9,7 @@ from experiments.claims.losses import proof
 from upge.algorithms import REGISTRY
 from upge.estimator import Estimator
 from upge.verification.counterexample import EXAMPLES, smallest_counterexample
+from upge.verification.printed import PRINTED
 from upge.verification.symbolic import verify_symbolic
 from upge.verification.verify import as_printed
 
@@ -28,7 +29,7 @@ def printed_row(name: str, row: Estimator | None = None) -> Result:
 
 def _register() -> None:
     for name, entry in REGISTRY.items():
-        if entry.printed is None:
+        if entry.name not in PRINTED:
             continue
 
         def check(name: str = name, row: Estimator | None = None) -> Result:

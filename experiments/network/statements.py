@@ -21,7 +21,7 @@ from experiments.bias_variance.mixing_cases import shapes
 from experiments.network.laboratory import Sample, Samples
 from experiments.network.statistics import Interval, Parts, product
 from upge.exact.mixture import Quadratic
-from upge.feedback import Wiener
+from upge.wiener import Wiener
 
 Verdict = Literal["carries over", "does not", "not decided"]
 

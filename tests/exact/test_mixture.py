@@ -20,6 +20,7 @@ from experiments.bias_variance.common import Rows, chosen, table_problem, tilted
 from experiments.bias_variance.mixing_cases import Recipe, demonstrator, grid, questions, shapes
 from upge import UpgeError, get
 from upge.advantage import GroupCentered
+from upge.algorithms import feedback
 from upge.common.config import load
 from upge.estimator import Estimator, Term
 from upge.exact.enumeration import TabularPolicy, Tree
@@ -27,9 +28,10 @@ from upge.exact.instance import Setting
 from upge.exact.mixture import RL, SFT, Given, Quadratic, given_successes, pooled
 from upge.exact.moments import exact
 from upge.exact.objective import Objective
-from upge.feedback import Gate, Switch, Wiener, feedback
+from upge.feedback import Gate, Switch
 from upge.normalization import TokenMean
 from upge.reference import CurrentPolicy
+from upge.wiener import Wiener
 
 RECIPE = Path("experiments/bias_variance/mixing.yaml")
 TINY = Recipe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from experiments.comparison import (
 )
 from experiments.run_comparison import run_comparison
 from experiments.scheduler import Failure, Job, last_lines
-from upge.common.config import build
+from upge.common.config import build, merge
 from upge.common.errors import UpgeError
 
 NAME = "mine"
@@ -50,22 +51,12 @@ def stage(**changes):
 
 
 class Pretended:
-    """A scheduler whose runs end at once, with the validation accuracy that ``accuracy`` says."""
+    """In place of ``as_finished``: runs end at once, with the accuracy that ``accuracy`` says."""
 
     def __init__(self, accuracy) -> None:
         self.accuracy, self.made = accuracy, []
 
-    def __call__(self, workers, tick) -> Pretended:
-        self.workers = workers
-        return self
-
-    def __enter__(self) -> Pretended:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def as_finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Failure | None]]:
+    def __call__(self, jobs: Sequence[Job], *_: object) -> Iterator[tuple[Job, Failure | None]]:
         for job in jobs:
             if job.folder.result is None:
                 self.made.append(job)
@@ -83,12 +74,13 @@ class Pretended:
 def run(tmp_path, monkeypatch):
     def start(accuracy, methods=None, *, seeds=2, of=None):
         of = of or recipe()
-        scheduler = Pretended(accuracy)
-        monkeypatch.setattr(runner, "Scheduler", scheduler)
+        pretended = Pretended(accuracy)
+        monkeypatch.setattr(runner, "as_finished", pretended)
+        monkeypatch.setattr(runner, "worker_pool", lambda workers: nullcontext())
         methods = methods or list(of.methods)
         with Console(stderr=True) as console:
             failures = run_comparison(of, tmp_path / NAME, seeds, methods, console)
-        return scheduler.made, failures
+        return pretended.made, failures
 
     return start
 
@@ -176,7 +168,11 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(run, tmp_path, monk
     run(lambda job: 0.5)
     before = read(tmp_path / NAME / "selection.json")
 
+    write = Path.write_bytes
+
     def full(partial: Path, content: bytes) -> int:
+        if "selection.json" not in partial.name:
+            return write(partial, content)
         partial.touch()
         raise OSError(28, "No space left on device")
 
@@ -371,6 +367,14 @@ def test_a_comparison_that_makes_no_sense_is_named(folder, text, sentence) -> No
     with pytest.raises(UpgeError) as caught:
         load_comparisons(folder, "mine", "cpu")
     assert sentence in str(caught.value)
+
+
+def test_other_data_replace_the_profile_s() -> None:
+    base = {"kind": "a", "x": 1}
+    assert merge({"data": base}, {"data": {"kind": "b", "y": 2}}) == {"data": {"kind": "b", "y": 2}}
+    for difference in ({"y": 2}, {"kind": "a", "y": 2}):
+        assert merge({"data": base}, {"data": difference}) == {"data": base | {"y": 2}}
+    assert merge({"data": {"x": 1}}, {"data": base})["data"] == base
 
 
 def test_profiles_in_a_circle_are_a_sentence(folder) -> None:

@@ -50,13 +50,13 @@ from upge.exact.instance import Setting
 from upge.exact.mixture import RL, SFT, Quadratic, given_successes, pooled
 from upge.exact.moments import exact
 from upge.exact.objective import Objective, kl
-from upge.feedback import Wiener
 from upge.models.tiny import build_model, build_tokenizer
 from upge.tasks.problem import Problem
 from upge.training.config import RunConfig
 from upge.training.experience import Question
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.wiener import Wiener
 
 HORIZON, N = 3, 4
 PROMPT, DEMONSTRATION = [2, 3], [2, 3, 1]  # "ab"; "ab" and its end

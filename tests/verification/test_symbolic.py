@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from upge.advantage import Reward
-from upge.algorithms import REGISTRY, algorithm, get
+from upge.algorithms import GATES, REGISTRY, algorithm, get
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.component import Component
 from upge.estimator import EntropyWeight, Estimator, Term, compose
-from upge.feedback import GATES, Gate
+from upge.feedback import Gate
 from upge.normalization import NORMALIZERS, TokenMean
 from upge.reference import ConstantOne
 from upge.stabilization import Clip, Stabilization
 from upge.verification import formulas as twins
 from upge.verification import published, symbolic
-from upge.verification.formulas import FORMULAS, twin, weights
+from upge.verification.formulas import FORMULAS, formula, weights
 from upge.verification.maths import SymbolicOps, Where, exact
+from upge.verification.printed import PRINTED, terms_as_printed
 from upge.verification.published import Sample
 from upge.verification.symbolic import PATTERNS, verify_symbolic
 
@@ -78,9 +79,8 @@ def _tokens(pattern: symbolic.Pattern) -> int:
 
 def test_cispo_as_printed_is_refuted() -> None:
     cispo = algorithm("cispo")
-    assert cispo.printed is not None
-    assert cispo.printed.build is not None
-    result = verify_symbolic(cispo, terms=cispo.printed.build(ratio_max=5.0, ratio_min=0.0))
+    printed = terms_as_printed("cispo", ratio_max=5.0, ratio_min=0.0)
+    result = verify_symbolic(cispo, terms=printed)
     assert not result.proved
     assert result.counterexample == (
         "with rewards of question 0: rollouts [0, 1], demonstrations [0]: token 0 (of 2) of "
@@ -239,9 +239,9 @@ def torch_weights(estimator: Estimator, samples: list[Sample], max_length: int) 
 def estimators() -> Iterator[tuple[str, Estimator]]:
     for name, entry in REGISTRY.items():
         yield name, entry()
-        if entry.printed is not None and entry.printed.build is not None:
+        if name in PRINTED and PRINTED[name].build is not None:
             options = {key: option.default for key, option in entry.options.items()}
-            yield f"{name} as printed", compose(*entry.printed.build(**options))
+            yield f"{name} as printed", compose(*terms_as_printed(name, **options))
     for name in NORMALIZERS:
         yield f"grpo with {name}", get("grpo", normalizer=name)
         yield f"hpt with {name}", get("hpt", normalizer=name)
@@ -308,7 +308,7 @@ def test_a_twin_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
         def __call__(self, batch: TrajectoryBatch, advantage: Tensor) -> Tensor:
             return torch.full_like(advantage, 0.5)
 
-    twin(Half)(lambda component, rows, i, t, advantage: rows.maths.number(0.5))
+    formula(Half)(lambda component, rows, i, t, advantage: rows.maths.number(0.5))
     terms = (replace(algorithm("reinforce").terms[0], stabilization=Half()),)
 
     def halved(samples: list[Sample], ops: published.Ops) -> object:

@@ -51,7 +51,7 @@ def _print_algorithm(name: str) -> None:
     table.add_row("normalizer", "each term's own", f"the source's; or {', '.join(NORMALIZERS)}")
     if any(term.gate for term in entry.terms):
         table.add_row("gate", "switch", "paper, eq. 10; linear, sigmoid and wiener are soft ones")
-    if any(term.takes_is_cap for term in entry.terms):
+    if any(term.samples == "online" for term in entry.terms):
         table.add_row("is_cap", "none", "Yao et al. 2025, with 2: where another engine samples")
     Console().print(table)
     choices = dict.fromkeys(choice for term in entry.terms for choice in term.choices)

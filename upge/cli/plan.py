@@ -1,78 +1,51 @@
-"""``upge plan``: a run on paper, for machines that are not at hand."""
+"""``upge plan``: whether a run fits, how many tokens it takes, how long."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from upge.cli.run_config import resolve
-from upge.common.errors import UpgeError
-
-if TYPE_CHECKING:
-    from upge.training.config import RunConfig
 
 
 def plan(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG.yaml", help="The run, as upge train takes it.")
     ],
-    cluster: Annotated[
-        Path | None,
-        typer.Option(help="A YAML file of the machine's properties. Default: 8 × A800, FSDP2."),
-    ] = None,
     launch: Annotated[
         Path | None,
         typer.Option(
-            help="Accelerate's configuration, as accelerate launch takes it: it says how many GPUs "
-            "there are, what is sharded over them, and what is computed anew."
+            help="The configuration that accelerate launch will have: number of GPUs, sharding, "
+            "precision, activation checkpointing. Default: FSDP2 on 8 GPUs."
         ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="Another type of GPU: a100, a800, h100, h200, rtx4090.")
+        str | None,
+        typer.Option(help="Type of GPU: a100, a800, h100, h200, rtx4090. Default: a800."),
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="Another number of them.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs, if not the launch's.")] = None,
     assume: Annotated[
         Path | None,
-        typer.Option(help="A YAML file of mean lengths and the like, which no configuration says."),
+        typer.Option(help="A YAML file of mean lengths and whatever else the run leaves open."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change any value of the run; repeatable."),
     ] = None,
+    cluster: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Say what a run needs before it starts: files, memory, tokens, FLOPs, hours.
+    """Does a run fit, how many tokens does it take, how long?
 
-    Nothing is loaded, sampled or trained. Published models are known by their shape, so that
-    neither network nor weights are needed. The exit code is 1 where the run can't work: it does
-    not fit, or something here is wrong (what is only absent here doesn't count).
+    Formulas alone: nothing is loaded or downloaded, and published models are known by their shape.
+    The exit code is 1 where the run does not fit.
     """
     run = resolve(config, {}, settings)
-    sound = print_plan(run, cluster, gpu=gpu, gpus=gpus, assume=assume, launch=launch)
-    raise typer.Exit(0 if sound else 1)
+    from upge.planning.plan import make_plan, print_plan
+    from upge.planning.setting import load_assumptions
 
-
-def print_plan(
-    run: RunConfig,
-    cluster: Path | None,
-    *,
-    gpu: str | None,
-    gpus: int | None = None,
-    assume: Path | None = None,
-    launch: Path | None = None,
-    prefix: str = "",
-) -> bool:
-    """Print the plan; whether the run can work."""
-    from upge.common.config import load
-    from upge.planning.cluster import load_cluster
-    from upge.planning.plan import Assumptions, make_plan
-    from upge.planning.report import plan_lines
-
-    if not run.stages:
-        raise UpgeError("stages: there are none, so there is nothing to plan; add one")
-    assumptions = Assumptions() if assume is None else load(assume, Assumptions)
-    made = make_plan(run, load_cluster(cluster, gpu, gpus, launch), assumptions)
-    for line in plan_lines(made):
-        print(prefix + line)
-    return made.memory.fits and all(check.state != "wrong" for check in made.checks)
+    files = [path for path in (cluster, assume) if path is not None]
+    made = make_plan(run, load_assumptions(*files, launch=launch, gpu=gpu, gpus=gpus))
+    print_plan(made)
+    raise typer.Exit(0 if made.memory.fits else 1)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from upge.advantage import GAE, GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.common.errors import UpgeError
-from upge.estimator import Estimator, Plan, Term, _Part
+from upge.estimator import Estimator, Plan, TermPlan
 from upge.exact.enumeration import Tree
 from upge.exact.instance import Draws, Setting
 from upge.normalization import (
@@ -111,14 +111,9 @@ def _keys(estimator: Estimator, draws: Draws) -> tuple[Tensor, Tensor]:
         elif type(term.normalizer) not in _NORMALIZERS:
             counted = every if term.normalizer.scope in ("joint", "batch") else own
             coarse = torch.where(counted, torch.maximum(coarse, length), coarse)
-        if weighs_by_batch(term):
+        if term.weighs_by_batch:
             coarse = torch.where(own, length.max() + 1 + torch.arange(len(own)), coarse)
     return coarse, fine
-
-
-def weighs_by_batch(term: Term) -> bool:
-    """Whether the term's weights read the entropy of the whole group."""
-    return term.entropy_weight is not None and term.entropy_weight.level == "batch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +178,7 @@ class _Piece:
             self._static.append(static[fresh])
             self.numbers += int(classes.size[chosen[fresh]].sum()) * self._per_row
         self.numbers += len(fine) * self._per_slot
-        solved = (self.draws.batch.reward[rows] > 0) & ~self.draws.offline[rows]
+        solved = self.draws.batch.solved[rows] & ~self.draws.offline[rows]
         self._probability.append(probability)
         self._successes.append(int(solved.sum()))
 
@@ -206,7 +201,7 @@ class _Piece:
 
     def _expand(
         self, k: int, rows: Tensor, advantage: Tensor, scale: Tensor, weight: Tensor | None
-    ) -> _Part:
+    ) -> TermPlan:
         """Term k's part for any rows, from one advantage, scale and batch weight a row."""
         tokens = self.draws.batch.tokens_of(self.estimator.terms[k].samples)[rows]
         wide = (
@@ -214,7 +209,7 @@ class _Piece:
             if k in self._own_advantage
             else advantage[:, None].expand(tokens.shape)
         )
-        return _Part(tokens, wide, torch.where(tokens, scale[:, None], 0.0), weight)
+        return TermPlan(tokens, wide, torch.where(tokens, scale[:, None], 0.0), weight)
 
     def evaluate(self) -> Conditional:
         """The moments given each of the compositions that were added."""
@@ -231,7 +226,7 @@ class _Piece:
         parts = []
         for k, term in enumerate(self.estimator.terms):
             advantage, scale, weight = static[:, k].unbind(1)
-            batch_weight = weight[:, None] if weighs_by_batch(term) else None
+            batch_weight = weight[:, None] if term.weighs_by_batch else None
             parts.append(self._expand(k, rows, advantage, scale, batch_weight))
         batch, logp = self.draws.batch.select(rows), self.draws.logp[rows]
         return Plan(self.estimator, batch, tuple(parts)).estimate(logp, batch.entropy).weights

@@ -22,7 +22,7 @@ from torch import Tensor
 from upge.algorithms import Value, algorithm
 from upge.common.errors import UpgeError
 from upge.estimator import Estimator
-from upge.exact.compositions import MAX_ROWS, PIECE, Classes, conditional, tables, weighs_by_batch
+from upge.exact.compositions import MAX_ROWS, PIECE, Classes, conditional, tables
 from upge.exact.instance import TARGETS, Draws, Setting
 
 #: Default number of groups of a Monte Carlo estimate.
@@ -184,7 +184,7 @@ def moments(
     Raises:
         UpgeError: other estimators with more compositions than can be planned.
     """
-    if any(map(weighs_by_batch, estimator.terms)):
+    if estimator.weighs_by_batch:
         count = Classes(estimator, setting.draws(estimator)).count
         if count > samples:
             return monte_carlo(estimator, setting, samples, seed)

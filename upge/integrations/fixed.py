@@ -10,7 +10,7 @@ from torch import Tensor
 from upge.advantage import Advantage
 from upge.batch import TrajectoryBatch
 from upge.estimator import Term
-from upge.normalization import Normalizer
+from upge.normalization import Counted, Normalizer
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class _Given(Advantage):
 class _Factor(Normalizer):
     value: Tensor = field(kw_only=True)
 
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
         return self.value
 
 
@@ -35,10 +35,14 @@ def fixed(term: Term, advantage: Tensor, factor: Tensor) -> Term:
     What hangs on the current policy stays the term's: reference policy, stabilizer, shaping and a
     trajectory's entropy weight.
     """
+    given: Advantage = _Given(advantage.double())
+    if term.advantage.is_late:
+        given, factor = term.advantage, factor * advantage
     return replace(
         term,
-        advantage=_Given(advantage.double()),
+        advantage=given,
         normalizer=_Factor(value=torch.as_tensor(factor).double()),
         coefficient=1.0,
         gate=None,
+        corrections=(),
     )

@@ -43,7 +43,7 @@ from upge.models.heads import close, evaluating, logits_alone, random_rows, scor
 from upge.models.policy import Policy
 from upge.rollouts.sampler import end_tokens
 from upge.tasks.encoding import encode_response, end_ids
-from upge.training.gradient import sum_over_processes, weighs_by_batch
+from upge.training.processes import sum_over_processes
 
 _trl: Any = require("trl", "parity")
 
@@ -277,7 +277,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         return ids, self._local_rewards(len(examples))
 
     def _plan(self, batch: TrajectoryBatch) -> Plan:
-        if weighs_by_batch(self.estimator):
+        if self.estimator.weighs_by_batch:
             batch = self._with_entropy(batch)
         known = batch.old_logp is not None
         stand_in = batch if known else replace(batch, old_logp=torch.zeros(batch.mask.shape))

@@ -30,7 +30,7 @@ from upge.algorithms import REGISTRY
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.common.optional import require
-from upge.estimator import Estimator, Term
+from upge.estimator import Estimator, Term, term_metrics
 from upge.integrations.fixed import fixed
 from upge.normalization import (
     FixedLength,
@@ -129,7 +129,7 @@ def _policy_loss(
     factor = term.coefficient * _factor(term.normalizer, batch.mask, counts)
     estimate = Estimator((fixed(term, advantages, factor),), estimator.name)
     seen = estimate.plan(batch, partial=True).estimate(log_prob)
-    metrics = {"actor/pg_clipfrac": seen.terms[0].metrics()["clip_fraction"]}
+    metrics = {"actor/pg_clipfrac": term_metrics(seen.terms[0].sums())["clip_fraction"]}
     # Data parallel processes average their gradients; ours are parts of one sum.
     return seen.loss * (counts.get("dp_size") or 1), metrics
 

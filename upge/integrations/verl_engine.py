@@ -43,11 +43,10 @@ from torch.nn.functional import pad
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.common.optional import require
-from upge.estimator import Estimator
+from upge.estimator import Estimator, term_metrics
 from upge.integrations.fixed import fixed
 from upge.integrations.rows import padded
 from upge.integrations.verl import question_ids
-from upge.training.gradient import weighs_by_batch
 
 require("verl", "parity")
 
@@ -148,7 +147,7 @@ def _check(estimator: object) -> None:
             f"{estimator.name} needs a critic's values, which the mixed loss doesn't carry; take "
             "another algorithm"
         )
-    if weighs_by_batch(estimator):
+    if estimator.weighs_by_batch:
         raise UpgeError(
             f"{estimator.name} weighs by the whole batch's entropy, which verl doesn't know before "
             "its update; take one that weighs by each sequence's, as srft_official"
@@ -230,7 +229,8 @@ def _engine_loss(
     # Data parallel processes average gradients and metrics; ours are parts of one sum.
     processes = data["dp_size"]
     sums = {"actor/pg_loss": seen.loss.detach()} | {
-        f"actor/term{i}/mass": term.metrics()["mass"] for i, term in enumerate(seen.terms)
+        f"actor/term{i}/mass": term_metrics(term.sums())["mass"]
+        for i, term in enumerate(seen.terms)
     }
     summed = {
         name: metric(value=value * processes, aggregation="sum") for name, value in sums.items()

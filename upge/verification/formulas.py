@@ -25,7 +25,7 @@ from upge.algorithms import Terms
 from upge.batch import Samples
 from upge.common.errors import UpgeError
 from upge.estimator import EntropyWeight, Estimator, Term
-from upge.feedback import Gate, Linear, Sigmoid, Switch, Wiener
+from upge.feedback import Gate, Linear, Sigmoid, Switch
 from upge.likelihood import Complement, PolicyShaping, Unshaped
 from upge.normalization import (
     FixedLength,
@@ -50,6 +50,7 @@ from upge.stabilization import (
 )
 from upge.verification.maths import Floats, Maths, Scalar
 from upge.verification.published import Sample
+from upge.wiener import Wiener
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 from upge.algorithms import Algorithm, algorithm
 from upge.common.files import atomic_write
 from upge.estimator import Term
+from upge.verification.notation import latex
+from upge.verification.printed import PRINTED
 from upge.verification.verify import Finding
 
 CSV_COLUMNS = (
@@ -58,7 +60,7 @@ class Row:
         return words[finding.verdict]
 
     def _is_outside(self, check: str) -> bool:
-        return check == "printed" and self.entry.printed is None
+        return check == "printed" and self.entry.name not in PRINTED
 
     def notes(self) -> str:
         """What qualifies the row: the entry's note, counterexample, and reasons of empty cells."""
@@ -73,7 +75,7 @@ class Row:
 
 
 def _is_unknown(entry: Algorithm, finding: Finding) -> bool:
-    return entry.printed is not None and finding.verdict == "none"
+    return entry.name in PRINTED and finding.verdict == "none"
 
 
 def rows_of(findings: Sequence[Finding]) -> list[Row]:
@@ -124,21 +126,20 @@ def gradient_latex(term: Term) -> str:
     if term.gate is not None:
         factors += r"\alpha" if term.gate.side == "rl" else r"\beta"
     if term.entropy_weight is not None:
-        factors += term.entropy_weight.latex
-    numerator = term.advantage.latex if term.advantage.latex == "1" else r"\hat A"
-    if term.stabilization.latex != "1":
-        mask = term.stabilization.latex
+        factors += latex(term.entropy_weight)
+    numerator = latex(term.advantage) if latex(term.advantage) == "1" else r"\hat A"
+    if (mask := latex(term.stabilization)) != "1":
         numerator = mask if numerator == "1" else rf"{numerator}\,{mask}"
-    shaping = rf"\,{term.shaping.latex}" if term.shaping.latex else ""
-    return rf"{factors}\nabla\pi_\theta\frac{{{numerator}}}{{{term.reference.latex}}}{shaping}"
+    shaping = rf"\,{latex(term.shaping)}" if latex(term.shaping) else ""
+    return rf"{factors}\nabla\pi_\theta\frac{{{numerator}}}{{{latex(term.reference)}}}{shaping}"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Term], str]], ...] = (
-    (r"\pi_{ref}", lambda t: t.reference.latex),
-    (r"\hat A", lambda t: t.advantage.latex),
-    (r"\mathbf{1}_{stable}", lambda t: t.stabilization.latex),
+    (r"\pi_{ref}", lambda t: latex(t.reference)),
+    (r"\hat A", lambda t: latex(t.advantage)),
+    (r"\mathbf{1}_{stable}", lambda t: latex(t.stabilization)),
     (r"\nabla_{uni}", gradient_latex),
-    (r"1/Z", lambda t: t.normalizer.latex),
+    (r"1/Z", lambda t: latex(t.normalizer)),
 )
 
 
@@ -183,8 +184,8 @@ def _footer(provenance: Mapping[str, str]) -> str:
 def table1_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     """Table 1 with the paper's rows as printed beside what is exact, then all other algorithms."""
     math_header = [_math(name) for name, _ in _COLUMNS]
-    printed = [row for row in rows if row.entry.printed]
-    others = [row for row in rows if not row.entry.printed]
+    printed = [row for row in rows if row.entry.name in PRINTED]
+    others = [row for row in rows if row.entry.name not in PRINTED]
     notes = [f"- **{row.entry.title}** (`{row.entry.name}`; {row.entry.source})" for row in rows]
     for i, row in enumerate(rows):
         notes[i] += "".join(f"\n  - {part}" for part in row.notes().split(" | ") if part)
@@ -227,9 +228,9 @@ def table1_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
 
 
 def _reported_line(row: Row) -> list[str]:
-    printed = row.entry.printed
-    assert printed is not None
-    cells = (printed.reference, printed.advantage, printed.gradient)
+    printed = PRINTED[row.entry.name]
+    gradient = rf"\nabla\pi_\theta\cdot{printed.gradient}"
+    cells = (printed.reference, printed.advantage, gradient)
     exact = row.verdict("printed", _EXACT) or "not checked"
     return [row.entry.title, *map(_math, cells), exact]
 
@@ -368,7 +369,7 @@ def readme_table(rows: Sequence[Row]) -> str:
             *(_scientific(row.error(check)) for check in list(_MATRIX)[1:]),
         ]
         for row in rows
-        if row.entry.printed
+        if row.entry.name in PRINTED
     ]
     return _markdown_table(header, [[c.replace("|", "\\|") for c in line] for line in lines])
 

@@ -24,6 +24,7 @@ from upge.common.optional import available, hint
 from upge.estimator import Estimator
 from upge.models.pretrained import SMOLLM2
 from upge.verification.numeric import worst_of
+from upge.verification.printed import PRINTED, terms_as_printed
 
 Verdict = Literal["pass", "fail", "none"]
 
@@ -69,10 +70,10 @@ def _inapplicable(check: str, names: Sequence[str], why: str) -> Iterator[Findin
 
 def as_printed(entry: Algorithm) -> Estimator:
     """The row of the paper's Table 1 read literally, at default options."""
-    if entry.printed is None:
+    if entry.name not in PRINTED:
         raise UpgeError(f"{entry.name} is not in the paper's Table 1")
-    build = entry.printed.build or entry.build
-    return Estimator(build(**{name: o.default for name, o in entry.options.items()}), entry.name)
+    options = {name: option.default for name, option in entry.options.items()}
+    return Estimator(terms_as_printed(entry.name, **options), entry.name)
 
 
 def check_symbolic(request: Request) -> Iterator[Finding]:
@@ -98,7 +99,7 @@ def check_printed(request: Request) -> Iterator[Finding]:
 
     for name in request.names:
         entry = algorithm(name)
-        if entry.printed is None:
+        if name not in PRINTED:
             yield Finding("printed", name, "none", note="not in the paper")
             continue
         row = as_printed(entry)

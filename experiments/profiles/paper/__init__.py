@@ -1,1 +1,1 @@
-"""The paper's own scale: recipes for three models, plans, scripts (see experiments/PAPER.md)."""
+"""The paper's own scale: recipes for three models, and scripts (see experiments/PAPER.md)."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.profiles.paper``: configurations, models, plans of the paper's runs."""
+"""``python -m experiments.profiles.paper``: configurations and models of the paper's runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import typer
 import yaml
 
 from experiments.profiles.paper.positions import copy_model
-from experiments.profiles.paper.recipes import FOLDER, SETTINGS, methods, model_file, models
+from experiments.profiles.paper.recipes import SETTINGS, methods, model_file, models
 from experiments.profiles.paper.recipes import run_config as make_config
-from experiments.profiles.paper.table import plan_table
 from upge.common.errors import UpgeError
-from upge.planning.cluster import load_cluster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,30 +39,16 @@ def prepare(
     model: Model,
     source: Annotated[str | None, typer.Option(help="A folder, if not the hub.")] = None,
 ) -> None:
-    """Make the copy with more positions that the recipes of Qwen2.5-Math name."""
-    own = model_file(model)
-    if "copy" not in own:
-        print(f"{model}: is trained as it is, from {own['run']['model']}")
+    """Copy a model with more positions, as the recipes of Qwen2.5-Math need it."""
+    settings = model_file(model)
+    target = settings["run"]["model"]
+    if "copy" not in settings:
+        print(f"{model}: needs no copy; it is trained from {target}")
         return
-    changes = dict(own["copy"])
+    changes = dict(settings["copy"])
     origin = changes.pop("of")
-    copy_model(source or origin, Path(own["run"]["model"]), changes)
-    print(f"{model}: {own['run']['model']}, from {source or origin}, with {changes}")
-
-
-@app.command()
-def plan(
-    cluster: Annotated[Path | None, typer.Option(help="Of another machine.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Another type of GPU.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="Another number of them.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A file, if not the standard output.")] = None,
-) -> None:
-    """What every run takes, as a Markdown table."""
-    table = plan_table(load_cluster(cluster or FOLDER / "cluster.yaml", gpu, gpus))
-    if out is None:
-        print(table, end="")
-    else:
-        out.write_text(table, encoding="utf-8")
+    copy_model(source or origin, Path(target), changes)
+    print(f"{model}: {target}, from {source or origin}, with {changes}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
-# What train.sh has trained, on the paper's benchmarks: avg@32 of AIME and AMC, avg@1 of the others,
-# with one GPU. A killed evaluation goes on when this is given again.
+# A run of train.sh on the paper's benchmarks, on one GPU: avg@32 on AIME and AMC, avg@1 on the others.
+# Run it again to resume a killed evaluation.
 #
 #   CUDA_VISIBLE_DEVICES=0 experiments/profiles/paper/evaluate.sh MODEL METHOD [published|coded]
 #
 # BENCHMARKS a comma list                                  (the paper's eight)
-# CLUSTER    what upge plan was told of the machine        (cluster.yaml)
-# OUT        as train.sh had it                            (runs/paper)
+# OUT        where train.sh put the run                    (runs/paper)
 # PYTHON     the interpreter                               (python)
 set -euo pipefail
 
-here=$(dirname "${BASH_SOURCE[0]}")
 if [ $# -lt 2 ]; then
     sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" >&2
     exit 2
@@ -27,8 +25,7 @@ folder=$("$python" -m upge.cli train "$run" --out "$out" --dry-run |
     sed -n 's/^# key .*; results go to //p')
 
 # Nothing else is on the GPU.
-share=$(sed -n 's/^evaluator_memory: *\([0-9.]*\).*/\1/p' "${CLUSTER:-$here/cluster.yaml}")
-export UPGE_VLLM_MEMORY=${UPGE_VLLM_MEMORY:-${share:-0.9}}
+export UPGE_VLLM_MEMORY=${UPGE_VLLM_MEMORY:-0.9}
 
 exec "$python" -m upge.cli evaluate "$folder" --benchmark "${BENCHMARKS:-$benchmarks}" \
     --backend vllm --out "$out/evaluations/$(basename "$folder")"

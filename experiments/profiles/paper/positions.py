@@ -1,4 +1,4 @@
-"""A copy of a model with more positions, as LUFFY's and the paper's scripts train Qwen2.5-Math."""
+"""Copies of Qwen2.5-Math with more positions, which LUFFY's and the paper's scripts train."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def copy_model(source: str, target: Path, changes: dict[str, Any]) -> None:
 
     Args:
         source: a folder, or a hub id, which is downloaded.
-        target: the copy's folder; it must not be there yet.
-        changes: of ``config.json``.
+        target: the copy's folder, which must not exist yet.
+        changes: to the keys of ``config.json``.
 
     Raises:
-        UpgeError: the copy is there already, or there is no such model.
+        UpgeError: the target exists, or the source cannot be downloaded.
     """
     if target.exists():
-        raise UpgeError(f"{target}: is there already; remove it to make it anew")
+        raise UpgeError(f"{target}: exists already; remove it to make it again")
     folder = Path(source) if Path(source).is_dir() else _download(source)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     target.mkdir(parents=True)
@@ -33,11 +33,11 @@ def copy_model(source: str, target: Path, changes: dict[str, Any]) -> None:
             (target / path.name).symlink_to(path.resolve())
         elif path.is_file() and path.name != "config.json":
             shutil.copy(path, target)
-    # Since transformers 5 rotary settings have a mapping of their own.
+    # Transformers 5 keeps rotary settings in a separate mapping.
     rotary = config.get("rope_parameters")
     if rotary is not None and "rope_theta" in changes:
         rotary["rope_theta"] = changes["rope_theta"]
-    # Last: a folder that has it is whole.
+    # Written last, so that a folder with a config.json is complete.
     atomic_write(target / "config.json", json.dumps(config | changes, indent=2) + "\n")
 
 
@@ -47,6 +47,6 @@ def _download(source: str) -> Path:
         return Path(hub.snapshot_download(source))
     except (OSError, ValueError) as error:
         raise UpgeError(
-            f"{source} can't be had from the hub ({type(error).__name__}); name a folder with "
-            "it by --source"
+            f"{source} cannot be downloaded from the hub ({type(error).__name__}); name a local "
+            "folder by --source"
         ) from error

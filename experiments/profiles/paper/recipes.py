@@ -1,4 +1,4 @@
-"""From files to a run: what is shared, then the settings, then the method, then the model."""
+"""From files to a run: base.yaml, then the settings, the method, and the model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from upge.training.config import RunConfig
 
 FOLDER = Path(__file__).parent
 
-#: As published, and as coded.
+#: The paper's formulas, and the official scripts.
 SETTINGS = ("published", "coded")
 
 
 def models() -> list[str]:
-    """The names of the paper's models here."""
+    """The names of the paper's models."""
     return sorted(path.stem for path in (FOLDER / "models").glob("*.yaml"))
 
 
@@ -26,7 +26,7 @@ def methods(settings: str) -> list[str]:
 
 
 def model_file(model: str) -> dict[str, Any]:
-    """What is the model's own.
+    """What differs for a model.
 
     Raises:
         UpgeError: an unknown model.
@@ -42,15 +42,19 @@ def run_config(model: str, settings: str, method: str, seed: int | None = None) 
     Raises:
         UpgeError: an unknown model, setting or method.
     """
-    base, shared, own = read_yaml(FOLDER / "base.yaml"), _settings(settings), model_file(model)
+    base, shared, model_part = (
+        read_yaml(FOLDER / "base.yaml"),
+        _settings(settings),
+        model_file(model),
+    )
     if method not in shared["methods"]:
         raise unknown(f"method as {settings}", method, shared["methods"])
     stage = merge(base["stage"], shared["stage"])
     stages = [
-        merge(merge(stage, given), own["algorithms"].get(given["algorithm"], {}))
-        for given in shared["methods"][method]
+        merge(merge(stage, part), model_part["algorithms"].get(part["algorithm"], {}))
+        for part in shared["methods"][method]
     ]
-    run = merge(base["run"], own["run"])
+    run = merge(base["run"], model_part["run"])
     run |= {"name": f"{model}-{settings}-{method}", "stages": stages}
     return build(run if seed is None else run | {"seed": seed}, RunConfig)
 
