@@ -26,7 +26,8 @@ from rich.progress import (
 from experiments.bias_variance import advantage, demonstrations, mask, mixing, reference
 from experiments.bias_variance.common import Row, Rows, Study
 from experiments.network import study as network
-from experiments.records import code_version, key_of, read_record, write_record
+from experiments.records import key_of, read_record, write_record
+from upge.common.code import code_version
 from upge.common.config import load
 from upge.common.errors import UpgeError, unknown
 from upge.common.files import atomic_write, make_folder

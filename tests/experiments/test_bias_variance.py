@@ -28,8 +28,9 @@ from experiments.bias_variance.common import (
     table_problem,
     tilted,
 )
-from experiments.records import code_version, read_record, write_record
+from experiments.records import read_record, write_record
 from upge import REGISTRY, UpgeError
+from upge.common.code import code_version
 from upge.common.config import load
 from upge.exact.enumeration import TabularPolicy, Tree
 

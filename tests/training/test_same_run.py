@@ -32,7 +32,7 @@ def together(*commands):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "upge.cli", "train", *map(str, command), "--no-doctor"],
+            [sys.executable, "-m", "upge.cli", "train", *map(str, command), "--no-launch-check"],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

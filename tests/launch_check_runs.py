@@ -1,7 +1,7 @@
-"""The doctor on sound and on faulty ways to train: ``python doctor_runs.py OUT.json NAME...``.
+"""The launch check on sound and faulty launchers: ``python launch_check_runs.py OUT.json NAME...``.
 
-``python doctor_runs.py train CONFIG.json OUT`` has two processes, which lose the gradients of all
-micro-batches but the last, train with the doctor and without: OUT/looked and OUT/not-looked.
+``python launch_check_runs.py train CONFIG.json OUT`` has two processes, which lose the gradients of
+all micro-batches but the last, train with the launch check and without: OUT/checked, OUT/unchecked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from launched import PLAIN
 
 from upge.cli.main import main as command_line
-from upge.training import doctor, strategy, vigil
+from upge.training import launch, launch_check, processes
 from upge.training.gradient import GradientAccumulator
 
 
@@ -77,7 +77,7 @@ def faulty(name):
     return partial(GradientAccumulator, faults=(name,))
 
 
-PATIENTS = {
+LAUNCHERS = {
     "sound": (Accelerator, GradientAccumulator),
     "last_micro_batch_only": (LosesEarlier, GradientAccumulator),
     "last_micro_batch_only_as_stage_fault": (Accelerator, faulty("last_micro_batch_only")),
@@ -91,11 +91,11 @@ PATIENTS = {
 
 
 def main(out: str, *names: str) -> None:
-    """The faults found, by patient and case."""
+    """The faults found, by launcher and case."""
     found = {}
     for name in names:
-        make_accelerator, make_gradient = PATIENTS[name]
-        report = doctor.examine("qwen2", make_accelerator(), make_gradient)
+        make_accelerator, make_gradient = LAUNCHERS[name]
+        report = launch_check.check_launch("qwen2", make_accelerator(), make_gradient)
         found[name] = {case: diagnosis.fault for case, diagnosis in report.cases.items()}
     if report.main:
         Path(out).write_text(json.dumps(found))
@@ -104,18 +104,18 @@ def main(out: str, *names: str) -> None:
 def train(config: str, out: str, *options: str) -> None:
     """``upge train`` by Accelerate's faulty object; what it says goes to OUT-RANK.err."""
     os.dup2(os.open(f"{out}-{os.environ['RANK']}.err", os.O_WRONLY | os.O_CREAT), 2)
-    strategy.require("accelerate", "train").Accelerator = LosesEarlier
-    vigil.MAIN_FIRST = 0.5
+    launch.require("accelerate", "train").Accelerator = LosesEarlier
+    processes.MAIN_FIRST = 0.5
     sys.argv = ["upge", "train", config, "--out", out, "--quiet", *options]
     command_line()
 
 
 def train_twice(config: str, out: str) -> None:
-    """With the doctor and without; exit codes of the processes go to OUT/codes.json."""
-    doctor._small_model("qwen2", tied=True)  # imports once what four processes would
+    """With the check and without; exit codes of the processes go to OUT/codes.json."""
+    launch_check._small_model("qwen2", tied=True)  # imports once what four processes would
     codes = [
         forks.together(2, partial(train, config, f"{out}/{name}", *options), **PLAIN)
-        for name, options in (("looked", ()), ("not-looked", ("--no-doctor",)))
+        for name, options in (("checked", ()), ("unchecked", ("--no-launch-check",)))
     ]
     Path(out, "codes.json").write_text(json.dumps(codes))
 

@@ -1,4 +1,4 @@
-"""The doctor finds sound steps sound, and names the fault of the others."""
+"""The launch check finds sound steps sound, and names the fault of the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import doctor_runs
+import launch_check_runs
 import pytest
 import tiny_runs
 import torch
@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from upge.cli.main import app
 from upge.common.errors import UpgeError
-from upge.training import doctor
+from upge.training import launch_check
 from upge.training.diagnosis import Rows, diagnose
 from upge.training.records import run_folder
 
-WHOLE, ACCUMULATED, CLIPPED = doctor.CASES
+WHOLE, ACCUMULATED, CLIPPED = launch_check.CASES
 
 
 # ---------------------------------------------------------------------------------- the reading
@@ -112,7 +112,7 @@ def test_a_fault_without_a_name_is_given_in_numbers():
     assert found.shares == pytest.approx([0.7, 1.9])
     assert "0.7 to 1.9 times" in found.fault
     found = diagnose(0.3 * gradients.sum(0) / 8, gradients, rows, scale=1, tolerance=1e-3)
-    assert found.fault.startswith("every row weighs 0.3 times what it should")
+    assert found.fault == "the step is 0.3 times as long as it should be"
 
 
 # ------------------------------------------------------------------------------------ one process
@@ -120,19 +120,21 @@ def test_a_fault_without_a_name_is_given_in_numbers():
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What the doctor says of every patient of one process."""
-    out = tmp_path_factory.mktemp("doctor") / "found.json"
-    names = [name for name in doctor_runs.PATIENTS if name not in ("own_means", "not_exchanged")]
-    doctor_runs.main(str(out), *names)
+    """The faults of every launcher of one process."""
+    out = tmp_path_factory.mktemp("check") / "found.json"
+    names = [
+        name for name in launch_check_runs.LAUNCHERS if name not in ("own_means", "not_exchanged")
+    ]
+    launch_check_runs.main(str(out), *names)
     return json.loads(out.read_text())
 
 
 def test_a_sound_process_is_sound(alone):
-    assert alone["sound"] == dict.fromkeys(doctor.CASES, "")
+    assert alone["sound"] == dict.fromkeys(launch_check.CASES, "")
 
 
 @pytest.mark.parametrize(
-    ("patient", "fault"),
+    ("launcher", "fault"),
     [
         ("last_micro_batch_only", "only the last micro-batch counts"),
         ("last_micro_batch_only_as_stage_fault", "only the last micro-batch counts"),
@@ -140,11 +142,11 @@ def test_a_sound_process_is_sound(alone):
         ("divided", "the gradient is divided by the 3 micro-batches"),
     ],
 )
-def test_a_fault_of_accumulation_is_named(alone, patient, fault):
-    assert alone[patient][ACCUMULATED].startswith(fault)
-    if patient != "divided":
-        assert alone[patient][WHOLE] == ""
-        assert alone[patient][CLIPPED] != ""
+def test_a_fault_of_accumulation_is_named(alone, launcher, fault):
+    assert alone[launcher][ACCUMULATED].startswith(fault)
+    if launcher != "divided":
+        assert alone[launcher][WHOLE] == ""
+        assert alone[launcher][CLIPPED] != ""
 
 
 def test_an_optimizer_that_does_nothing_is_named(alone):
@@ -158,18 +160,18 @@ def test_gradients_of_the_step_before_are_seen(alone):
 
 def test_an_unknown_architecture_is_a_sentence():
     with pytest.raises(UpgeError, match="unknown architecture 'qwen'; did you mean 'qwen2'"):
-        doctor.examine("qwen")
+        launch_check.check_launch("qwen")
 
 
 def test_a_launcher_that_the_loop_has_not_been_made_for_is_a_sentence(monkeypatch):
     def refuse(*_):
         raise ValueError("model and optimizer must be passed together.\nAnd more.")
 
-    monkeypatch.setattr(doctor_runs.Accelerator, "prepare", refuse)
+    monkeypatch.setattr(launch_check_runs.Accelerator, "prepare", refuse)
     with pytest.raises(
         UpgeError, match=r"under NO \(model and optimizer must be passed together\)"
     ):
-        doctor.examine()
+        launch_check.check_launch()
 
 
 def test_what_breaks_while_a_step_is_taken_is_a_sentence(monkeypatch):
@@ -178,30 +180,30 @@ def test_what_breaks_while_a_step_is_taken_is_a_sentence(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Recomputed values have different metadata.\ntensor at position 9: ...")
 
-    monkeypatch.setattr(doctor_runs.Accelerator, "backward", fail)
+    monkeypatch.setattr(launch_check_runs.Accelerator, "backward", fail)
     with pytest.raises(UpgeError) as found:
-        doctor.examine()
+        launch_check.check_launch()
     assert str(found.value).startswith(
         "the training loop can't take a step under NO (Recomputed values have different metadata); "
     )
 
 
 def test_the_loss_of_a_process_is_none_of_the_launchers_faults(monkeypatch):
-    """Its sentence is another one's: :class:`upge.training.vigil.Vigil`."""
+    """Its sentence is that of :func:`upge.training.processes.reporting_loss`."""
 
     def fail(*_, **__):
         raise RuntimeError("[gloo/transport] Connection closed by peer")
 
-    monkeypatch.setattr(doctor_runs.Accelerator, "backward", fail)
+    monkeypatch.setattr(launch_check_runs.Accelerator, "backward", fail)
     with pytest.raises(RuntimeError, match="closed by peer"):
-        doctor.examine()
+        launch_check.check_launch()
 
 
 def test_the_command_refuses_what_is_faulty(monkeypatch):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
-    assert result.output.count("the step of one plain process") == len(doctor.CASES)
-    monkeypatch.setattr(doctor.Trainer, "_apply", lambda *_: None)
+    assert result.output.count("the step of one plain process") == len(launch_check.CASES)
+    monkeypatch.setattr(launch_check.Updater, "_apply", lambda *_: None)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code != 0
     assert "nothing stepped" in result.output
@@ -216,21 +218,21 @@ def test_a_faulty_launcher_is_not_trained_under(tmp_path):
     file = tmp_path / "run.json"
     file.write_text(json.dumps(config.model_dump(mode="json")))
     subprocess.run(
-        [sys.executable, doctor_runs.__file__, "train", str(file), str(tmp_path)],
+        [sys.executable, launch_check_runs.__file__, "train", str(file), str(tmp_path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=120,
         check=True,
     )
-    looked, trained = json.loads((tmp_path / "codes.json").read_text())
-    assert looked == [2, 2]
+    checked, trained = json.loads((tmp_path / "codes.json").read_text())
+    assert checked == [2, 2]
     for rank in (0, 1):  # the second one would have been ended while it waits
-        said = (tmp_path / f"looked-{rank}.err").read_text()
+        said = (tmp_path / f"checked-{rank}.err").read_text()
         assert said.count("upge: steps under this launcher (2 processes on cpu") == 1, said
         assert "with accumulation, only the last micro-batch counts" in said
         assert "Traceback" not in said
-    assert not list((tmp_path / "looked").rglob("*.jsonl"))
+    assert not list((tmp_path / "checked").rglob("*.jsonl"))
     assert trained == [0, 0]
-    assert len(run_folder(tmp_path / "not-looked", config).metrics()) == 3
+    assert len(run_folder(tmp_path / "unchecked", config).metrics()) == 3
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -239,7 +241,7 @@ LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 def launch(tmp_path, *names):
     out = tmp_path / "found.json"
     started = subprocess.run(
-        [sys.executable, *LAUNCH, str(Path(doctor_runs.__file__)), str(out), *names],
+        [sys.executable, *LAUNCH, str(Path(launch_check_runs.__file__)), str(out), *names],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -251,7 +253,7 @@ def launch(tmp_path, *names):
 
 def test_two_processes(tmp_path):
     found = launch(tmp_path, "sound", "own_means", "not_exchanged", "last_micro_batch_only")
-    assert found["sound"] == dict.fromkeys(doctor.CASES, "")
+    assert found["sound"] == dict.fromkeys(launch_check.CASES, "")
     for case in (WHOLE, ACCUMULATED):
         assert found["own_means"][case].startswith("each process is divided by its own tokens")
         assert found["not_exchanged"][case].startswith("gradients are not exchanged")

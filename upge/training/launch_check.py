@@ -2,12 +2,12 @@
 
 A small random model takes steps on a random batch of ragged rows: by the training loop's own
 gradient, optimizer and update under the user's launcher; and by a plain loop over the rows here,
-which shares nothing with it. AdamW's first step is blind to the gradient's length, so its epsilon
+which shares no code with it. AdamW's first step is blind to the gradient's length, so its epsilon
 is made so large that the step *is* the gradient.
 
-What this can't see: what shows at size alone (memory, half precision of large sums, offloaded
-buckets that fill up only there), the second moments of AdamW over many steps, the rollout backend,
-and a user's own data.
+Not covered: what shows at full size alone (memory, half precision of large sums, offloaded buckets
+that fill up only there), the second moments of AdamW over many steps, the rollout backend, and the
+user's data.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,13 +27,12 @@ from upge.batch import TrajectoryBatch
 from upge.common.config import build
 from upge.common.errors import UpgeError, unknown
 from upge.common.optional import require
-from upge.training.config import RunConfig, Stage
+from upge.training.config import Stage
 from upge.training.diagnosis import Diagnosis, Rows, diagnose
-from upge.training.gradient import GradientAccumulator, sum_over_processes
+from upge.training.gradient import GradientAccumulator
 from upge.training.launch import open_accelerator, open_strategy, unchanged
-from upge.training.loop import Trainer
-from upge.training.records import RunFolder
-from upge.training.vigil import is_broken, main_first
+from upge.training.processes import gather, is_broken, main_first, sum_over_processes
+from upge.training.update import Updater
 
 #: Architectures whose small random models launcher configurations can be tried on, and whether
 #: input and output embeddings are one matrix there, as in most of their models.
@@ -60,12 +58,12 @@ CASES: Mapping[str, tuple[int | None, float | None]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found.
+    """What a check of a launcher came to.
 
     Attributes:
-        launcher: what was examined, in words.
-        cases: by the name of the case.
-        main: whether this process is the one that speaks.
+        launcher: what was checked, in words.
+        cases: the diagnosis of each of :data:`CASES`, by name.
+        main: whether this is the main process, which prints it.
     """
 
     launcher: str
@@ -74,11 +72,11 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether every step is the plain one."""
+        """Whether every step is that of one plain process."""
         return not any(case.fault for case in self.cases.values())
 
 
-def examine(
+def check_launch(
     architecture: str = "qwen2",
     accelerator: Any = None,
     make_gradient: type[GradientAccumulator] = GradientAccumulator,
@@ -88,7 +86,7 @@ def examine(
 
     Args:
         architecture: of the small model, for launchers that name its layers.
-        accelerator: Accelerate's object; one as the launcher configures it, if not given.
+        accelerator: Accelerate's object; opened as the launcher configures it, if not given.
         make_gradient: what takes gradients.
         tied: whether embeddings are; as :data:`ARCHITECTURES` has it, if not given.
 
@@ -101,34 +99,36 @@ def examine(
     if accelerator is None:
         accelerator = open_accelerator()
     plain = _small_model(architecture, ARCHITECTURES[architecture] if tied is None else tied)
-    is_main = bool(accelerator.is_main_process)
-    with main_first(is_main), TemporaryDirectory() as folder, unchanged(accelerator):
-        patient = _Patient(plain, accelerator, make_gradient, Path(folder))
-        cases = {name: patient.step(*case) for name, case in CASES.items()}
-    return Report(_launcher(accelerator), cases, is_main)
+    with main_first(bool(accelerator.is_main_process)), unchanged(accelerator):
+        steps = _Steps(plain, accelerator, make_gradient)
+        cases = {name: steps.diagnose(*case) for name, case in CASES.items()}
+    return Report(_launcher(accelerator), cases, bool(accelerator.is_main_process))
 
 
-def check_launcher(accelerator: Any, config: Any) -> None:
+def refuse_faulty(accelerator: Any, config: Any) -> None:
     """Refuse to train a model under a launcher whose steps are not those of the batch.
 
     Args:
-        accelerator: Accelerate's object; of a single plain process nothing is asked.
+        accelerator: Accelerate's object; a single plain process is not checked.
         config: of the model to be trained.
 
     Raises:
-        UpgeError: names the fault; see also :func:`examine`.
+        UpgeError: names the fault; see also :func:`check_launch`.
     """
     if accelerator.distributed_type == "NO":
         return
     kind = config.model_type
     tied = bool(getattr(config, "tie_word_embeddings", False))
-    report = examine(kind if kind in ARCHITECTURES else "qwen2", accelerator, tied=tied)
-    if not report.sound:
-        name, case = next((name, case) for name, case in report.cases.items() if case.fault)
-        raise UpgeError(
-            f"steps under this launcher ({report.launcher}) are not those of the batch: {name}, "
-            f"{case.fault}; mend its configuration (upge doctor says more), or give --no-doctor"
-        )
+    report = check_launch(kind if kind in ARCHITECTURES else "qwen2", accelerator, tied=tied)
+    faults = [(name, case.fault) for name, case in report.cases.items() if case.fault]
+    if faults:
+        name, fault = faults[0]
+        with main_first(report.main):
+            raise UpgeError(
+                f"steps under this launcher ({report.launcher}) are not those of the batch: "
+                f"{name}, {fault}; correct its configuration (upge doctor says more), or give "
+                "--no-launch-check"
+            )
 
 
 def _launcher(accelerator: Any) -> str:
@@ -141,81 +141,67 @@ def _launcher(accelerator: Any) -> str:
     )
 
 
-class _Patient:
-    """The training loop around a small model and a random batch."""
+class _Steps:
+    """The training loop's optimizer steps, with a small model on a random batch."""
 
     def __init__(
-        self,
-        plain: Any,
-        accelerator: Any,
-        make_gradient: type[GradientAccumulator],
-        folder: Path,
+        self, plain: Any, accelerator: Any, make_gradient: type[GradientAccumulator]
     ) -> None:
-        self.accelerator, self.make_gradient = accelerator, make_gradient
-        self.plain = plain
-        self.trainer = Trainer(_config(), RunFolder(folder))
-        self.trainer.accelerator = accelerator
+        self.plain, self.accelerator, self.make_gradient = plain, accelerator, make_gradient
         with _in_words("can't be prepared", accelerator):
-            self.trainer.strategy = open_strategy(accelerator, copy.deepcopy(self.plain))
+            self.strategy = open_strategy(accelerator, copy.deepcopy(plain))
         self.tokens = _random_rows(accelerator.num_processes)
 
-    def step(self, micro_batch: int | None, clip: float | None) -> Diagnosis:
-        """Take one and compare it with the plain one."""
+    def diagnose(self, micro_batch: int | None, clip: float | None) -> Diagnosis:
+        """Take a step and compare it with the plain one."""
         before = self._parameters()
         rows = self._rows(micro_batch)
         gradients, k, norm = self._shared(lambda: self._plain_gradients(before, rows))
-        limit = None if clip is None else clip * norm
         with _in_words("can't take a step", self.accelerator):
-            self._take_step(micro_batch, k, limit)
-        after = self._parameters()
+            self._step(micro_batch, k, None if clip is None else clip * norm)
+        step = self._parameters() - before
         scale = k * (1.0 if clip is None else clip)
         tolerance = _TOLERANCE.get(self.accelerator.mixed_precision, max(_TOLERANCE.values()))
-        found: Diagnosis = self._shared(
-            lambda: diagnose(after - before, gradients, rows, scale=scale, tolerance=tolerance)
+        diagnosis: Diagnosis = self._shared(
+            lambda: diagnose(step, gradients, rows, scale=scale, tolerance=tolerance)
         )
-        return found
+        return diagnosis
 
     # ------------------------------------------------------------------------------ the loop's step
 
-    def _take_step(self, micro_batch: int | None, k: float, limit: float | None) -> None:
-        stage = _stage(k * _EPSILON, limit)
-        strategy = self.trainer.strategy
-        strategy.start_stage(stage, {})
-        for group in strategy.optimizer.param_groups:
-            group["eps"] = _EPSILON
+    def _step(self, micro_batch: int | None, k: float, max_norm: float | None) -> None:
         gradient = self.make_gradient(
-            strategy.policy, self.accelerator, 10**6, micro_batch or len(self.tokens)
+            self.strategy.policy, self.accelerator, 10**6, micro_batch or len(self.tokens)
         )
-        plan = gradient.plan(stage.estimator, self._own_batch())
-        report = gradient(plan)
-        self.trainer._update(stage, plan, report, strategy.norm())
+        updater = Updater(_stage(k * _EPSILON, max_norm), self.strategy, gradient)
+        updater.start({})
+        for group in self.strategy.optimizer.param_groups:
+            group["eps"] = _EPSILON
+        updater.step(updater.plan(self._batch()))
 
-    def _own_batch(self) -> TrajectoryBatch:
+    def _batch(self) -> TrajectoryBatch:
         """The rows of this process, as demonstrations."""
         world = self.accelerator.num_processes
-        own = range(len(self.tokens))[self.accelerator.process_index :: world]
-        shared = {} if world == 1 else {"all_sum": self._all_sum}
+        rows = range(len(self.tokens))[self.accelerator.process_index :: world]
+        shared = {} if world == 1 else {"all_sum": partial(sum_over_processes, self.accelerator)}
         width = _PROMPT + _LONGEST
-        tokens = torch.zeros(len(own), width, dtype=torch.long)
-        attention = torch.zeros(len(own), width, dtype=torch.bool)
-        for place, row in enumerate(own):
+        tokens = torch.zeros(len(rows), width, dtype=torch.long)
+        attention = torch.zeros(len(rows), width, dtype=torch.bool)
+        for place, row in enumerate(rows):
             tokens[place, : len(self.tokens[row])] = torch.tensor(self.tokens[row])
             attention[place, : len(self.tokens[row])] = True
         device = self.accelerator.device
         mask = attention & (torch.arange(width) >= _PROMPT)
         return TrajectoryBatch(
             mask=mask.to(device),
-            reward=torch.ones(len(own), dtype=torch.float64, device=device),
-            group=torch.tensor(own, device=device),
-            offline=torch.ones(len(own), dtype=torch.bool, device=device),
+            reward=torch.ones(len(rows), dtype=torch.float64, device=device),
+            group=torch.tensor(rows, device=device),
+            offline=torch.ones(len(rows), dtype=torch.bool, device=device),
             old_logp=torch.zeros(mask.shape, device=device),
             tokens=tokens.to(device),
             attention=attention.to(device),
             **shared,  # type: ignore[arg-type]
         )
-
-    def _all_sum(self, x: Tensor) -> Tensor:
-        return sum_over_processes(self.accelerator, x)
 
     # ---------------------------------------------------------------------------- the plain process
 
@@ -228,29 +214,27 @@ class _Patient:
 
     def _parameters(self) -> Tensor:
         """(D,) all of them, in the order of the plain model's."""
-        self.trainer.strategy.synchronize()
-        parameters = self.trainer.strategy.model.parameters()
+        self.strategy.synchronize()
+        parameters = self.strategy.model.parameters()
         return torch.cat([p.detach().flatten().float().cpu() for p in parameters])
 
     def _plain_gradients(self, theta: Tensor, rows: Rows) -> tuple[Tensor, float, float]:
         """Σ_t ∇log π of each row; k for a step of the wanted length; the whole gradient's norm."""
         parameters = list(self.plain.parameters())
         torch.nn.utils.vector_to_parameters(theta, parameters)
-        found = []
+        scores = []
         for row in self.tokens:
             ids = torch.tensor([row])
             logp = self.plain(input_ids=ids).logits[0, _PROMPT - 1 : -1].log_softmax(-1)
-            own = logp.gather(-1, ids[0, _PROMPT:, None]).sum()
-            found.append(torch.cat([g.flatten() for g in torch.autograd.grad(own, parameters)]))
-        gradients = torch.stack(found)
+            logp = logp.gather(-1, ids[0, _PROMPT:, None]).sum()
+            scores.append(torch.cat([g.flatten() for g in torch.autograd.grad(logp, parameters)]))
+        gradients = torch.stack(scores)
         norm = float((gradients.sum(0) / rows.total).norm())
         return gradients, _LENGTH * float(theta.norm()) / norm, norm
 
     def _shared(self, compute: Any) -> Any:
         """What the main process computes, in every process."""
-        found = [compute() if self.accelerator.is_main_process else None]
-        require("accelerate", "train").utils.broadcast_object_list(found)
-        return found[0]
+        return gather(self.accelerator, compute() if self.accelerator.is_main_process else None)[0]
 
 
 @contextmanager
@@ -266,18 +250,14 @@ def _in_words(what: str, accelerator: Any) -> Iterator[None]:
         kind = accelerator.distributed_type.value
         reason = (str(error).split("\n")[0] or type(error).__name__).rstrip(".: ")
         raise UpgeError(
-            f"the training loop {what} under {kind} ({reason}); mend the launcher's "
+            f"the training loop {what} under {kind} ({reason}); correct the launcher's "
             "configuration, or take one of experiments/launch"
         ) from error
 
 
 def _stage(lr: float, max_grad_norm: float | None) -> Stage:
-    given = {"algorithm": "sft", "steps": 1, "lr": lr, "warmup": 0, "max_grad_norm": max_grad_norm}
-    return build(given, Stage)
-
-
-def _config() -> RunConfig:
-    return build({"name": "doctor", "stages": []}, RunConfig)
+    values = {"algorithm": "sft", "steps": 1, "lr": lr, "warmup": 0, "max_grad_norm": max_grad_norm}
+    return build(values, Stage)
 
 
 def _small_model(architecture: str, tied: bool) -> Any:
