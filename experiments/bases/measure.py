@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from upge.evaluation.responses import respond
+from upge.evaluation.run import respond
 from upge.models.pretraining import WORKED
 from upge.rollouts import CachedSampler, Sampling
 from upge.tasks.problem import Problem
@@ -39,7 +39,7 @@ def accuracy(model: Any, tokenizer: Any, problems: int = 20, samples: int = 4) -
             asked,
             sampler=sampler,
             tokenizer=tokenizer,
-            verifier=MarkedAnswer(ANSWER_MARKER),
+            verifier=MarkedAnswer(ANSWER_MARKER, exact=True),
             samples=samples,
             settings=Sampling(max_tokens=64),
             seed=0,

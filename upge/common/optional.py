@@ -20,7 +20,15 @@ _INSTALL = {
 
 
 def require(module: str, extra: str) -> Any:
-    """Import an optional module, or raise UpgeError with the command that installs it."""
+    """Import an optional module.
+
+    Args:
+        module: its name.
+        extra: the extra that installs it.
+
+    Raises:
+        UpgeError: it is missing; names the command that installs it.
+    """
     try:
         return import_module(module)
     except ImportError as error:

@@ -47,7 +47,6 @@ from upge.estimator import Estimator, term_metrics
 from upge.integrations.fixed import fixed
 from upge.integrations.rows import padded
 from upge.integrations.verl import question_ids
-from upge.training.gradient import weighs_by_batch
 
 require("verl", "verl")
 
@@ -148,7 +147,7 @@ def _check(estimator: object) -> None:
             f"{estimator.name} needs a critic's values, which the mixed loss doesn't carry; take "
             "another algorithm"
         )
-    if weighs_by_batch(estimator):
+    if estimator.weighs_by_batch:
         raise UpgeError(
             f"{estimator.name} weighs by the whole batch's entropy, which verl doesn't know before "
             "its update; take one that weighs by each sequence's, as srft_official"

@@ -10,12 +10,10 @@ from string import Formatter
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.common.optional import require
 from upge.models.pretrained import load_tokenizer
 from upge.tasks.benchmarks import UNSEEN, load
 from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic
-from upge.tasks.grading import Settings
 from upge.tasks.lengths import within
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, load_problems
@@ -33,7 +31,6 @@ def load_dataset(config: RunConfig) -> Dataset:
 
 
 def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
-    require("math_verify", "train")  # which the first answer may need only hours later
     tokenizer = load_tokenizer(config.model)
     tests = {Path(name).stem: load(name) for name in data.test_sets}
     if data.validation_set is None:
@@ -48,7 +45,7 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
         prompt=data.max_prompt,
         demonstration=config.max_tokens if config.long_demonstrations == "drop" else None,
     )
-    verifier = BoxedAnswer(Settings(data.answer_seconds))
+    verifier = BoxedAnswer()
     wrong: Counter[str] = Counter()
     if data.wrong_demonstrations == "drop":
         train, wrong = right(train, verifier)
@@ -139,7 +136,7 @@ def _json_lines(data: JsonLines) -> Dataset:
     if data.test is not None:
         path = Path(data.test)
         tests[path.stem] = [_formatted(problem, data) for problem in load_problems(path)]
-    return Dataset(train, validation, tests, MarkedAnswer(data.marker))
+    return Dataset(train, validation, tests, MarkedAnswer(data.marker, data.exact))
 
 
 def _formatted(problem: Problem, data: JsonLines) -> Problem:
