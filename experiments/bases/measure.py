@@ -49,7 +49,7 @@ def accuracy(model: Any, tokenizer: Any, problems: int = 20, samples: int = 4) -
             asked,
             sampler=sampler,
             tokenizer=tokenizer,
-            verifier=MarkedAnswer(ANSWER_MARKER),
+            verifier=MarkedAnswer(ANSWER_MARKER, exact=True),
             samples=samples,
             settings=Sampling(max_tokens=64),
             seed=0,

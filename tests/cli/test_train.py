@@ -22,6 +22,7 @@ from upge.cli import train as train_cli
 from upge.common.config import build
 from upge.models.tiny import build_tokenizer
 from upge.tasks.synthetic import ALPHABET
+from upge.training import config
 from upge.training.config import RunConfig
 
 
@@ -130,7 +131,18 @@ def test_a_run_without_a_name_is_called_after_its_algorithms(run: Run, tmp_path:
     assert "\nname: mine\n" in run("train", config, "--dry-run").out
 
 
-SMALL = ("--steps", 3, "--questions", 4, "--rollouts", 2, "--max-tokens", 24, "--lr", "1e-2")
+SMALL = (
+    "--steps",
+    3,
+    "--prompts-per-step",
+    4,
+    "--group-size",
+    2,
+    "--max-tokens",
+    24,
+    "--lr",
+    "1e-2",
+)
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
@@ -254,12 +266,12 @@ def test_an_interrupted_run_goes_on(
         cut = run(*command, *often, "--out", tmp_path / "cut")
     (folder,) = (tmp_path / "cut").iterdir()
     assert cut.code == 130 and cut.out == ""
-    sentence = "Interrupted at step 4 of 5; the same command goes on from the last checkpoint in"
+    sentence = "Interrupted at step 4 of 5; rerun the command: it resumes from step 4 in"
     assert f"{sentence} {folder}" in cut.err
     assert not (folder / "result.json").exists()
     again = run(*command, *often, "--out", tmp_path / "cut")
     assert again.code == 0 and again.out == whole.out.replace("/whole/", "/cut/")
-    assert "step 3/5: " in again.err and "step 2/5: " not in again.err
+    assert "step 5/5: " in again.err and "step 4/5: " not in again.err
     (uninterrupted,) = (tmp_path / "whole").iterdir()
     assert metrics_of(folder) == metrics_of(uninterrupted)
     for name, tensor in load_file(uninterrupted / "policy" / "model.safetensors").items():
@@ -294,6 +306,108 @@ def test_progress(
     for text in shown:
         assert text in done.err
     assert shown or "reward" not in done.err
+
+
+# ------------------------------------------------------------------------------------- other code
+
+
+@pytest.fixture
+def by_other_code(
+    run: Run, tmp_path: Path, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[tuple[Any, ...], Path]]:
+    """Make a run by other code, to its end or to some step: the command, and its folder."""
+
+    def make(until: int | None = None) -> tuple[tuple[Any, ...], Path]:
+        data, out = sums(tmp_path / "sums.jsonl"), tmp_path / "runs"
+        command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL, "--out", out)
+        shown = train_cli._numbers
+
+        def interrupt(metrics: dict[str, Any]) -> str:
+            if metrics["step"] == until:
+                raise KeyboardInterrupt
+            return shown(metrics)
+
+        with monkeypatch.context() as patch:
+            today = config._loop_code(config._ENGINE_MODULES)
+            patch.setattr(config, "_loop_code", lambda _: today | {"upge.advantage": "old"})
+            patch.setattr(train_cli, "_numbers", interrupt)
+            assert run(*command).code == (0 if until is None else 130)
+        (folder,) = out.iterdir()
+        return command, folder
+
+    return make
+
+
+def test_what_other_code_made_is_not_taken_for_todays(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code()
+    kept = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    done = run(*command)
+    (new,) = set((tmp_path / "runs").iterdir()) - {old}
+    sentence = (
+        f"{old} (finished) is this run by other code: upge.advantage; training anew in {new} "
+        "(--keep takes the old one)\n"
+    )
+    assert done.code == 0 and sentence in done.err
+    assert done.out.startswith("sft, seed 0: 3 steps; ") and str(new) in done.out
+    assert metrics_of(new) == metrics_of(old)
+    assert {path: path.read_bytes() for path in kept} == kept
+    again = run(*command)
+    assert again.out == done.out.replace("3 steps", "finished before") and again.err == ""
+
+
+def test_what_other_code_made_can_be_kept(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code()
+    done = run(*command, "--keep")
+    assert done.code == 0 and f"{old} (finished) is this run by other code" in done.err
+    assert done.out.startswith("sft, seed 0: finished before by other code (upge.advantage); ")
+    assert str(old) in done.out and list((tmp_path / "runs").iterdir()) == [old]
+
+
+def test_what_other_code_began_can_be_kept_and_stays_of_both(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code(until=2)
+    done = run(*command, "--keep")
+    assert done.code == 0 and f"{old} (left after step 2) is this run by other code" in done.err
+    assert done.out.startswith("sft, seed 0: 3 steps begun by other code (upge.advantage); ")
+    assert list((tmp_path / "runs").iterdir()) == [old]
+    assert [m["step"] for m in metrics_of(old)] == [1, 2, 3]
+    assert json.loads((old / "code.json").read_text())["code"]["upge.advantage"] == (
+        "several versions"
+    )
+    anew = run(*command)
+    assert anew.code == 0 and "training anew" in anew.err
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_changed_module_is_noticed(tmp_path: Path) -> None:
+    """From end to end, in a copy of the package: a comment changes nothing, a statement does."""
+    root = Path(train_cli.__file__).parents[2]
+    shutil.copytree(root / "upge", tmp_path / "upge", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "upge" / "advantage.py"
+    command = ("train", "-a", "sft", "--steps", 1, "--set", "evaluation.every=null", "--set")
+    command = (*command, "evaluation.test_samples=null", "--set", "data.supply.problems=60")
+
+    def train() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "upge.cli", *map(str, command)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert "sft, seed 0: 1 steps; " in train().stdout
+    module.write_text("# A comment.\n" + module.read_text(encoding="utf-8"), encoding="utf-8")
+    assert "sft, seed 0: finished before; " in train().stdout
+    module.write_text(module.read_text(encoding="utf-8") + "\nUNUSED = 1\n", encoding="utf-8")
+    changed = train()
+    assert "is this run by other code: upge.advantage; training anew" in changed.stderr
+    assert "sft, seed 0: 1 steps; " in changed.stdout
 
 
 # -------------------------------------------------------------------------------- records and logs
@@ -365,11 +479,46 @@ def test_metrics_that_were_changed(
     whole = metrics_of(folder)
     changed = [*whole[:2], whole[2] | {"validation": value}]
     write(folder / "metrics.jsonl", changed)
-    again = run(*command)  # the validation before it is the last one known
-    assert again.code == 0 and again.out == line.replace("3 steps", "finished before"), again.err
+    again = run(*command)
+    assert again.code == 2 and again.out == "" and again.err.count("\n") == 1, again.err
+    assert (
+        f"upge: {folder / 'metrics.jsonl'}: isn't what the run wrote; restore it, or" in again.err
+    )
     (folder / "result.json").unlink()
     assert run(*command).out == line
     assert metrics_of(folder) == whole
+
+
+@pytest.mark.parametrize("how", ["empty", "changed", "gone"])
+@pytest.mark.parametrize(
+    "name", ["policy/model.safetensors", "policy/tokenizer.json", "evaluation/sums.parquet"]
+)
+def test_files_that_are_not_what_a_finished_run_wrote(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], name: str, how: str
+) -> None:
+    """As a power failure leaves them: there, and empty."""
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole = (folder / name).read_bytes()
+    if how == "gone" and len(list((folder / name).parent.iterdir())) > 1:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(b"" if how != "changed" else bytes([whole[0] ^ 1]) + whole[1:])
+    done = run(*command)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert f"upge: {folder / name}: isn't what the run wrote; restore it, or delete" in done.err
+    (folder / "result.json").unlink()
+    assert run(*command).out == line
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_policy_that_was_deleted_to_free_space_misleads_nobody(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...]
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(folder / "policy")
+    assert run(*command).out == line.replace("3 steps", "finished before")
 
 
 @pytest.mark.parametrize("name", ["policy", "evaluation", "result.json"])
@@ -458,7 +607,8 @@ def test_a_dry_run_that_does_not_fit_says_so_by_its_code(run: Run) -> None:
         (["-a", "grpp"], "unknown algorithm 'grpp'; did you mean 'grpo'?"),
         (["-a", "sft", "--lr", "-1"], "stages.0.lr: got -1"),
         (["-a", "sft", "--steps", "0"], "stages.0.steps: got 0"),
-        (["-a", "grpo", "--rollouts", "1"], "stages.0: rollouts: got 1, but grpo compares"),
+        (["-a", "grpo", "--prompts-per-step", "0"], "stages.0.prompts_per_step: got 0"),
+        (["-a", "grpo", "--rollouts", "1"], "stages.0: group_size: got 1, but grpo compares"),
         (["-a", "sft", "--set", "stages.0.lrr=1"], "did you mean 'stages.0.lr'?"),
         (["-a", "sft", "--set", "lr"], "--set lr: wanted KEY=VALUE"),
         (["nowhere.yaml"], "nowhere.yaml: can't be read"),
@@ -470,6 +620,51 @@ def test_what_cannot_be_trained(run: Run, arguments: list[str], sentence: str) -
     done = run("train", *arguments, "--dry-run")
     assert done.code == 2 and done.out == ""
     assert done.err.startswith("upge: ") and sentence in done.err and done.err.count("\n") == 1
+
+
+def test_a_run_without_any_reward_ends_with_a_hint(
+    run: Run, tmp_path: Path, reader: Path, speller: Path
+) -> None:
+    data, out = sums(tmp_path / "sums.jsonl"), tmp_path / "runs"
+    for algorithm, hints in (("grpo", 1), ("hpt", 1), ("sft", 0)):
+        command = ("train", "-a", algorithm, "--model", reader, "--data", data, *SMALL, "-q")
+        done = run(*command, "--out", out)
+        assert done.code == 0 and done.err.count("Hint: the reward was 0 in all 3 steps") == hints
+    easy = write(
+        tmp_path / "easy.jsonl", [{"problem": "ab"[i % 2] * i, "answer": "a"} for i in range(1, 9)]
+    )
+    command = ("train", "-a", "grpo", "--model", speller, "--data", easy, *SMALL, "--out", out)
+    options = ("--max-tokens", 6, "--set", "data.marker='='", "--set", "data.prompt='{problem}'")
+    done = run(*command, *options)
+    assert done.code == 0 and "Hint" not in done.err, done.err
+
+
+def test_a_run_that_is_refused_leaves_no_folder(run: Run, tmp_path: Path, reader: Path) -> None:
+    data, out = sums(tmp_path / "sums.jsonl", solution=False), tmp_path / "new" / "runs"
+    command = ("train", "-a", "hpt", "--model", reader, "--data", data, *SMALL, "--out", out)
+    done = run(*command)
+    assert done.code == 2 and "no training problem has one; add solutions" in done.err
+    assert not (tmp_path / "new").exists()
+    out.mkdir(parents=True)
+    assert run(*command).code == 2 and not list(out.iterdir())
+
+
+@pytest.mark.parametrize("where", ["out", "model", "data"])
+def test_a_path_that_is_no_utf8_is_refused_at_once(
+    run: Run, tmp_path: Path, reader: Path, where: str
+) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    data, model, out = sums(tmp_path / "sums.jsonl"), reader, tmp_path / "runs"
+    if where == "model":
+        model = Path(shutil.copytree(reader, strange))
+    elif where == "data":
+        data = Path(shutil.copy(data, strange))
+    else:
+        out = strange
+    done = run("train", "-a", "sft", "--model", model, "--data", data, *SMALL, "--out", out)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert "/caf\\udce9" in done.err and "': isn't UTF-8; choose another path" in done.err
+    assert not out.exists() or not list(out.iterdir())
 
 
 @pytest.mark.parametrize(

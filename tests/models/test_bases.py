@@ -198,6 +198,12 @@ def test_a_rate_that_is_too_high_is_named() -> None:
         pretrain(dataclasses.replace(MINUTE, steps=50, adam_lr=1e30, muon_lr=1e30, warmup=1))
 
 
+def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UpgeError, match=r"torch\.optim\.Muon, .* install torch 2\.9 or newer"):
+        pretrain(MINUTE)
+
+
 # --------------------------------------------------------------------------------------- measuring
 
 

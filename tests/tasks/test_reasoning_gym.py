@@ -18,11 +18,11 @@ if not available("reasoning_gym"):
     pytest.skip("reasoning_gym is not installed", allow_module_level=True)
 
 from upge.tasks import grading_reasoning_gym, reasoning_gym
-from upge.tasks.grading import Settings
+from upge.tasks.confined import Settings
 from upge.tasks.problem import Problem
 from upge.tasks.reasoning_gym import WORD_PROBLEMS, ScoredAnswer, load
 
-SETTINGS = Settings(workers=1, library="reasoning_gym")
+SETTINGS = Settings(workers=1)
 
 #: Those whose answers the library evaluates, by ``eval`` and by ``parse_expr``, and others.
 BY_EVAL = ("binary_matrix", "spiral_matrix", "string_insertion", "n_queens")

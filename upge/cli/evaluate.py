@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,6 +43,9 @@ if TYPE_CHECKING:
 #: Responses or problems, at most: more is a typing error, and more than any memory holds.
 _MOST = 1_000_000
 
+#: Modules that determine a response and its reward, with all that they import.
+_CODE = ("upge.evaluation.run", "upge.evaluation.suites", "upge.models.pretrained", "upge.rollouts")
+
 #: Responses to each problem of a suite that is no benchmark, where none are asked for.
 _SAMPLES = 8
 
@@ -67,6 +69,9 @@ Form = Annotated[
     Format, typer.Option("--format", help="auto is a table in a terminal, JSON in a pipe.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let Python code that comes with MODEL run.")
+]
 
 
 def _of(panel: str, *names: str, **options: Any) -> Any:
@@ -187,6 +192,7 @@ class EvalArgs:
             "--keep", help="Take responses with the same settings though other code made them."
         ),
     ] = False
+    trust_remote_code: Trust = False
     form: Form = Format.AUTO
 
 
@@ -228,10 +234,12 @@ def evaluate(args: EvalArgs) -> None:
     for module in ("pydantic", "yaml", "pyarrow"):
         require(module, "train")
     from upge.evaluation.folder import is_evaluation
+    from upge.models.pretrained import trusting_remote_code
 
     held = is_evaluation(Path(model))
     _check_options(args, held)
-    (_show_evaluation if held else _evaluate)(args, model)
+    with trusting_remote_code(args.trust_remote_code):
+        (_show_evaluation if held else _evaluate)(args, model)
 
 
 #: Options that say nothing of benchmarks.
@@ -379,7 +387,9 @@ def _read(args: EvalArgs, given: str) -> _Evaluation:
 
 def code_of_evaluation() -> dict[str, str]:
     """What identifies the code that samples and grades: responses by other code are not taken."""
-    return {"upge": version("upge")}
+    from upge.common.code import code_of, versions
+
+    return code_of(*_CODE) | versions("torch", "transformers", "vllm")
 
 
 def _default_folder(
@@ -416,7 +426,6 @@ def _suites(
 ) -> tuple[list[Suite], Verifier, dict[str, str]]:
     """The suites, what grades them, and how a problem becomes a prompt where that can be chosen."""
     from upge.evaluation.suites import default_template, make_suite, read_benchmarks, split_names
-    from upge.tasks.grading import Settings
     from upge.tasks.math_verifier import BoxedAnswer
     from upge.tasks.problem import load_problems
     from upge.tasks.templates import prompt
@@ -428,13 +437,11 @@ def _suites(
     if own and args.data is None and not (args.benchmarks or own.test_sets):
         raise UpgeError(_UNTESTED)
     if args.benchmarks or (own and args.data is None):
-        require("math_verify", "math")
         template = args.template or (own.template if own else default_template(tokenizer))
         names = split_names(args.benchmarks or (own.test_sets if own else ()))
         suites = read_benchmarks(names, template, tokenizer, args.samples, args.limit)
-        verifier = BoxedAnswer(Settings(own.answer_seconds)) if own else BoxedAnswer()
         about = {"template": template, "prompt": prompt("«problem»", template, tokenizer)}
-        return suites, verifier, about
+        return suites, BoxedAnswer(), about
     if args.data is not None:
         data = data if isinstance(data, JsonLines) else JsonLines(kind="jsonl", train="")
         texts = {"prompt": args.prompt, "marker": args.marker}
@@ -661,6 +668,7 @@ def sample(
         int | None, typer.Option(min=1, help="The longest response. Default: the run's, or 64.")
     ] = None,
     seed: Seed = 0,
+    trust_remote_code: Trust = False,
     form: Form = Format.AUTO,
 ) -> None:
     """Print a model's responses to prompts, with their log-probabilities.
@@ -668,34 +676,36 @@ def sample(
     log π is the sum over a response's tokens, at the sampling temperature (at 1 if that is 0) and
     before --top-p. A prompt is taken as it is, without the template that a run may have.
     """
-    from upge.models.pretrained import load_config, load_tokenizer
+    from upge.models.pretrained import load_config, load_tokenizer, trusting_remote_code
     from upge.rollouts import Sampling, derive_seed
     from upge.tasks.encoding import check_vocabulary, encode
 
     name, config = _run(model)
     settings = Sampling(max_tokens or _max_tokens(config, None), temperature, top_p)
-    tokenizer = load_tokenizer(name)
-    ids = [encode(tokenizer, prompt) for prompt in prompts]
-    check_vocabulary(ids, load_config(name))
-    tokenizer, sampler = _load(
-        name,
-        "transformers",
-        "float32",
-        rows=len(ids) * samples,
-        group=samples,
-        length=max(map(len, ids), default=0) + settings.max_tokens,
-    )
+    with trusting_remote_code(trust_remote_code):
+        tokenizer = load_tokenizer(name)
+        ids = [encode(tokenizer, prompt) for prompt in prompts]
+        check_vocabulary(ids, load_config(name))
+        tokenizer, sampler = _load(
+            name,
+            "transformers",
+            "float32",
+            rows=len(ids) * samples,
+            group=samples,
+            length=max(map(len, ids), default=0) + settings.max_tokens,
+        )
     seeds = [derive_seed(seed, "sample", place) for place in range(len(prompts))]
+    rollouts = sampler(ids, samples, settings, seeds)
     rows = [
         {
             "prompt": prompts[i // samples],
-            "response": tokenizer.decode(tokens[mask], skip_special_tokens=True),
+            "response": text,
             "tokens": int(mask.sum()),
             "log π": logp[mask].sum().item(),
             "finished": bool(finished),
         }
-        for i, (tokens, mask, logp, finished) in enumerate(
-            zip(*sampler(ids, samples, settings, seeds), strict=True)
+        for i, (text, mask, logp, finished) in enumerate(
+            zip(rollouts.texts(tokenizer), *rollouts[1:], strict=True)
         )
     ]
     show(rows, {"model": model, "temperature": temperature, "top_p": top_p, "seed": seed}, form)

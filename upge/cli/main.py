@@ -51,7 +51,7 @@ def claims(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one sentence and exit code 2."""
+    """Run the command line; a mistake of the user ends with one sentence and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # formulas, on terminals that lack the letters
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """The command; an output that can't be written, as to a full disk, is the user's to mend."""
+    """Run the command; an output that can't be written, as to a full disk, is a sentence too."""
     try:
         try:
             with oom_error():

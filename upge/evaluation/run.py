@@ -137,8 +137,7 @@ class Evaluator:
                     "anew with a lower lr, or take another policy"
                 )
             lengths = rollouts.mask.sum(1).tolist()
-            ids = [row[:n].tolist() for row, n in zip(rollouts.tokens, lengths, strict=True)]
-            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts = rollouts.texts(self.tokenizer)
             for row, one in enumerate(zip(texts, lengths, rollouts.finished.tolist(), strict=True)):
                 sampled[row // count].append(one)
         return sampled

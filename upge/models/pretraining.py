@@ -167,6 +167,11 @@ def optimizers(model: Any, muon_lr: float, adam_lr: float) -> list[torch.optim.O
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.dim() == 2 and "embed" not in n)]
+    if not hasattr(torch.optim, "Muon"):
+        raise UpgeError(
+            f"pre-training takes torch.optim.Muon, which torch {torch.__version__} lacks; install "
+            "torch 2.9 or newer"
+        )
     return [
         torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
@@ -183,7 +188,7 @@ def pretrain(
         progress: called after each step with its number, from 1, and loss.
 
     Raises:
-        UpgeError: the loss is not finite.
+        UpgeError: the loss is not finite, or torch is older than 2.9.
     """
     tokenizer = build_tokenizer(ALPHABET)
     model = build_model(

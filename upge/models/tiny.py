@@ -16,8 +16,8 @@ PAD, EOS = "<pad>", "<eos>"
 
 def build_tokenizer(alphabet: str) -> Any:
     """A tokenizer that takes each character of ``alphabet`` for a token, after PAD and EOS."""
-    tokenizers = require("tokenizers", "lm")
-    transformers = require("transformers", "lm")
+    tokenizers = require("tokenizers", "train")
+    transformers = require("transformers", "train")
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, *alphabet])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=PAD))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
@@ -48,7 +48,7 @@ def build_model(
         feed_forward: width of the feed-forward layers; 4 H if not given.
         positions: the longest sequence, in tokens.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     config = transformers.Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=hidden,

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from upge.common.errors import UpgeError, unknown
 from upge.common.optional import require
-from upge.tasks.grading import Settings, Verdict, compare
+from upge.tasks.answers import final_part
+from upge.tasks.confined import Settings, compare
 from upge.tasks.problem import Problem, worked
 from upge.tasks.synthetic import Split
-from upge.tasks.verifier import MarkedAnswer
 from upge.tasks.word_problems import PARTS, TASKS, TEMPLATES, suite
 
 WORD_PROBLEMS = "word_problems"
@@ -167,12 +167,15 @@ class ScoredAnswer:
     settings: Settings
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[float]:
-        read = MarkedAnswer(self.marker).answer
-        answers = {i: read(response) for i, response in enumerate(responses)}
+        answers = {i: self._answer(response) for i, response in enumerate(responses)}
         pairs = {
             i: (self.sealed[problems[i].prompt, problems[i].answer], answer)
             for i, answer in answers.items()
             if answer and len(answer) <= _LONGEST
         }
         verdicts = dict(zip(pairs, compare(list(pairs.values()), self.settings), strict=True))
-        return [float(verdicts.get(i) is Verdict.RIGHT) for i in range(len(responses))]
+        return [float(verdicts.get(i) == "right") for i in range(len(responses))]
+
+    def _answer(self, response: str) -> str:
+        _, marker, answer = final_part(response).rpartition(self.marker)
+        return answer.strip() if marker else ""

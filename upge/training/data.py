@@ -10,13 +10,12 @@ from string import Formatter
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.common.optional import require
 from upge.models.pretrained import load_tokenizer
 from upge.tasks import reasoning_gym
 from upge.tasks.benchmarks import UNSEEN, load
+from upge.tasks.confined import Settings
 from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic
-from upge.tasks.grading import Settings
 from upge.tasks.lengths import within
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, load_problems
@@ -37,7 +36,6 @@ def load_dataset(config: RunConfig) -> Dataset:
 
 
 def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
-    require("math_verify", "math")  # which the first answer may need only hours later
     tokenizer = load_tokenizer(config.model)
     tests = {Path(name).stem: load(name) for name in data.test_sets}
     if data.validation_set is None:
@@ -52,7 +50,7 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
         prompt=data.max_prompt,
         demonstration=config.max_tokens if config.long_demonstrations == "drop" else None,
     )
-    verifier = BoxedAnswer(Settings(data.answer_seconds))
+    verifier = BoxedAnswer()
     wrong: Counter[str] = Counter()
     if data.wrong_demonstrations == "drop":
         train, wrong = right(train, verifier)
@@ -147,9 +145,7 @@ def _reasoning_gym(data: ReasoningGym, config: RunConfig) -> Dataset:
     kept = [problem for problem in train if problem.prompt not in held]
     if not kept:
         raise UpgeError("data.train: all of its problems are validated or tested on too; take more")
-    verifier = reasoning_gym.ScoredAnswer(
-        data.marker, sealed, Settings(data.answer_seconds, library="reasoning_gym")
-    )
+    verifier = reasoning_gym.ScoredAnswer(data.marker, sealed, Settings(data.answer_seconds))
     shown, wrong = right(kept, verifier)
     dropped = Counter({"the same as one that is validated or tested on": len(train) - len(kept)})
     return Dataset(
@@ -199,7 +195,7 @@ def _json_lines(data: JsonLines) -> Dataset:
     if data.test is not None:
         path = Path(data.test)
         tests[path.stem] = [_formatted(problem, data) for problem in load_problems(path)]
-    return Dataset(train, validation, tests, MarkedAnswer(data.marker))
+    return Dataset(train, validation, tests, MarkedAnswer(data.marker, data.exact))
 
 
 def _formatted(problem: Problem, data: JsonLines) -> Problem:
