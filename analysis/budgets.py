@@ -1,27 +1,25 @@
-"""What methods reach with a budget of compute: validations read off at it, tests that fit into it.
+"""What methods reach within a budget of compute, from validation curves and whole trainings.
 
-With a constant learning rate the first part of a run is the shorter run, so that a validation curve
-tells what every smaller budget buys. A pipeline's stages have fixed lengths: of its run only the
-end is what a budget buys.
+With a constant learning rate the beginning of a run is the shorter run, so that a validation curve
+tells what every smaller budget buys. A pipeline's stages have fixed lengths: only its end counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs
+from analysis.run import Runs
 from analysis.statistics import DRAWS, Array, Estimate, Scores
 
 #: Ends the name of a longer training of the method that the rest names.
 LONGER = "_long"
 
-#: Two trainings are at equal compute where neither takes more than so many times the other's.
+#: Two trainings are at equal compute if neither takes more than this factor times the other's.
 ALIKE = 4 / 3
 
 
@@ -30,58 +28,20 @@ def family(method: str) -> str:
     return method.removesuffix(LONGER)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Results of trainings of one method, by the compute that they took.
+class Curve(NamedTuple):
+    """Results of trainings of one method over the compute that they took.
 
-    Args:
-        method: as its runs are named.
-        flops: (K,) of sampling and training, ascending; means over seeds.
-        by_seed: (S, K) accuracies.
+    Attributes:
+        method: the runs' name.
+        start: the least FLOPs, of sampling and training, with a result.
+        end: FLOPs of the whole training, mean over seeds.
+        at: the result at a budget.
     """
 
     method: str
-    flops: Array
-    by_seed: Array
-
-    @property
-    def start(self) -> float:
-        """The least compute with a result."""
-        return float(self.flops[0])
-
-    @property
-    def end(self) -> float:
-        """The whole training's."""
-        return float(self.flops[-1])
-
-    def at(self, flops: float) -> Estimate:
-        """Interpolated in compute, seed by seed; the last result beyond the end."""
-        values = np.array([np.interp(flops, self.flops, own) for own in self.by_seed])
-        return Scores(values, np.zeros(DRAWS), 0).estimate(self.method)
-
-
-@dataclass(frozen=True)
-class Point:
-    """The result of whole trainings.
-
-    Args:
-        method: as its runs are named.
-        end: FLOPs of sampling and training, mean over seeds.
-        estimate: what was measured.
-    """
-
-    method: str
+    start: float
     end: float
-    estimate: Estimate
-
-    @property
-    def start(self) -> float:
-        """The same as the end."""
-        return self.end
-
-    def at(self, flops: float) -> Estimate:
-        """The result, whatever the budget."""
-        return self.estimate
+    at: Callable[[float], Estimate]
 
 
 class Reading(NamedTuple):
@@ -92,99 +52,102 @@ class Reading(NamedTuple):
     estimate: Estimate
 
 
-def within(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+def within(curves: Iterable[Curve], budget: float) -> dict[str, Reading]:
     """What each method reaches with at most ``budget`` FLOPs, by :func:`family`.
 
-    It is read off the shortest training that the budget doesn't exceed, or else is the end of the
-    longest. Methods of which nothing is known at so small a budget are left out.
+    It is read off the shortest training that the budget doesn't exceed, or is the end of the
+    longest. Methods without a result at so small a budget are left out.
     """
-    found = {}
-    for name, own in _families(curves).items():
-        known = [curve for curve in own if curve.start <= budget]
-        if known:
-            found[name] = _read(next((c for c in known if c.end >= budget), known[-1]), budget)
-    return found
+    readings = {}
+    for name, members in _families(curves).items():
+        started = [curve for curve in members if curve.start <= budget]
+        if started:
+            curve = next((c for c in started if c.end >= budget), started[-1])
+            readings[name] = _read(curve, budget)
+    return readings
 
 
-def near(curves: Iterable[Curve | Point], budget: float) -> dict[str, Reading]:
+def near(curves: Iterable[Curve], budget: float) -> dict[str, Reading]:
     """What each method reaches with ``budget`` FLOPs, or about as many, by :func:`family`.
 
-    It is read off a training that passes the budget, or else is the end of the one that ends
-    nearest to it, if that is within :data:`ALIKE`. Other methods are left out.
+    It is read off a training that passes the budget, or is the end of the one that ends nearest to
+    it, if that is within :data:`ALIKE`. Other methods are left out.
     """
-    found = {}
-    for name, own in _families(curves).items():
-        passing = [curve for curve in own if curve.start <= budget <= curve.end]
-        nearest = min(own, key=lambda curve: _times(curve, budget))
+    readings = {}
+    for name, members in _families(curves).items():
+        passing = [curve for curve in members if curve.start <= budget <= curve.end]
+        nearest = min(members, key=lambda curve: _factor(curve, budget))
         if passing:
-            found[name] = _read(passing[0], budget)
-        elif _times(nearest, budget) <= ALIKE:
-            found[name] = _read(nearest, nearest.end)
-    return found
+            readings[name] = _read(passing[0], budget)
+        elif _factor(nearest, budget) <= ALIKE:
+            readings[name] = _read(nearest, nearest.end)
+    return readings
 
 
-def _times(curve: Curve | Point, budget: float) -> float:
+def _factor(curve: Curve, budget: float) -> float:
     """By which factor its end and the budget differ; infinite for what took no compute."""
     return max(curve.end / budget, budget / curve.end) if curve.end else math.inf
 
 
-def _families(curves: Iterable[Curve | Point]) -> dict[str, list[Curve | Point]]:
-    found: dict[str, list[Curve | Point]] = {}
+def _families(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
+    families: dict[str, list[Curve]] = {}
     for curve in sorted(curves, key=lambda curve: curve.end):
-        found.setdefault(family(curve.method), []).append(curve)
-    return found
+        families.setdefault(family(curve.method), []).append(curve)
+    return families
 
 
-def _read(curve: Curve | Point, budget: float) -> Reading:
+def _read(curve: Curve, budget: float) -> Reading:
     return Reading(curve.method, min(budget, curve.end), curve.at(budget))
 
 
-def is_pipeline(runs: Runs, method: str) -> bool:
-    """Whether its training has several stages."""
-    return any(len(run.config["stages"]) > 1 for run in runs.of(method))
+def interpolated(method: str, flops: Array, by_seed: Array) -> Curve:
+    """Accuracies (S, K) over FLOPs (K,), interpolated seed by seed; the last one beyond the end."""
+
+    def at(budget: float) -> Estimate:
+        values = np.array([np.interp(budget, flops, row) for row in by_seed])
+        return Scores(values, np.zeros(DRAWS), 0).estimate(method)
+
+    return Curve(method, float(flops[0]), float(flops[-1]), at)
 
 
 def validations(runs: Runs) -> list[Curve]:
-    """The validation curve of every method; of a pipeline its end alone."""
+    """The validation curve of every method; for a pipeline its end alone."""
     metrics = runs.metrics()
     if not {"validation", "flops"} <= set(metrics):
         return []
     metrics = metrics.sort_values(["method", "seed", "step"])
     metrics["spent"] = metrics.groupby(["method", "seed"])["flops"].cumsum()
     validated = metrics.dropna(subset=["validation", "spent"])
-    return [
-        _curve(str(method), own, is_pipeline(runs, str(method)))
-        for method, own in validated.groupby("method", sort=False)
-    ]
+    curves = []
+    for method, rows in validated.groupby("method", sort=False):
+        values = rows.pivot(index="seed", columns="step", values="validation").dropna(axis=1)
+        spent = rows.pivot(index="seed", columns="step", values="spent")[values.columns].mean()
+        pipeline = any(len(run.config["stages"]) > 1 for run in runs.of(str(method)))
+        kept = slice(-1 if pipeline else 0, None)
+        curves.append(interpolated(str(method), spent.to_numpy()[kept], values.to_numpy()[:, kept]))
+    return curves
 
 
-def _curve(method: str, own: pd.DataFrame, pipeline: bool) -> Curve:
-    """Over the steps that all seeds have."""
-    values = own.pivot(index="seed", columns="step", values="validation").dropna(axis=1)
-    spent = own.pivot(index="seed", columns="step", values="spent")[values.columns].mean()
-    first = -1 if pipeline else 0
-    return Curve(method, spent.to_numpy()[first:], values.to_numpy()[:, first:])
-
-
-def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Point]:
-    """What was measured of whole trainings; one that has no steps took no compute.
+def points(estimates: Mapping[str, Estimate], spent: pd.DataFrame) -> list[Curve]:
+    """Results of whole trainings, at their compute alone; one without steps took none.
 
     Args:
         estimates: by method.
-        spent: what each method's training took, as :func:`analysis.accuracy.costs.costs` gives it.
+        spent: costs of training, from :func:`analysis.accuracy.costs.costs`.
     """
     flops: Mapping[str, float] = spent["flops"].to_dict()
-    return [Point(method, flops.get(method, 0.0), e) for method, e in estimates.items()]
+    ends = {method: flops.get(method, 0.0) for method in estimates}
+    return [Curve(m, ends[m], ends[m], lambda _, e=e: e) for m, e in estimates.items()]  # type: ignore[misc]
 
 
-def budgets(curves: Sequence[Curve | Point], an_octave: int) -> list[float]:
-    """Budgets that span curves: so many to a doubling, at powers of 2.
+def budgets(curves: Sequence[Curve], per_octave: int) -> list[float]:
+    """Budgets that span curves at powers of 2, ``per_octave`` of them to a doubling.
 
-    From the least at which anything trained is known to the first that is enough for all.
+    From the least with a result of a training to the first that is enough for all.
     """
     starts = [curve.start for curve in curves if curve.start > 0]
     if not starts:
         return []
-    low = math.ceil(an_octave * math.log2(min(starts)))
-    high = math.ceil(an_octave * math.log2(max(curve.end for curve in curves)))
-    return [2 ** (i / an_octave) for i in range(low, high + 1)]
+    low = math.ceil(per_octave * math.log2(min(starts)))
+    high = math.ceil(per_octave * math.log2(max(curve.end for curve in curves)))
+    return [2 ** (i / per_octave) for i in range(low, high + 1)]

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import comb
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from analysis.run import PROBLEM
 from analysis.statistics import corrected
 from upge.common.errors import UpgeError
-from upge.evaluation.metrics import exclusive_solves
 
 #: The level column's value for all levels together.
 ALL = "all"
@@ -39,28 +35,46 @@ def mcnemar(alone: int, other: int) -> float:
 def exclusive(answers: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Exclusive solves of pairs of methods, seed by seed and level by level.
 
-    A problem is solved where more than half of its samples are right
-    (:func:`upge.evaluation.metrics.solved`).
+    A problem is solved if more than half of its samples are correct, as in
+    :func:`upge.evaluation.metrics.solved`.
 
     Args:
-        answers: as :meth:`analysis.runs.Runs.answers` gives them.
+        answers: from :meth:`analysis.runs.Runs.answers`.
         pairs: of methods.
 
     Returns:
-        :data:`COLUMNS`, for the seeds that both methods have. Holm's correction is for the levels
+        :data:`COLUMNS`, for the seeds that both methods have. Holm's correction covers the levels
         of a pair and seed; the test of :data:`ALL` is not one of them.
 
     Raises:
         UpgeError: methods that were tested on different problems.
     """
+    if not len(answers):
+        return pd.DataFrame(columns=list(COLUMNS))
+    solved = answers.assign(solved=2 * answers["right"] > answers["samples"])
+    table = solved.pivot(index=list(PROBLEM), columns=["method", "seed"], values="solved")
     rows = []
     for method, other in pairs:
-        first, second = _by_seed(answers, method), _by_seed(answers, other)
-        for seed in sorted(first.keys() & second.keys()):
-            _check_same_problems(method, other, first[seed], second[seed])
-            counts = _by_level(first[seed], second[seed])
-            rows += [(method, other, seed, *row) for row in with_tests(counts)]
+        for seed in sorted(_seeds(table, method) & _seeds(table, other)):
+            both = table[[(method, seed), (other, seed)]].dropna(how="all")
+            if both.isna().any(axis=None):
+                raise UpgeError(
+                    f"{method} and {other} were tested on different problems; delete the runs of "
+                    "one and make them again"
+                )
+            rows += [(method, other, seed, *row) for row in with_tests(_by_level(both))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _seeds(table: pd.DataFrame, method: str) -> set[int]:
+    return {int(seed) for name, seed in table.columns if name == method}
+
+
+def _by_level(both: pd.DataFrame) -> dict[int, tuple[int, int, int]]:
+    """Problems, and those that either of two methods solves alone."""
+    a, b = (both.iloc[:, i].astype(bool) for i in (0, 1))
+    counts = pd.DataFrame({"problems": 1, "a": a & ~b, "b": b & ~a}).groupby("level").sum()
+    return {int(level): (int(n), int(x), int(y)) for level, n, x, y in counts.itertuples()}
 
 
 def with_tests(
@@ -68,49 +82,7 @@ def with_tests(
 ) -> list[tuple[object, int, int, int, float, float]]:
     """Level, problems, both exclusive counts, p and corrected p; :data:`ALL` after the levels."""
     p_values = [mcnemar(b, c) for _, b, c in counts.values()]
-    rows = [
-        (level, *count, p, holm)
-        for (level, count), p, holm in zip(
-            counts.items(), p_values, corrected(p_values), strict=True
-        )
-    ]
+    tested = zip(counts.items(), p_values, corrected(p_values), strict=True)
+    rows = [(level, *count, p, holm) for (level, count), p, holm in tested]
     problems, alone, other = (sum(column) for column in zip(*counts.values(), strict=True))
     return [*rows, (ALL, problems, alone, other, mcnemar(alone, other), float("nan"))]
-
-
-def _by_seed(answers: pd.DataFrame, method: str) -> dict[int, pd.DataFrame]:
-    if not len(answers):
-        return {}
-    own = answers[answers["method"] == method].sort_values(list(PROBLEM))
-    return {int(seed): own[own["seed"] == seed] for seed in own["seed"].unique()}
-
-
-def _check_same_problems(method: str, other: str, a: pd.DataFrame, b: pd.DataFrame) -> None:
-    names = list(PROBLEM)
-    if not np.array_equal(a[names].to_numpy(), b[names].to_numpy()):
-        raise UpgeError(
-            f"{method} and {other} were tested on different problems; delete the runs of one and "
-            "make them again"
-        )
-
-
-def _by_level(a: pd.DataFrame, b: pd.DataFrame) -> dict[int, tuple[int, int, int]]:
-    found = exclusive_solves(_rewards(a), _rewards(b))
-    alone, other = (part.numpy() for part in found)
-    levels = a["level"].to_numpy()
-    counts = {}
-    for level in np.unique(levels):
-        own = levels == level
-        counts[int(level)] = int(own.sum()), int(alone[own].sum()), int(other[own].sum())
-    return counts
-
-
-def _rewards(answers: pd.DataFrame) -> Tensor:
-    """Rewards (P, n) with as many right ones: their order within a problem does not matter."""
-    samples = answers["samples"].unique()
-    if len(samples) != 1:
-        raise UpgeError(
-            f"samples: got {sorted(samples.tolist())} a problem in one run, wanted one number"
-        )
-    right = torch.tensor(answers["right"].to_numpy())
-    return (torch.arange(int(samples[0])) < right[:, None]).float()

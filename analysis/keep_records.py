@@ -16,10 +16,10 @@ from upge.common.errors import UpgeError
 def main(
     comparisons: Annotated[list[Path], typer.Argument(help="Comparisons, as runs/cpu/table2.")],
     out: Annotated[
-        Path, typer.Option(help="Where they go, below the profile's and the comparison's name.")
+        Path, typer.Option(help="Folder for records; they go to PROFILE/COMPARISON in it.")
     ] = Path("paper_tables/records"),
     fewer: Annotated[
-        bool, typer.Option("--fewer", help="Also where records of more runs are there.")
+        bool, typer.Option("--fewer", help="Replace records even if they hold more runs.")
     ] = False,
 ) -> None:
     """Write what tables and figures need of runs, small enough to be committed."""
@@ -41,7 +41,7 @@ def _keep(folder: Path, out: Path, *, fewer: bool) -> list[Path]:
         method, seed = min(lost)
         raise UpgeError(
             f"{kept}: holds {len(lost)} runs that {folder} lacks, as {method} of seed {seed}; make "
-            "the comparison with all seeds, or let go of them with --fewer"
+            "the comparison with all seeds, or drop them with --fewer"
         )
     return write_records(runs, kept)
 

@@ -1,8 +1,9 @@
-"""The methods of the comparison: order, groups and names in tables and figures."""
+"""Order, groups and names of methods, suites and base models in tables and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from upge.algorithms import REGISTRY
 
@@ -35,20 +36,53 @@ _TITLES = {
 }
 
 
+class Suite(NamedTuple):
+    """What readers call a synthetic suite, and what its problems ask for."""
+
+    title: str
+    task: str
+
+
+#: Facts of :mod:`upge.tasks.synthetic`.
+SUITES = {
+    "sum": Suite("addition", "+ and −"),
+    "aff": Suite("affine", "× alternating with + or −"),
+    "perm": Suite("permutation", "reversal or rotation, alternating with + or −"),
+    "cond": Suite("conditional", "+ or − by the parity of the left digit, mixed with + and −"),
+    "inv": Suite("inverse", "the start that leads to a given result"),
+    "post": Suite("postfix", "+ and − in postfix notation"),
+    "mix": Suite("mixed", "all operations"),
+    "alt": Suite("implicit", "+ and − alternating, not written out"),
+}
+
+#: What figures call the bundled base models.
+BASES = {"tiny": "main model", "tiny_weak": "weak model", "tiny_small": "small model"}
+
+
 def title(method: str) -> str:
-    """A method as tables and figures call it; its own name if it has no other."""
+    """A method as tables and figures call it; an unknown one by its name."""
     return REGISTRY[method].title if method in REGISTRY else _TITLES.get(method, method)
+
+
+def short_title(method: str) -> str:
+    """The part before a comma: the method, whatever its variant."""
+    return title(method).partition(",")[0]
+
+
+def suite_title(suite: str) -> str:
+    """A suite as tables and figures call it; an unknown one by its name."""
+    return SUITES[suite].title if suite in SUITES else suite
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
     """Methods, each once, in the order of :data:`METHODS`, then all others as they come."""
-    given = list(dict.fromkeys(methods))
-    return [m for m in METHODS if m in given] + [m for m in given if m not in METHODS]
+    names = list(dict.fromkeys(methods))
+    return [m for m in METHODS if m in names] + [m for m in names if m not in METHODS]
 
 
 def grouped(methods: Iterable[str]) -> dict[str, list[str]]:
-    """The groups that these methods fill; those in none are ``Others``."""
-    given = ordered(methods)
-    found = {name: [m for m in own if m in given] for name, own in GROUPS.items()}
-    found["Others"] = [m for m in given if m not in METHODS]
-    return {name: own for name, own in found.items() if own}
+    """The groups that these methods belong to; those without one are ``Others``."""
+    names = ordered(methods)
+    groups = {group: [m for m in members if m in names] for group, members in GROUPS.items()}
+    groups["Others"] = [m for m in names if m not in METHODS]
+    return {group: members for group, members in groups.items() if members}

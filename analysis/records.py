@@ -5,17 +5,17 @@ runs.jsonl       a line a run: folder, configuration with its key, provenance, r
 trials.jsonl     the same of the trials that learning rates were chosen by, with their validation
 selection.json   the choice
 steps.parquet    what was measured at each step of each run
-answers.parquet  right answers, samples and tokens of each test problem of each run
+answers.parquet  correct answers, samples and tokens of each test problem of each run
 
-No digit is lost: tables and figures made of records are those made of the runs, bit for bit.
+No digit is lost: tables and figures from records equal those from the runs, bit for bit.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from pydantic import BaseModel, TypeAdapter
 from analysis.run import (
     ANSWER_COLUMNS,
     STEP_COLUMNS,
-    Found,
     Run,
+    Runs,
     Trial,
-    check_accuracy,
     check_columns,
+    check_run,
 )
 from experiments.records import CHOICES
 from upge.common.errors import UpgeError
@@ -40,16 +40,18 @@ from upge.training.config import current_names
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
 _STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
+_REMEDY = "restore it, or make the comparison again, which writes its records"
+
 #: Old names of columns.
 _RENAMED = {"term_norms": "per_term_grad_norm"}
 
-_REMEDY = "restore it, or make the comparison again, which writes its records"
-
-#: What is kept of the configuration of a run that is not finished.
-_KNOWN = ("name", "seed")
+#: Measurements with hardly two equal values; all other columns are dictionary-encoded.
+_CONTINUOUS = ("entropy", "seconds", "cpu_seconds")
 
 
 class _Known(BaseModel):
+    """What is kept of the configuration of an unfinished run."""
+
     name: str
     seed: int
 
@@ -67,62 +69,33 @@ class _Unfinished(BaseModel):
     result: None
 
 
-_RUN = TypeAdapter[Any](_Finished | _Unfinished)
-_TRIAL = TypeAdapter[Any](Trial)
-
-#: Measurements of which hardly two are equal; all other columns are coded by their distinct values.
-_CONTINUOUS = ("entropy", "seconds", "cpu_seconds")
-
-
-@dataclass(frozen=True)
-class RecordedRun(Run):
-    """A run whose numbers are kept with those of others.
-
-    Args:
-        steps: its rows of ``steps.parquet``.
-        problems: its rows of ``answers.parquet``.
-    """
-
-    steps: pd.DataFrame
-    problems: pd.DataFrame
-
-    def metrics(self) -> pd.DataFrame:
-        """See :meth:`Run.metrics`."""
-        return self.steps
-
-    def answers(self) -> pd.DataFrame:
-        """See :meth:`Run.answers`."""
-        for name, accuracy in self.suites.items():
-            own = self.problems[self.problems["suite"] == name]
-            check_accuracy(own, accuracy, f"{self.path}, {name}", _REMEDY)
-        return self.problems
+_RUN, _TRIAL = TypeAdapter[Any](_Finished | _Unfinished), TypeAdapter[Any](Trial)
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether a folder holds records, and no run folders."""
+    """Whether a folder holds records rather than run folders."""
     return (folder / _RUNS).exists()
 
 
-def write_records(runs: Found, folder: Path) -> list[Path]:
-    """Write the records of runs, all or none.
+def write_records(runs: Runs, folder: Path) -> list[Path]:
+    """Write the records of runs, all files or none.
 
     Raises:
-        UpgeError: damaged runs, or a folder that can't be written to.
+        UpgeError: the folder can't be written to.
     """
-    finished = [
+    lines: list[Mapping[str, Any]] = [
         {"folder": r.path.name, "config": r.config, "starts": r.starts, "result": r.result}
         for r in runs.finished
     ]
-    unfinished = [
-        {"folder": name, "config": known and dict(zip(_KNOWN, known, strict=True)), "result": None}
-        for name, known in runs.unfinished.items()
-    ]
-    steps = _frame(((r.path.name, r.metrics()) for r in runs.finished), STEP_COLUMNS)
-    answers = _frame(((r.path.name, r.answers()) for r in runs.finished), ANSWER_COLUMNS)
+    for name, known in runs.unfinished.items():
+        config = known and {"name": known[0], "seed": known[1]}
+        lines.append({"folder": name, "config": config, "result": None})
+    steps = _frame({run.path.name: run.steps for run in runs.finished}, STEP_COLUMNS)
+    answers = _frame({run.path.name: run.answers for run in runs.finished}, ANSWER_COLUMNS)
     make_folder(folder)
     return atomic_write_all(
         {
-            folder / _RUNS: _lines([*finished, *unfinished]),
+            folder / _RUNS: _lines(lines),
             folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
             folder / _SELECTION: _lines([runs.selection]),
             folder / _STEPS: _parquet(steps),
@@ -135,9 +108,9 @@ def _lines(values: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
-def _frame(parts: Iterable[tuple[str, pd.DataFrame]], columns: Sequence[str]) -> pd.DataFrame:
+def _frame(parts: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     """The rows of all runs, each with its run's name."""
-    frames = [frame.assign(run=name) for name, frame in parts if len(frame)]
+    frames = [frame.assign(run=name) for name, frame in parts.items() if len(frame)]
     whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run"])
     return whole[["run", *(name for name in columns if name in whole)]]
 
@@ -162,56 +135,51 @@ def _leaf(table: pa.Table, name: str) -> str:
     return f"{name}.list.element" if pa.types.is_list(table.schema.field(name).type) else name
 
 
-def read_records(folder: Path) -> Found:
-    """The runs that records tell of.
+def read_records(folder: Path) -> Runs:
+    """The runs that records hold.
 
     Raises:
-        UpgeError: a file that can't be read, or files that are not of the same runs.
+        UpgeError: a file that can't be read, or files of different runs.
     """
     steps = _by_run(folder / _STEPS, ["run", "step"])
     answers = _by_run(folder / _ANSWERS, ["run", *ANSWER_COLUMNS])
-    nothing = pd.DataFrame()
+    nothing = pd.DataFrame(columns=list(ANSWER_COLUMNS))
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
     for line in _read_lines(folder / _RUNS, _RUN):
-        name, result = line["folder"], line["result"]
-        config = current_names(line["config"])
-        if result is None:
+        name, config = line["folder"], current_names(line["config"])
+        if line["result"] is None:
             unfinished[name] = config and (config["name"], config["seed"])
             continue
-        frames = steps.get(name, nothing), answers.get(name, nothing)
-        finished.append(RecordedRun(folder / name, config, line["starts"], result, *frames))
-    _check_same(folder, finished, steps.keys(), answers.keys())
+        frames = steps.get(name, pd.DataFrame()), answers.get(name, nothing)
+        run = Run(folder / name, config, line["starts"], line["result"], *frames)
+        if (name in steps) != bool(config.get("stages")) or (name in answers) != bool(run.suites):
+            raise _mixed(folder, name)
+        finished.append(run)
+    if odd := (steps.keys() | answers.keys()) - {run.path.name for run in finished}:
+        raise _mixed(folder, min(odd))
+    for run in finished:
+        check_run(run, _REMEDY)
     (selection,) = _read_lines(folder / _SELECTION, CHOICES) or [{}]
     trials = [Trial(**line) for line in _read_lines(folder / _TRIALS, _TRIAL)]
-    return Found(finished, unfinished, selection, trials)
+    return Runs(finished, unfinished, selection, trials, folder)
 
 
-def _check_same(folder: Path, finished: Iterable[Run], steps: Set[str], answers: Set[str]) -> None:
-    """Refuse steps and answers that are not those of the finished runs."""
-    tested = {run.path.name for run in finished if run.suites}
-    trained = {run.path.name for run in finished if run.config.get("stages")}
-    if answers != tested or steps != trained:
-        odd = min((answers ^ tested) | (steps ^ trained))
-        raise UpgeError(f"{folder}: its files are not of the same runs (see {odd}); {_REMEDY}")
+def _mixed(folder: Path, name: str) -> UpgeError:
+    return UpgeError(f"{folder}: its files are of different runs (see {name}); {_REMEDY}")
 
 
 def _read_lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
     try:
-        lines = [json.loads(line) for line in _text(path).splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for line in lines:
             kind.validate_python(line)
+    except OSError as error:
+        raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
     except ValueError as error:
         reason = str(error).partition("\n")[0]
         raise UpgeError(f"{path}: is damaged ({reason}); {_REMEDY}") from error
     return lines
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
 
 
 def _by_run(path: Path, needed: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -221,5 +189,5 @@ def _by_run(path: Path, needed: Sequence[str]) -> dict[str, pd.DataFrame]:
         raise UpgeError(f"{path}: can't be read ({error}); {_REMEDY}") from error
     if len(frame):
         check_columns(frame, needed, path, _REMEDY)
-    own = frame.groupby("run", sort=False)
-    return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in own}
+    by_run = frame.groupby("run", sort=False)
+    return {str(name): part.drop(columns="run").reset_index(drop=True) for name, part in by_run}

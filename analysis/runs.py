@@ -1,188 +1,60 @@
-"""The runs of a comparison as frames: what finished, what did not, where all of it comes from."""
+"""Loading the runs of a comparison, from their folders or their records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from analysis.methods import ordered
 from analysis.records import is_recorded, read_records
-from analysis.run import PROBLEM, Found, Run, check_result
+from analysis.run import Run, Runs, make_command
 from analysis.run_folders import read_folders
 from upge.common.errors import UpgeError
 
-#: What runs of one comparison have in common, whatever the method.
+#: What all runs of a comparison share, whatever the method.
 _SHARED = ("model", "data", "evaluation", "max_tokens")
-
-
-@dataclass(frozen=True)
-class Runs(Found):
-    """The runs of a folder.
-
-    Args:
-        folder: the comparison's, or that of its records: its name, within its profile's.
-    """
-
-    folder: Path
-
-    @property
-    def comparison(self) -> str:
-        """What was compared, as ``table2``."""
-        return self.folder.resolve().name
-
-    @property
-    def profile(self) -> str:
-        """The profile they were made with."""
-        return self.folder.resolve().parent.name
-
-    @property
-    def trial(self) -> dict[str, int]:
-        """Steps and seed of the trials that rates were chosen by; empty if there are none."""
-        for config in (trial.config for trial in self.trials):
-            if "stages" in config and "seed" in config:
-                steps = sum(stage["steps"] for stage in config["stages"])
-                return {"steps": steps, "seed": config["seed"]}
-        return {}
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods with a finished run, in the order of tables."""
-        return ordered(run.method for run in self.finished)
-
-    @property
-    def all_seeds(self) -> list[int]:
-        """The seeds of the finished runs."""
-        return sorted({run.seed for run in self.finished})
-
-    @property
-    def expected_seeds(self) -> list[int]:
-        """Seeds that any run has, finished or not."""
-        started = [known[1] for known in self.unfinished.values() if known]
-        return sorted({*self.all_seeds, *started})
-
-    @property
-    def command(self) -> str:
-        """The command that makes what is missing."""
-        seeds = f" SEEDS={max(self.expected_seeds) + 1}" if self.expected_seeds else ""
-        return f"{make_command(self.comparison)} PROFILE={self.profile}{seeds}"
-
-    def of(self, method: str) -> list[Run]:
-        """A method's finished runs, by seed."""
-        return sorted((r for r in self.finished if r.method == method), key=lambda r: r.seed)
-
-    def seeds(self, method: str) -> list[int]:
-        """The seeds of a method's finished runs."""
-        return [run.seed for run in self.of(method)]
-
-    def metrics(self) -> pd.DataFrame:
-        """Every step of every run: ``method``, ``seed``, and what was measured."""
-        runs = self._ordered
-        return _stack(runs, [run.metrics() for run in runs])
-
-    @property
-    def _ordered(self) -> list[Run]:
-        return [run for method in self.methods for run in self.of(method)]
-
-    def problems(self) -> pd.DataFrame:
-        """``method, seed, suite, level, prompt, accuracy, samples``: a row a test problem.
-
-        Accuracy is the share of right answers among a run's samples.
-        """
-        answers = self.answers()
-        if not len(answers):
-            return answers
-        answers["accuracy"] = answers["right"] / answers["samples"]
-        return answers[["method", "seed", *PROBLEM, "accuracy", "samples"]]
-
-    def answers(self) -> pd.DataFrame:
-        """``method, seed`` and :data:`~analysis.run.ANSWER_COLUMNS`: a row a test problem."""
-        runs = [run for run in self._ordered if run.suites]
-        return _stack(runs, [run.answers() for run in runs])
-
-    def provenance(self) -> dict[str, str]:
-        """What the finished runs record of their origin; several values are all named."""
-        starts = [start for run in self.finished for start in run.starts or [{}]]
-        names = list(dict.fromkeys(name for start in starts for name in start if name != "date"))
-        found = {name: _values([start.get(name) for start in starts]) for name in names}
-        dates = sorted(start["date"] for start in starts if "date" in start)
-        if dates:
-            found["date"] = dates[0] if len(set(dates)) == 1 else f"{dates[0]} to {dates[-1]}"
-        return found
-
-    @property
-    def commits(self) -> str:
-        """The commits that the finished runs were made with."""
-        return self.provenance().get("commit", "not recorded")
-
-
-def _values(given: Sequence[str | None]) -> str:
-    known = sorted({value for value in given if value is not None})
-    lacking = sum(value is None for value in given)
-    return ", ".join([*known, *([f"not recorded for {lacking} starts"] if lacking else [])])
-
-
-def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    parts = [
-        frame.assign(method=run.method, seed=run.seed)
-        for run, frame in zip(runs, frames, strict=True)
-        if len(frame)
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def make_command(comparison: str) -> str:
-    """The make target that a comparison belongs to: ``supply-30`` is part of ``supply``."""
-    return f"make reproduce-{comparison.partition('-')[0]}"
 
 
 def load_runs(folder: Path) -> Runs:
     """The runs of a comparison, one configuration a method, from their folders or their records.
 
     Raises:
-        UpgeError: a folder that isn't there, runs of several configurations of one method, or of
-            methods that were not trained or evaluated on the same; a seed that is there twice, or
-            a result without the accuracies that its run was to have.
+        UpgeError: a folder that doesn't exist, damaged files, two configurations of one method,
+            methods that were trained or evaluated on different data, or a seed that occurs twice.
     """
     if not folder.is_dir():
         raise UpgeError(
             f"{folder}: is no folder of a comparison; make it with `{make_command(folder.name)}`"
         )
-    found = read_records(folder) if is_recorded(folder) else read_folders(folder)
-    for run in found.finished:
-        check_result(run)
-    _check_alike(folder, found.finished)
-    return Runs(**vars(found), folder=folder)
+    runs = read_records(folder) if is_recorded(folder) else read_folders(folder)
+    _check_alike(runs.finished)
+    return runs
 
 
-def _check_alike(folder: Path, runs: Sequence[Run]) -> None:
-    """A mean over runs that were asked for different things would be a mean over nothing."""
-    first: dict[str, Run] = {}
-    own: dict[tuple[str, int], Run] = {}
+def _check_alike(runs: Sequence[Run]) -> None:
+    """Runs of one method differ in nothing but the seed, methods in nothing that is shared."""
+    by_method: dict[str, Run] = {}
+    by_seed: dict[tuple[str, int], Run] = {}
     for run in runs:
-        other = first.setdefault(run.method, run)
-        if differences := _differences(other.config, run.config, {"seed", "key"}):
-            reason = f"they differ in {', '.join(differences)}"
+        other = by_method.setdefault(run.method, run)
+        if places := _differences(other.config, run.config, {"seed", "key"}):
+            reason = f"they differ in {', '.join(places)}"
             raise _mixed(f"{run.method} with two configurations", other, run, reason)
-        twin = own.setdefault((run.method, run.seed), run)
+        twin = by_seed.setdefault((run.method, run.seed), run)
         if twin is not run:
             raise _mixed(f"{run.method} twice", twin, run, f"both are of seed {run.seed}")
-    for run in first.values():
-        other = next(iter(first.values()))
+    for run in by_method.values():
+        other = next(iter(by_method.values()))
         unshared = set(other.config) | set(run.config)
-        differences = _differences(other.config, run.config, unshared.difference(_SHARED))
-        if differences:
-            reason = f"they differ in {', '.join(differences)}"
+        if places := _differences(other.config, run.config, unshared.difference(_SHARED)):
+            reason = f"they differ in {', '.join(places)}"
             raise _mixed("runs that can't be compared", other, run, reason)
 
 
 def _mixed(what: str, a: Run, b: Run, reason: str) -> UpgeError:
     return UpgeError(
-        f"{a.path.parent}: holds {what}, {a.path.name} and {b.path.name} ({reason}); move away or "
-        "delete those that are not meant"
+        f"{a.path.parent}: holds {what}, {a.path.name} and {b.path.name} ({reason}); move or "
+        "delete the ones you don't mean"
     )
 
 

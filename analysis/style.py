@@ -1,20 +1,21 @@
-"""How every figure looks: palette, sizes, fonts, and how it is saved.
+"""How every figure looks: seaborn's theme and palette, each method's look, and how files are saved.
 
-A method keeps its colour, marker and dash in all figures of the project. Colours are Okabe and
-Ito's, which readers with colour blindness tell apart; marker and dash carry the same distinction.
+A method keeps its color, marker and dash in all figures. Colors are seaborn's "colorblind" palette;
+marker and dash carry the same distinction.
 """
 
 from __future__ import annotations
 
 import io
+import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from upge.common.errors import unknown
 from upge.common.files import atomic_write
@@ -22,16 +23,17 @@ from upge.common.files import atomic_write
 #: Width of a column and of a page, in inches.
 COLUMN, PAGE = 3.35, 6.9
 
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_YELLOW, _BLUE, _RED, _PINK, _GREY = "#B8A800", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+_BLUE, _ORANGE, _GREEN, _RED, _PINK, _, _, GRAY, _, _SKY = sns.color_palette("colorblind").as_hex()
+_BLACK, _YELLOW = "#000000", "#B8A800"
 
-#: Beyond Okabe and Ito's, for the forms of one method: dark and light, so that they differ in grey.
-_SLATE, _VIOLET, _LILAC, _BROWN = "#6E6E6E", "#5D3A9B", "#A587D6", "#8A5A2B"
+#: For the variants of one method: dark and light, so that they differ in gray too.
+_SLATE, VIOLET, _LILAC, _BROWN = "#6E6E6E", "#5D3A9B", "#A587D6", "#8A5A2B"
 
 #: For series that are no methods, in this order.
 CYCLE = (_BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY, _BLACK, _YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_DASHED, _DOTDASH, _DOTTED = DASHES[1:]
 
 
 class Look(NamedTuple):
@@ -47,11 +49,9 @@ class Look(NamedTuple):
         return {"color": self.color, "marker": self.marker, "linestyle": self.dash}
 
 
-_DASHED, _DOTDASH, _DOTTED = DASHES[1:]
-
 #: Every method's look, by its name in the registry or of a pipeline.
 LOOKS: dict[str, Look] = {
-    "base": Look(_GREY, "x", _DOTTED),
+    "base": Look(GRAY, "x", _DOTTED),
     "sft": Look(_BLUE, "o"),
     "dft": Look(_SKY, "X", _DASHED),
     "offline_reinforce": Look(_BLUE, "^", _DOTDASH),
@@ -87,7 +87,7 @@ LOOKS: dict[str, Look] = {
     "chord": Look(_GREEN, "P", _DOTDASH),
     "hpt": Look(_BLACK, "o"),
     "hpt_official": Look(_SLATE, "s", _DASHED),
-    "hpt_global_token": Look(_VIOLET, "^"),
+    "hpt_global_token": Look(VIOLET, "^"),
     "hpt_sequence_mean": Look(_LILAC, "v", _DASHED),
     "hpt_wiener": Look(_BROWN, "D", _DOTDASH),
     "hpt_gamma_1": Look(_GREEN, "<", _DASHED),
@@ -96,8 +96,8 @@ LOOKS: dict[str, Look] = {
     "hpt_gamma_6": Look(_SKY, "P", _DOTDASH),
     "hpt_gamma_8": Look(_BLUE, "D", _DASHED),
     "rl_end": Look(_ORANGE, "o", _DOTTED),
-    "off_on": Look(_GREY, "D", _DASHED),
-    "mix_on": Look(_GREY, "P", _DOTDASH),
+    "off_on": Look(GRAY, "D", _DASHED),
+    "mix_on": Look(GRAY, "P", _DOTDASH),
 }
 
 
@@ -112,52 +112,85 @@ def look(method: str) -> Look:
     return LOOKS[method]
 
 
+def look_of(method: str, index: int) -> Look:
+    """A method's look; one without gets the ``index``-th of those for other series."""
+    return LOOKS.get(method, series(index))
+
+
 def series(index: int) -> Look:
     """The look of the ``index``-th series that is no method."""
     return Look(CYCLE[index % len(CYCLE)], MARKERS[index % len(MARKERS)])
 
 
-#: Share of a figure's width that is kept for the footer, upright at the right.
-_FOOTER = 0.015
+def plain(text: str) -> str:
+    """Text of runs for a figure, whose dollar signs start no formula."""
+    return text.replace("$", r"\$")
+
 
 _SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures don't hang on a machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.5,
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
     "legend.fontsize": 6.5,
+    "legend.title_fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
     "axes.grid": True,
-    "grid.color": "#E3E3E3",
+    "grid.color": "#E6E6E6",
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "lines.linewidth": 1.2,
     "lines.markersize": 3.2,
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
-    "svg.hashsalt": "upge",
     "figure.constrained_layout.use": True,
 }
 
 
 def style() -> AbstractContextManager[None]:
     """The project's style, within a ``with`` block."""
-    return mpl.rc_context(_SETTINGS)  # type: ignore[arg-type]
+    theme = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_SETTINGS}
+    return mpl.rc_context(theme)
 
 
-def save(figure: Figure, path: Path, commit: str) -> list[Path]:
-    """Write ``path``.pdf and ``path``.png, the commit in the footer; the same bytes every time."""
+def panels(
+    rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, Any]:
+    """A figure and its axes (rows, columns), within the project's style."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+
+
+#: Characters of a caption to an inch.
+_CHARACTERS = 23
+
+
+def save(figure: Figure, path: Path, caption: str = "") -> list[Path]:
+    """Write ``path``.pdf and ``path``.png, the same bytes every time.
+
+    Args:
+        figure: the drawing; it is closed.
+        path: without a suffix.
+        caption: paragraphs drawn below the panels.
+    """
     written = []
     with style():
-        if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
-            engine.set(rect=(0, 0, 1 - _FOOTER, 1))
-        place = {"ha": "right", "va": "bottom", "rotation": 90}
-        figure.text(0.999, 0.005, commit, fontsize=4.5, color=_GREY, **place)  # type: ignore[arg-type]
+        if caption:
+            width = round(_CHARACTERS * figure.get_figwidth())
+            text = "\n".join(textwrap.fill(line, width) for line in caption.split("\n"))
+            figure.supxlabel(text, fontsize=5.5, color="#444444")
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
             drawn = io.BytesIO()
             figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)

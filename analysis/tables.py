@@ -1,12 +1,17 @@
-"""Tables written once and rendered as Markdown and LaTeX; files written whole or not at all."""
+"""Documents of tables, written once and rendered as Markdown, LaTeX fragments and CSV.
+
+The text of a section may hold ``**bold**``, ```code``` and backslash escapes, as in Markdown. Text
+that comes from runs goes through :func:`escape` or :func:`code`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from upge.common.files import atomic_write, make_folder
@@ -17,7 +22,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with a table, a list or both; texts may hold ``**bold**`` and ```code```.
+    """A heading with a table, a list or both.
 
     Args:
         heading: above it.
@@ -25,6 +30,7 @@ class Section:
         lines: the table's.
         before: a paragraph above the table.
         notes: a list below it.
+        in_latex: whether the LaTeX fragment holds the table.
     """
 
     heading: str
@@ -32,6 +38,63 @@ class Section:
     lines: Sequence[Sequence[str]] = ()
     before: str = ""
     notes: Sequence[str] = ()
+    in_latex: bool = False
+
+
+@dataclass(frozen=True)
+class Document:
+    """A result in words and tables.
+
+    Args:
+        name: of its files.
+        heading: its title.
+        sections: empty ones are left out.
+        csv: the text of each CSV file, by name.
+        missing: runs that are still needed, a note each.
+        command: makes them.
+    """
+
+    name: str
+    heading: str
+    sections: Sequence[Section]
+    csv: Mapping[str, str]
+    missing: Sequence[str] = ()
+    command: str = ""
+
+    @property
+    def markdown(self) -> str:
+        """All of it as Markdown."""
+        return markdown(self.heading, self.sections)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The text of each file, by name."""
+        title = f"% {tex_text(self.heading)}. Needs booktabs.\n"
+        return {
+            f"{self.name}.md": self.markdown,
+            f"{self.name}.tex": title + latex(self.sections),
+            **self.csv,
+        }
+
+
+# ---------------------------------------------------------------------------------------- Markdown
+
+
+def escape(text: object) -> str:
+    """Text on one line, with what Markdown, HTML or LaTeX would take for markup escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>|$~#&])", r"\\\1", _one_line(text))
+
+
+def code(text: object) -> str:
+    """Text on one line as code, in more backticks than it holds in a row."""
+    text = _one_line(text)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, gap = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{gap}{text}{gap}{fence}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def markdown(heading: str, sections: Iterable[Section]) -> str:
@@ -41,89 +104,111 @@ def markdown(heading: str, sections: Iterable[Section]) -> str:
         parts.append(f"## {section.heading}")
         parts += [section.before] if section.before else []
         if section.header:
-            body = [section.header, ["---"] * len(section.header), *section.lines]
-            parts.append("\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in body))
+            rows = [section.header, ["---"] * len(section.header), *section.lines]
+            parts.append("\n".join(f"| {' | '.join(map(_in_cell, row))} |" for row in rows))
         if section.notes:
             parts.append("\n".join(f"- {note}" for note in section.notes))
     return "\n\n".join(parts) + "\n"
 
 
 def _in_cell(text: str) -> str:
-    return text.replace("|", r"\|")
+    return re.sub(r"(?<!\\)\|", r"\\|", text)
 
+
+# ------------------------------------------------------------------------------------------- LaTeX
 
 _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "→": r"$\to$",
     "±": r"$\pm$",
-    "√": r"$\surd$",
+    "≈": r"$\approx$",
     "φ": r"$\varphi$",
-    "χ": r"$\chi$",
     "γ": r"$\gamma$",
-    "°": r"\textdegree{}",
+    "°": r"$^\circ$",
     "–": "--",
     "×": r"$\times$",
     "−": "$-$",
     **{c: "\\" + c for c in "&%$#_{}"},
 }
 
+_TOKEN = re.compile(
+    r"\\(?P<literal>.)|(?P<fence>`+) ?(?P<code>.+?) ?(?P=fence)|\*\*(?P<bold>.+?)\*\*|(?P<text>.)"
+)
+
 
 def tex_text(text: str) -> str:
-    """Text with what LaTeX would read as commands escaped, and bold and code as its commands."""
-    text = "".join(_TEX.get(c, c) for c in text)
-    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
-    return re.sub(r"`(.+?)`", r"\\texttt{\1}", text)
+    """The text of a section in LaTeX."""
+    return _TOKEN.sub(_tex_token, text)
 
 
-_DOCUMENT = r"""\documentclass[10pt]{article}
-\usepackage[utf8]{inputenc}
-\usepackage[T1]{fontenc}
-\usepackage[landscape,a3paper,margin=15mm]{geometry}
-\usepackage{booktabs,textcomp}
-\setlength{\parindent}{0pt}
-\begin{document}
-\section*{%s}
-%s
-\end{document}
-"""
+def _tex_token(token: re.Match[str]) -> str:
+    if token["bold"]:
+        return rf"\textbf{{{tex_text(token['bold'])}}}"
+    plain = token["literal"] or token["code"] or token["text"]
+    text = "".join(_TEX.get(character, character) for character in plain)
+    return rf"\texttt{{{text}}}" if token["code"] else text
 
 
-def latex(heading: str, sections: Iterable[Section]) -> str:
-    """A document in LaTeX."""
-    parts = []
+def latex(sections: Iterable[Section]) -> str:
+    r"""Their tables, to be read by ``\input`` where the package booktabs is loaded.
+
+    Neighboring sections with the same header share a table, each below its heading.
+    """
+    tables = (section for section in sections if section.in_latex)
+    return "\n".join(_tabular(list(group)) for _, group in groupby(tables, lambda s: s.header))
+
+
+def _tabular(sections: Sequence[Section]) -> str:
+    header = sections[0].header
+    rows = [r"\toprule", _tex_row(header)]
     for section in sections:
-        parts.append(rf"\subsection*{{{tex_text(section.heading)}}}")
-        parts += [tex_text(section.before) + "\n"] if section.before else []
-        if section.header:
-            parts.append(_tabular(section))
-        if section.notes:
-            items = "\n".join(rf"\item {tex_text(note)}" for note in section.notes)
-            parts.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
-    return _DOCUMENT % (tex_text(heading), "\n".join(parts))
+        rows.append(r"\midrule")
+        if len(sections) > 1:
+            name = section.heading.removeprefix("Reproduced: ")
+            heading = rf"\textit{{{tex_text(name)}}}"
+            rows.append(rf"\multicolumn{{{len(header)}}}{{l}}{{{heading}}} \\")
+        rows += map(_tex_row, section.lines)
+    spec = "l" + "r" * (len(header) - 1)
+    lines = [rf"\begin{{tabular}}{{{spec}}}", *rows, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
-def _tabular(section: Section) -> str:
-    header, *body = (
-        " & ".join(map(tex_text, line)) + r" \\" for line in [section.header, *section.lines]
-    )
-    spec = "l" + "r" * (len(section.header) - 1)
-    rows = "\n".join([r"\toprule", header, r"\midrule", *body, r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{spec}}}\n{rows}\n\\end{{tabular}}\n"
+def _tex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(tex_text, cells)) + r" \\"
+
+
+# --------------------------------------------------------------------------------------------- CSV
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV file with Unix line ends."""
+    """A CSV file with Unix line ends, none of whose cells a spreadsheet takes for a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([[_inert(cell) for cell in row] for row in (header, *rows)])
     return out.getvalue()
 
 
+def _inert(cell: object) -> object:
+    """With an apostrophe before text that a spreadsheet would calculate, and on one row."""
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", " ")
+    if not cell.startswith(("=", "+", "-", "@", "\t")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def write(path: Path, text: str) -> Path:
-    """Write a file, and its folder, whole or not at all.
+    """Write a file, and its folder, atomically.
 
     Raises:
         UpgeError: it can't be written.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
+from upge.common.code import digest
 from upge.common.errors import UpgeError
 from upge.common.files import atomic_write, read_json
 from upge.common.provenance import provenance
@@ -78,33 +76,9 @@ def read_choices(path: Path) -> dict[str, dict[str, Any]]:
     return {m: choice.model_dump(exclude_defaults=True) for m, choice in choices.items()}
 
 
-def code_version(module: str) -> str:
-    """Hash of the code of a module and of all modules of its package, and ours, that it imports.
-
-    Comments, formatting and docstrings don't count: they change no number.
-    """
-    packages, seen, waiting = {module.partition(".")[0], "upge"}, dict[str, str](), [module]
-    while waiting:
-        name = waiting.pop()
-        path = _source(name)
-        if name in seen or path is None:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        seen[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and _root(node) in packages:
-                assert node.module is not None
-                waiting += [node.module, *(f"{node.module}.{part.name}" for part in node.names)]
-    return _digest(sorted(seen.items()))
-
-
-def _root(node: ast.ImportFrom) -> str:
-    return (node.module or "").partition(".")[0]
-
-
 def key_of(recipe: Any, code: str) -> str:
     """What identifies a result: the recipe's values and the version of the code."""
-    return _digest([asdict(recipe), code])
+    return digest([asdict(recipe), code])
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
@@ -131,25 +105,3 @@ def write_record(
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     atomic_write(path, text)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source(module: str) -> Path | None:
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:  # a name in a module that is no package
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
-
-
-def _bare(tree: ast.Module) -> ast.Module:
-    """The tree without its docstrings."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return tree

@@ -10,6 +10,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -21,25 +22,28 @@ from upge.training.config import RunConfig
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
 from upge.training.strategy import _full
+from upge.training.update import Updater
 
 
-class Keeping(Trainer):
-    """Keeps the gradients of its updates, and the parameters behind them."""
+class Keeping(Updater):
+    """Keeps the gradients of its updates."""
 
-    def _apply(self, stage, norm):
+    gradients: ClassVar = []
+
+    def _apply(self, norm):
         self.gradients.append([whole_gradient(p) for p in self.strategy.policy.parameters()])
-        super()._apply(stage, norm)
+        super()._apply(norm)
 
-    def run(self):
-        self.gradients = []
-        result = super().run()
-        if self._is_main:
-            kept = {
-                "gradients": self.gradients,
-                "parameters": [p.detach() for p in self.strategy.whole.parameters()],
-            }
-            torch.save(kept, self.folder.path / "kept.pt")
-        return result
+
+def train(config, folder):
+    """Train; the gradients of all updates, and the parameters after them, go to its folder."""
+    Keeping.gradients.clear()
+    trainer = Trainer(config, folder)
+    trainer.run()
+    if trainer.accelerator.is_main_process:
+        parameters = [p.detach() for p in trainer.strategy.whole.parameters()]
+        kept = {"gradients": Keeping.gradients, "parameters": parameters}
+        torch.save(kept, folder.path / "kept.pt")
 
 
 def whole_gradient(parameter):
@@ -62,13 +66,13 @@ def break_in(process: str) -> None:
 def main(configs: str, out: str) -> None:
     """Train every configuration of a JSON list, each into its own folder."""
     loop.load_pretrained = partial(loop.load_pretrained, dtype=torch.float64)
+    loop.Updater = Keeping
     if "BREAK_PROCESS" in os.environ:
         break_in(os.environ["BREAK_PROCESS"])
     for given in json.loads(Path(configs).read_text()):
         config = build(given, RunConfig)
         try:
-            folder = RunFolder(Path(os.environ.get("OUT", out)) / config.name)
-            Keeping(config, folder, doctor=False).run()
+            train(config, RunFolder(Path(os.environ.get("OUT", out)) / config.name))
         except UpgeError as error:
             print(f"{config.name}: {error}", file=sys.stderr, flush=True)
             raise SystemExit(1) from None

@@ -1,20 +1,18 @@
-"""A made-up sampler and benchmarks, and the folders that their responses are kept in."""
+"""A made-up sampler and suites, and the folders that their responses are kept in."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-from upge.evaluation.benchmarks import (
-    Benchmark,
-)
 from upge.evaluation.folder import EvaluationFolder
-from upge.evaluation.run import Evaluator
+from upge.evaluation.run import Evaluator, Part, parts
+from upge.evaluation.suites import Suite
 from upge.models.tiny import build_tokenizer
 from upge.rollouts import Rollouts, Sampling
 from upge.tasks.grading import Verdict
@@ -30,7 +28,7 @@ SETTINGS = Sampling(16, 1.0)
 
 
 class Fake:
-    """Responses that hang on the prompts' seeds alone; every fourth, on average, is cut."""
+    """Responses that depend on the prompts' seeds alone; every fourth, on average, is cut."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -59,27 +57,41 @@ class Fake:
     def synchronize(self) -> None: ...
 
 
-def judge(responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-    """Letters alone."""
-    special = {
-        "one": Verdict.UNBOXED,
-        "\\boxed{sum}": Verdict.REFUSED,
-        "\\boxed{slow}": Verdict.TIME,
-    }
-    return [
-        special.get(response)
-        or (Verdict.RIGHT if f"{{{problem.answer}}}" in response else Verdict.WRONG)
-        for response, problem in zip(responses, problems, strict=True)
-    ]
+class Letters:
+    """A verifier that compares letters alone."""
+
+    def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[float]:
+        return [float(verdict is Verdict.RIGHT) for verdict in self.judge(responses, problems)]
+
+    def judge(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        special = {"one": Verdict.UNBOXED, "\\boxed{sum}": Verdict.REFUSED}
+        return [
+            special.get(response)
+            or (Verdict.RIGHT if f"{{{problem.answer}}}" in response else Verdict.WRONG)
+            for response, problem in zip(responses, problems, strict=True)
+        ]
 
 
-def benchmark(count: int = 7, samples: int = 3, name: str = "made") -> Benchmark:
+def suite(count: int = 7, samples: int = 3, name: str = "made") -> Suite:
     problems = [Problem(f"{i} + {name}?", str(1 + i % 2), level=1 + i % 3) for i in range(count)]
-    return Benchmark(name, problems, samples, f"digest of {name}", count)
+    return Suite(name, problems, samples, f"digest of {name}", count)
 
 
-def evaluator(sampler: Any = None, rows: int = 6) -> Evaluator:
-    return Evaluator(sampler or Fake(), TOKENIZER, judge, SETTINGS, seed=5, rows=rows)
+def parts_of(own: Suite, rows: int = 6, done: Collection[int] = (), fewest: int = 1) -> list[Part]:
+    return parts(own.name, own.problems, own.samples, rows, done=done, fewest=fewest)
+
+
+def evaluate(
+    folder: EvaluationFolder, *suites: Suite, sampler: Any = None, rows: int = 6, **run: Any
+) -> None:
+    """What the folder lacks of these suites, as the command has it sampled and kept."""
+    evaluator = Evaluator(sampler or Fake(), TOKENIZER, Letters(), SETTINGS, seed=5)
+    todo = [
+        part for own in suites for part in parts_of(own, rows, folder.done(own.name, own.samples))
+    ]
+    evaluator.run(todo, folder.add, **run)
+    for own in suites:
+        folder.finish(own.name, len(own.problems), own.samples)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -87,13 +99,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.parquet")}
 
 
-def open_folder(path: Path, *benchmarks: Benchmark, **changes: Any) -> EvaluationFolder:
+def open_folder(path: Path, *suites: Suite, **changes: Any) -> EvaluationFolder:
     path.mkdir(exist_ok=True)
-    given = {"weights": "w", "template": "zero", "seed": 5} | changes
-    about = {own.name: {"digest": own.digest} for own in benchmarks}
     folder = EvaluationFolder(path)
-    folder.open("a model", given, about)
+    settings = {"weights": "w", "template": "zero", "seed": 5} | changes
+    folder.open("a model", settings, suites, {"upge.evaluation": "1"})
     return folder
 
 
-BOTH = (benchmark(), benchmark(4, 2, "other"))
+BOTH = (suite(), suite(4, 2, "other"))

@@ -1,7 +1,9 @@
-"""Run folders as training writes them, with made-up numbers."""
+"""Run folders as training writes them, with made-up numbers; readers of what follows from them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +39,12 @@ def config(method: str, seed: int, *, rate: float = 1e-3, steps: int = 20) -> di
     }
 
 
+def stages(*algorithms: str, rate: float = 1e-3, steps: int = 10, **more: Any) -> dict[str, Any]:
+    """The change of a configuration that makes it a pipeline."""
+    shared = {"options": {}, "steps": steps, "lr": rate, **more}
+    return {"stages": [{"algorithm": name, **shared} for name in algorithms]}
+
+
 def metrics(
     *, steps: int = 20, every: int = 5, offline: float = 0.5, accuracy: float = 0.5, **more: float
 ) -> list[dict[str, Any]]:
@@ -59,6 +67,12 @@ def metrics(
             line["validation"] = 0.3 + (accuracy - 0.3) * step / steps
         lines.append(line)
     return lines
+
+
+def noisy(seed: int, *names: str, **more: Any) -> list[dict[str, Any]]:
+    """Steps with random numbers of all their digits in these columns."""
+    random = np.random.default_rng(seed)
+    return [line | {name: random.random() for name in names} for line in metrics(**more)]
 
 
 def responses(
@@ -90,7 +104,7 @@ def write_run(
     given: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Path:
-    """A run folder, with ``more`` for :func:`config`."""
+    """A run folder: ``given`` replaces keys of :func:`config`, which takes ``more``."""
     settings = config(method, seed, **more) | dict(given or {})
     folder = runs / f"{method}-s{seed}-{settings['key']}"
     folder.mkdir(parents=True)
@@ -125,3 +139,22 @@ def write_selection(runs: Path, methods: Sequence[str], rate: float = 1e-3) -> N
 
 def _json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+# -------------------------------------------------------------------------- reading what was made
+
+
+def part(document: str, start: str) -> str:
+    """The section of a Markdown document whose heading starts so."""
+    return next(p for p in document.split("\n## ") if p.startswith(start))
+
+
+def cells(section: str) -> dict[str, list[str]]:
+    """The lines of a section's table by their first cell."""
+    lines = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return {line[0]: line for line in lines if line[0] != "---"}
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    return list(csv.DictReader(io.StringIO(text)))

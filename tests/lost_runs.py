@@ -1,6 +1,7 @@
 """Runs of two processes, one of which is killed: ``python lost_runs.py FOLDER CONFIG SEED KILLS``.
 
-With ``stop`` in place of SEED and KILLS each process once stands still, in a step, for good.
+With ``stop`` in place of SEED and KILLS each process once stops answering, in a step, for good;
+with ``terminate`` one or both get a SIGTERM, as a scheduler sends it.
 
 What a launcher does is done here: soon after one process has died, the other gets a SIGTERM. Then
 the run is started again, and compared with one that was left alone.
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,19 +25,24 @@ import tiny_runs
 
 from upge.common.config import build
 from upge.common.errors import UpgeError
-from upge.training import loop, vigil
+from upge.training import launch as launching
+from upge.training import loop, processes
 from upge.training.config import RunConfig
 from upge.training.gradient import GradientAccumulator
 from upge.training.loop import Trainer
 from upge.training.records import RunFolder
+from upge.training.update import Updater
+
+#: Seconds that processes wait for one that has stopped.
+PATIENCE = 5
 
 #: Calls in which a process is killed, and how many of these a run makes at least.
 MOMENTS = {
-    "a step": (Trainer, "_step", 6),
+    "a step": (Trainer, "step", 6),
     "a micro-batch": (GradientAccumulator, "_likelihood", 12),
-    "an update": (Trainer, "_apply", 6),
+    "an update": (Updater, "_apply", 6),
     "a checkpoint": (Trainer, "_save", 3),
-    "before a step": (Trainer, "_rewind", 1),
+    "before a step": (Trainer, "_open_policy", 1),
 }
 
 
@@ -44,7 +51,7 @@ def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
     rank = os.environ["RANK"]
     with Path(f"{folder}-{rank}.err").open("w") as file:
         os.dup2(file.fileno(), 2)
-    if rank == str(victim):
+    if rank == str(victim) or victim == "both":
         owner, name, _ = MOMENTS[moment]
         setattr(owner, name, killing(getattr(owner, name), call, by))
     if kind == "single":
@@ -52,7 +59,12 @@ def train(config, folder, kind, victim, moment, call, by=signal.SIGKILL):
             del os.environ[name]
     loop.open_accelerator = partial(strategy_runs.opened, kind)
     try:
-        Trainer(config, RunFolder(folder), doctor=False).run()
+        trainer = Trainer(config, RunFolder(folder))
+        trainer.run()
+    except KeyboardInterrupt:
+        if trainer.reports():
+            print(f"interrupted: it {trainer.resumes}", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
     except UpgeError as error:
         print(f"upge: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
@@ -92,7 +104,7 @@ def launch(config, folder, patience=0.0, kind="ddp", **kill):
 
 def stop(folder, config):
     """Stop each process once; those that are left have missed it soon, and a run goes on."""
-    vigil.PULSE, vigil.MISSED = 0.1, 20
+    launching.TIMEOUT = processes.TIMEOUT = timedelta(seconds=PATIENCE)
     found = []
     for victim in (0, 1):
         path = Path(folder) / f"stopped-{victim}"
@@ -102,6 +114,24 @@ def stop(folder, config):
         seconds = time.monotonic() - started
         again = launch(config, path)[0]
         found.append({"codes": codes, "seconds": seconds, "said": said, "again": again})
+    return found
+
+
+def terminate(folder, config):
+    """Send SIGTERM in several moments, and resume each run."""
+    whole = RunFolder(Path(folder) / "whole")
+    assert launch(config, whole.path)[0] == [0, 0]
+    found = []
+    for victim in (0, 1, "both"):
+        for moment, call in (("a step", 4), ("an update", 3), ("a checkpoint", 1)):
+            stopped = RunFolder(Path(folder) / f"{victim}-{call}")
+            kill = {"victim": victim, "moment": moment, "call": call, "by": signal.SIGTERM}
+            codes, _, said = launch(config, stopped.path, **kill)
+            again = launch(config, stopped.path)[0]
+            same = tiny_runs.weights(stopped) == tiny_runs.weights(whole) and (
+                tiny_runs.numbers(stopped) == tiny_runs.numbers(whole)
+            )
+            found.append({"codes": codes, "said": said, "again": again, "same": same} | kill)
     return found
 
 
@@ -136,9 +166,10 @@ def kill_many(folder, run, random, kills):
 def main(folder: str, config: str, seed: str, kills: str = "") -> None:
     """Kill so many runs, or stop two, and report."""
     run = build(json.loads(Path(config).read_text()), RunConfig)
-    found = (
-        stop(folder, run) if seed == "stop" else kill_many(folder, run, Random(seed), int(kills))
-    )
+    if seed in ("stop", "terminate"):
+        found = {"stop": stop, "terminate": terminate}[seed](folder, run)
+    else:
+        found = kill_many(folder, run, Random(seed), int(kills))
     (Path(folder) / "found.json").write_text(json.dumps(found))
 
 

@@ -4,7 +4,7 @@ For every way of spreading the policy that is named, two processes walk through 
 gradient, norm, clip and step, with and without accumulation, and an optimizer that went through a
 checkpoint. A KIND is ``ddp``, ``fsdp2``, ``zero2``, ``zero3``, or one of these with ``-offload``,
 ``-bf16`` or ``-three`` (processes). FSDP2 is as experiments/launch/fsdp2.yaml has it. With
-``-bf16``, which rounds gradients, the doctor says what steps are, and sums are looked at.
+``-bf16``, which rounds gradients, the launch check says what steps are, and sums are compared.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from ragged import TRAINED, Accelerator, flat, policy, ragged
 
 from upge.algorithms import algorithm
 from upge.common.config import build
-from upge.training import doctor
 from upge.training import launch as launch_module
+from upge.training import launch_check
 from upge.training import strategy as strategies
 from upge.training.config import Stage
-from upge.training.gradient import GradientAccumulator, sum_over_processes
+from upge.training.gradient import GradientAccumulator
 from upge.training.launch import open_accelerator, open_strategy
+from upge.training.processes import sum_over_processes
 
 #: So many questions that all algorithms have rows for four micro-batches in each of two processes.
 QUESTIONS, ROLLOUTS, FEWEST = 12, 4, 4
@@ -265,9 +266,9 @@ def relative(found, expected):
 
 
 def look(kind, out):
-    """What the doctor sees, the dtype of log π, and what summing a gradient in parts changes."""
+    """What the launch check finds, the dtype of log π, what summing a gradient in parts changes."""
     accelerator = opened(kind)
-    report = doctor.examine(accelerator=accelerator)
+    report = launch_check.check_launch(accelerator=accelerator)
     strategy = open_strategy(accelerator, copy.deepcopy(policy().model).float())
     strategy.start_stage(STAGE, {})
     assert accelerator.is_fsdp2 == kind.startswith("fsdp2")

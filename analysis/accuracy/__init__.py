@@ -1,1 +1,1 @@
-"""Tables of accuracy, methods by suites, with all that belongs beneath: Tables 2, 3, 5 and 6."""
+"""Tables of accuracy, methods by suites, with comparisons and costs: Tables 2, 3, 5 and 6."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from analysis.runs import Runs
-from analysis.tables import NONE, Section
+from analysis.run import Runs
+from analysis.tables import NONE, Section, escape
 from analysis.wording import millions, scientific, whole
 
 #: What is added up over steps, with its name and its form in tables.
-_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "steps": ("steps", whole),
     "demonstrations": ("demonstrations seen", whole),
     "tokens_sampled": ("tokens sampled, M", millions),
@@ -21,12 +21,16 @@ _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "seconds": ("wall seconds", whole),
 }
 
+FLOPS_NOTE = (
+    "FLOPs: of sampling and training, counted as 2 for the forward and 4 for the backward pass per "
+    "parameter and token."
+)
+
 _NOTES = [
-    "Of one training, mean over seeds; for a pipeline of all its stages. Tokens trained on are "
-    "those of prompts and responses that went forward and backward.",
-    "FLOPs are of sampling and training, counted as 2 forward and 4 backward a parameter and "
-    "token. Seconds include validations; tests are in neither. Wall seconds are those of trainings "
-    "that share a machine.",
+    "For one training, mean over seeds; a pipeline counts all its stages. Tokens trained on: "
+    "those of prompts and responses that went through a forward and a backward pass.",
+    f"{FLOPS_NOTE} Seconds include validations but no tests. Wall time is that of trainings that "
+    "share a machine.",
 ]
 
 
@@ -34,44 +38,37 @@ def costs(metrics: pd.DataFrame) -> pd.DataFrame:
     """What a training took, mean over seeds.
 
     Args:
-        metrics: as :meth:`analysis.runs.Runs.metrics` gives them.
+        metrics: from :meth:`analysis.runs.Runs.metrics`.
 
     Returns:
         A row a method; NaN for what was not recorded.
     """
-    each = metrics.assign(steps=1).reindex(columns=["method", "seed", *_COSTS])
+    each = metrics.assign(steps=1).reindex(columns=["method", "seed", *COSTS])
     return each.groupby(["method", "seed"]).sum(min_count=1).groupby("method").mean()
 
 
-def took(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> Section | None:
-    """What each method took, in columns that something was recorded of."""
-    found = _trained(runs, methods, costs)
-    if found is None:
-        return None
-    names = [name for name in _COSTS if found[name].notna().any()]
-    lines = []
-    for method, row in found.iterrows():
-        amounts = (_COSTS[name][1](row[name]) for name in names)
-        lines.append([title(str(method)), _rates(runs, str(method)), *amounts])
-    header = ["method", "learning rate", *(_COSTS[name][0] for name in names)]
-    return Section("What it took", header, lines, notes=_NOTES)
+def cost_cells(spent: pd.DataFrame, method: str, names: Sequence[str]) -> list[str]:
+    """Some of a method's costs; dashes for one without steps."""
+    row = spent.reindex([method]).iloc[0]
+    return [COSTS[name][1](row[name]) for name in names]
 
 
-def _trained(
+def took(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> list[Section]:
+    """What each method took, in the columns for which something was recorded."""
+    spent = _measured(runs, methods, costs)
+    names = [name for name in COSTS if name in spent and spent[name].notna().any()]
+    lines = [[escape(title(m)), runs.rates(m), *cost_cells(spent, m, names)] for m in spent.index]
+    header = ["method", "learning rate", *(COSTS[name][0] for name in names)]
+    return [Section("What it took", header, lines, notes=_NOTES)] if lines else []
+
+
+def _measured(
     runs: Runs, methods: Sequence[str], measure: Callable[[pd.DataFrame], pd.DataFrame]
-) -> pd.DataFrame | None:
-    """A measure of each trained method, in order; None where nothing was measured."""
+) -> pd.DataFrame:
+    """A measure of each trained method, in order; empty where nothing was measured."""
     metrics = runs.metrics()
-    if not len(metrics):
-        return None
-    found = measure(metrics)
-    found = found.loc[[method for method in methods if method in found.index]]
-    return found if len(found) else None
-
-
-def _rates(runs: Runs, method: str) -> str:
-    stages = runs.of(method)[0].config["stages"]
-    return " → ".join(f"{stage['lr']:g}" for stage in stages)
+    found = measure(metrics) if len(metrics) else metrics
+    return found.loc[[method for method in methods if method in found.index]]
 
 
 def per_term_grad_norm(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -81,11 +78,9 @@ def per_term_grad_norm(metrics: pd.DataFrame) -> pd.DataFrame:
         A row a method and a column a term, from 1: the norms by stage, as a list, with NaN where a
         stage has no such term.
     """
-    known = (
-        metrics.dropna(subset="per_term_grad_norm")
-        if "per_term_grad_norm" in metrics
-        else metrics[:0]
-    )
+    if "per_term_grad_norm" not in metrics:
+        return pd.DataFrame()
+    known = metrics.dropna(subset="per_term_grad_norm")
     if not len(known):
         return pd.DataFrame()
     by_term = [dict(enumerate(norms, 1)) for norms in known["per_term_grad_norm"]]
@@ -95,18 +90,17 @@ def per_term_grad_norm(metrics: pd.DataFrame) -> pd.DataFrame:
     return stages.groupby("method").agg(list)
 
 
-def gradients(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> Section | None:
+def gradients(runs: Runs, methods: Sequence[str], title: Callable[[str], str]) -> list[Section]:
     """The gradient norm of each method's terms, where that was measured."""
-    found = _trained(runs, methods, per_term_grad_norm)
-    if found is None:
-        return None
-    lines = [[title(str(method)), *map(_by_stage, row)] for method, row in found.iterrows()]
+    norms = _measured(runs, methods, per_term_grad_norm)
+    lines = [[escape(title(str(m))), *map(_by_stage, row)] for m, row in norms.iterrows()]
     notes = [
-        "Median over the steps at which it was measured, mean over seeds; of a pipeline, stage by "
-        "stage. `upge algorithms NAME` says what each term is. A term that no sample entered has 0."
+        "Median over the steps at which it was measured, mean over seeds; stage by stage for a "
+        "pipeline. `upge algorithms NAME` describes each term. A term that no sample entered has 0."
     ]
-    header = ["method", *(f"Term {term}" for term in found.columns)]
-    return Section("Gradient norm of each term", header, lines, notes=notes)
+    header = ["method", *(f"Term {term}" for term in norms.columns)]
+    heading = "Gradient norm of each term"
+    return [Section(heading, header, lines, notes=notes)] if lines else []
 
 
 def _by_stage(norms: Sequence[float]) -> str:

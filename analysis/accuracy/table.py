@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import methods
 from analysis.reported import Reported, reported
-from analysis.runs import Runs
+from analysis.run import Runs, no_runs
 from analysis.statistics import AVERAGE, MIDDLE, Estimate, comparisons, estimates
 from analysis.tables import NONE
 from upge.common.errors import unknown
@@ -22,23 +22,27 @@ SUITES = dict.fromkeys(IN_DISTRIBUTION, IN) | dict.fromkeys(OUT_OF_DISTRIBUTION,
 
 
 def suites_of(runs: Runs) -> dict[str, str]:
-    """The split of each suite that these runs are tested on; the synthetic ones without any."""
+    """The split of each suite that these runs were to be tested on."""
     data = runs.finished[0].config["data"] if runs.finished else {}
     if data.get("kind") != "benchmarks":
         return SUITES
     return {Path(name).stem: OUT if name in UNSEEN else IN for name in data["test_sets"]}
 
 
-def columns_of(suites: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Suite and split of each column, those of means included."""
-    inside, outside = ([s for s, own in suites.items() if own == split] for split in (IN, OUT))
-    return [
-        *((suite, IN) for suite in (*inside, AVERAGE, MIDDLE)),
-        *((suite, OUT) for suite in (*outside, AVERAGE)),
-    ]
+def tested_suites(runs: Runs, problems: pd.DataFrame) -> dict[str, str]:
+    """The split of each suite that has test problems."""
+    tested = set(problems["suite"]) if len(problems) else set()
+    return {suite: split for suite, split in suites_of(runs).items() if suite in tested}
 
 
-COLUMNS = columns_of(SUITES)
+def averages(problems: pd.DataFrame, suites: Mapping[str, str]) -> dict[str, dict[str, Estimate]]:
+    """Each method's average over the suites of a split, by split and method."""
+    found: dict[str, dict[str, Estimate]] = {}
+    if suites:
+        for (method, suite, split), estimate in estimates(problems, suites).items():
+            if suite == AVERAGE:
+                found.setdefault(split, {})[method] = estimate
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Layout:
         comparisons: whose runs it shows, each beside the published table of the same name.
         rows: the methods it should have, in order.
         focus: methods whose standing among all others is put into words.
-        titles: of rows that it calls otherwise than other tables do.
+        titles: names of rows that differ from those in other tables.
         note: what a reader should know of its rows.
     """
 
@@ -64,7 +68,7 @@ class Layout:
     note: str = ""
 
     def title(self, method: str) -> str:
-        """A row's name; that of a row which the paper takes from another paper has a star."""
+        """A row's name; one that the paper takes from another paper keeps its star."""
         known = method.removesuffix("*")
         return self.titles.get(known, methods.title(known)) + method[len(known) :]
 
@@ -76,10 +80,10 @@ class Table:
     Args:
         layout: the table.
         comparison: its name.
-        runs: where it comes from.
+        runs: the runs it is made from.
         estimates: of every method on every suite and average.
         pairs: comparisons of methods.
-        samples: responses a test problem.
+        samples: responses per test problem.
         paper: the published table.
     """
 
@@ -93,14 +97,19 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """Suite and split of each column."""
-        return columns_of(suites_of(self.runs))
+        """Suite and split of each column, averages included."""
+        splits = suites_of(self.runs)
+        inside, outside = ([s for s in splits if splits[s] == split] for split in (IN, OUT))
+        return [
+            *((suite, IN) for suite in (*inside, AVERAGE, MIDDLE)),
+            *((suite, OUT) for suite in (*outside, AVERAGE)),
+        ]
 
     @property
     def methods(self) -> list[str]:
         """The rows: the layout's, then all others."""
-        there = self.runs.methods
-        return [m for m in dict.fromkeys([*self.layout.rows, *there]) if m in there]
+        names = self.runs.methods
+        return [m for m in dict.fromkeys([*self.layout.rows, *names]) if m in names]
 
     @property
     def base(self) -> str:
@@ -109,7 +118,7 @@ class Table:
 
     @property
     def pairs_file(self) -> str:
-        """The file that the comparisons of methods go to."""
+        """The CSV file of the comparisons of methods."""
         return f"{self.comparison}_comparisons.csv"
 
 
@@ -120,26 +129,27 @@ def make(layout: Layout, comparison: str, runs: Runs) -> Table:
         UpgeError: damaged runs, or runs evaluated on different problems.
     """
     problems = runs.problems()
-    there = set(problems["suite"]) if len(problems) else set()
-    suites = {suite: split for suite, split in suites_of(runs).items() if suite in there}
-    found = estimates(problems, suites) if there else {}
-    samples = sorted(problems["samples"].unique().tolist()) if there else []
+    suites = tested_suites(runs, problems)
+    found = estimates(problems, suites) if suites else {}
+    samples = sorted(problems["samples"].unique().tolist()) if len(problems) else []
     pairs = comparisons(found)
     return Table(layout, comparison, runs, found, pairs, samples, reported(comparison))
 
 
-def parts(layout: Layout, given: Sequence[Runs]) -> list[Table]:
-    """What the table shows of each of its comparisons; of one that was not given, no runs.
+def parts(layout: Layout, comparisons: Sequence[Runs]) -> list[Table]:
+    """What the table shows of each of its comparisons, with no runs for one that is missing.
 
     Raises:
         UpgeError: see :func:`make`; or runs of a comparison that the table doesn't show.
     """
-    if len(layout.comparisons) == len(given) == 1:
-        return [make(layout, layout.comparisons[0], given[0])]
-    own = {runs.comparison: runs for runs in given}
-    for name in own:
+    if len(layout.comparisons) == len(comparisons) == 1:
+        return [make(layout, layout.comparisons[0], comparisons[0])]
+    by_name = {runs.comparison: runs for runs in comparisons}
+    for name in by_name:
         if name not in layout.comparisons:
             raise unknown(f"comparison for {layout.name}", name, layout.comparisons)
-    folder = given[0].folder.resolve()
-    nothing = {name: Runs((), {}, {}, (), folder.with_name(name)) for name in layout.comparisons}
-    return [make(layout, name, runs) for name, runs in (nothing | own).items()]
+    folder = comparisons[0].folder.resolve()
+    return [
+        make(layout, name, by_name.get(name, no_runs(folder.with_name(name))))
+        for name in layout.comparisons
+    ]

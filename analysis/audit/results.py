@@ -9,20 +9,20 @@ from functools import cached_property
 import pandas as pd
 
 from analysis.accuracy.costs import costs
-from analysis.accuracy.table import IN, SUITES
-from analysis.audit.orderings import FORMS, Setting, judged, reported_orders, without
-from analysis.budgets import Curve, Point, Reading, near, points, validations
+from analysis.accuracy.table import IN, averages, tested_suites
+from analysis.audit.orderings import VARIANTS, Setting, judged, reported_orders, without
+from analysis.budgets import Curve, Reading, near, points, validations
 from analysis.methods import BASE
-from analysis.runs import Runs
-from analysis.statistics import AVERAGE, SIGNIFICANCE, Estimate, corrected, estimates
+from analysis.run import Runs
+from analysis.statistics import SIGNIFICANCE, Estimate, corrected
 
-#: SFT and SFT→GRPO, each with the trainings that have a fault or both.
+#: SFT and SFT→GRPO, each with the trainings that have one fault or both.
 FAULTY = {
     method: tuple(f"{method}_{fault}" for fault in ("last", "means", "both"))
     for method in ("sft", "sft_grpo")
 }
 
-#: Trainings of as many steps, and those of as much compute as HPT's.
+#: Trainings of equal steps, and those of as much compute as HPT's.
 EQUAL_STEPS = (
     BASE,
     *(name for method, faulty in FAULTY.items() for name in (method, *faulty)),
@@ -34,11 +34,11 @@ ROWS = (*EQUAL_STEPS, *EQUAL_COMPUTE)
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit found.
+    """The audit's results.
 
     Args:
-        runs: where it comes from.
-        tests: averages over the suites of a split, by method, by split.
+        runs: the runs it is made from.
+        tests: averages over the suites of a split, by split and method.
         costs: what each method's training took.
         curves: validations over compute.
     """
@@ -50,13 +50,13 @@ class Audit:
 
     @property
     def methods(self) -> list[str]:
-        """The table's rows that there are."""
+        """The methods with runs, in order."""
         return [method for method in ROWS if method in self.runs.methods]
 
     @cached_property
     def budget(self) -> float:
-        """FLOPs that count as equal compute: those of the dearest form of HPT; NaN without one."""
-        return float(self.costs["flops"].reindex(list(FORMS["hpt"])).max())
+        """FLOPs that count as equal compute: of HPT's most expensive variant; NaN without one."""
+        return float(self.costs["flops"].reindex(list(VARIANTS["hpt"])).max())
 
     @cached_property
     def validated(self) -> dict[str, Reading]:
@@ -67,22 +67,22 @@ class Audit:
         """Tests of trainings that ended at about equal compute."""
         return self._near(points(self.tests.get(split, {}), self.costs))
 
-    def _near(self, curves: Sequence[Curve | Point]) -> dict[str, Reading]:
+    def _near(self, curves: Sequence[Curve]) -> dict[str, Reading]:
         return near(curves, self.budget) if self.budget > 0 else {}
 
     @cached_property
     def settings(self) -> list[tuple[Setting, pd.DataFrame]]:
         """Where orderings are looked for, with their claims as judged there."""
-        found = [(setting, judged(setting)) for setting in _settings(self)]
-        return [(setting, claims) for setting, claims in found if claims["p"].notna().any()]
+        settings = [(setting, judged(setting)) for setting in _settings(self)]
+        return [(setting, claims) for setting, claims in settings if claims["p"].notna().any()]
 
     @cached_property
     def faults(self) -> pd.DataFrame:
         """``split, method, faulty, difference, low, high, p, p_holm, distinguishable``.
 
-        What the faults cost; Holm's correction is for those of a split.
+        What the faults cost; Holm's correction covers those of a split.
         """
-        parts = [_faults(split, own) for split, own in self.tests.items()]
+        parts = [_faults(split, tests) for split, tests in self.tests.items()]
         return pd.concat(parts, ignore_index=True) if parts else _faults(IN, {})
 
 
@@ -93,22 +93,14 @@ def make(runs: Runs) -> Audit:
         UpgeError: damaged runs, or runs tested on different problems.
     """
     problems = runs.problems()
-    there = set(problems["suite"]) if len(problems) else set()
-    suites = {suite: split for suite, split in SUITES.items() if suite in there}
-    tests: dict[str, dict[str, Estimate]] = {}
-    if suites:
-        for (method, suite, split), estimate in estimates(problems, suites).items():
-            if suite == AVERAGE:
-                tests.setdefault(split, {})[method] = estimate
+    tests = averages(problems, tested_suites(runs, problems))
     return Audit(runs, tests, costs(runs.metrics()), validations(runs))
 
 
 def _settings(audit: Audit) -> Iterator[Setting]:
     orders = reported_orders()
-    first = orders[:1]
-    faultless = [
-        without(order, [name for own in FAULTY.values() for name in own]) for order in orders
-    ]
+    faulty = [name for names in FAULTY.values() for name in names]
+    faultless = [without(order, faulty) for order in orders]
     for split, tests in audit.tests.items():
         steps = {method: e for method, e in tests.items() if method in EQUAL_STEPS}
         yield Setting("at equal steps", split, steps, orders)
@@ -117,13 +109,14 @@ def _settings(audit: Audit) -> Iterator[Setting]:
         if split == IN:
             validated = {method: r.estimate for method, r in audit.validated.items()}
             yield Setting("at equal compute, by validations", split, validated, faultless)
-            if faulty := _faulty(steps):
-                yield Setting("at equal steps with faulty baselines", split, faulty, first)
+            if with_both := _with_both_faults(steps):
+                where = "at equal steps with faulty baselines"
+                yield Setting(where, split, with_both, orders[:1])
 
 
-def _faulty(tests: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """With both faults where the ordering means the method; nothing if there is no such run."""
-    both = {method: tests[own[-1]] for method, own in FAULTY.items() if own[-1] in tests}
+def _with_both_faults(tests: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """With both faults in SFT and SFT→GRPO; empty if there are no such runs."""
+    both = {method: tests[names[-1]] for method, names in FAULTY.items() if names[-1] in tests}
     others = {method: e for method, e in tests.items() if method not in FAULTY}
     return others | both if both else {}
 
@@ -131,8 +124,8 @@ def _faulty(tests: Mapping[str, Estimate]) -> dict[str, Estimate]:
 def _faults(split: str, tests: Mapping[str, Estimate]) -> pd.DataFrame:
     pairs = [
         (method, faulty)
-        for method, own in FAULTY.items()
-        for faulty in own
+        for method, names in FAULTY.items()
+        for faulty in names
         if {method, faulty} <= tests.keys()
     ]
     differences = [tests[method] - tests[faulty] for method, faulty in pairs]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from matplotlib import pyplot as plt
+from typing import Any
+
 from matplotlib.figure import Figure
 
-from analysis.bias_variance.series import caption, draw_series, legend_above, letter, logit_axis
-from analysis.style import PAGE, look, style
+from analysis.bias_variance.panels import Panel, Series, draw, legend_above, letter, replicates
+from analysis.style import PAGE, look, panels, style
 from experiments.bias_variance.common import Row, Rows, chosen
 
-#: Rule: how it is named, and the registered method whose look it has.
+#: Rule: its name, and the registered method whose look it has.
 _RULES = {
     "sft": ("SFT", "sft"),
     "off_policy": ("off-policy RL, π$_{ref}$ ≡ 1", "srft_offline"),
@@ -17,56 +18,70 @@ _RULES = {
     "dft": ("DFT", "dft"),
     "chord": ("CHORD", "chord"),
 }
-#: Column of the rows, part, target, what it is called, its axis, whether in logarithms.
-_PANELS = (
+_SYMLOG = {"value": "symlog", "linthresh": 0.01, "linscale": 0.5}
+#: Column of the rows, part, target, title, range and scale of the axis.
+_COLUMNS: tuple[tuple[str, str, str, str, tuple[float, float], str], ...] = (
     ("weight", "alone", "kl", "weight on ∇(−KL)", (-30, 30), "symlog"),
     ("cosine", "alone", "kl", "cosine with ∇(−KL)", (-1.05, 1.05), "linear"),
     ("cosine", "alone", "reward", "cosine with ∇E[r]", (-1.05, 1.05), "linear"),
     ("mse", "with_rollouts", "mu", "RL + μ·rule: MSE", (0.2, 20), "log"),
 )
-_SHARE = "teacher's share of π$_β$"
-_COVERAGE = "π$_θ$(teacher's token)"
+_X = {
+    "share": ("teacher's share of π$_β$", "logit"),
+    "coverage": ("π$_θ$(teacher's token)", "log"),
+}
 
 
 def figure(rows: Rows) -> Figure:
     """Weight, cosines and MSE against how sharp π_β is, and against how well π_θ covers it."""
-    swept = chosen(rows, sweep="share")
-    coverages = sorted({float(row["coverage"]) for row in swept}, reverse=True)
+    coverages = sorted({float(r["coverage"]) for r in chosen(rows, sweep="share")}, reverse=True)
     fixed = float(chosen(rows, sweep="coverage")[0]["share"])
-    lines: list[tuple[Row, str, str]] = [
-        ({"sweep": "share", "coverage": c}, "share", f"π$_θ$(teacher's token) = {c:g}")
+    where: list[tuple[Row, str, str]] = [
+        ({"sweep": "share", "coverage": c}, "share", f"{_X['coverage'][0]} = {c:g}")
         for c in coverages
     ]
-    lines.append(({"sweep": "coverage"}, "coverage", f"teacher's share of π$_β$ = {fixed:g}"))
+    where.append(({"sweep": "coverage"}, "coverage", f"{_X['share'][0]} = {fixed:g}"))
     with style():
-        drawn, panels = plt.subplots(len(lines), len(_PANELS), figsize=(PAGE, 5.8), squeeze=False)
-        for (where, x, place), line in zip(lines, panels, strict=True):
-            for panel, axes in zip(_PANELS, line, strict=True):
-                column, part, target, name, span, scale = panel
-                for rule, (label, method) in _RULES.items():
-                    own = chosen(rows, rule=rule, part=part, target=target, **where)
-                    draw_series(axes, own, x, column, look(method), label)
-                axes.set(title=name, yscale=scale)
-                if scale == "symlog":
-                    axes.set_yscale("symlog", linthresh=0.01, linscale=0.5)
-                    axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10])
-                axes.set_ylim(span)
-                axes.set_xlabel(_SHARE if x == "share" else _COVERAGE)
-                if x == "share":
-                    logit_axis(axes)
-                else:
-                    axes.set_xscale("log")
-                if span[0] < 0:
-                    axes.axhline(0, color="#7F7F7F", linewidth=0.6)
-            line[0].set_ylabel(place)
-        letter(panels.flat)
-        legend_above(drawn, panels[0, 0], 5)
-        replicates = len({row["seed"] for row in rows})
-        caption(
-            drawn,
-            f"Exact numbers. Lines: median of {replicates} random problems; bands: their range. "
-            "One demonstration; last column: beside one group, as MSE/‖∇J$_μ$‖².\n"
-            "π$_β$ takes one fixed token at each prefix, the teacher's, with the share shown, and "
-            "else draws from π$_θ$. KL(π$_β$ ‖ π$_θ$) is what SFT lowers.",
-        )
+        drawn, grid = panels(len(where), len(_COLUMNS), (PAGE, 5.5))
+        for (selected, x, name), axes_row in zip(where, grid, strict=True):
+            for axes, column in zip(axes_row, _COLUMNS, strict=True):
+                if column[-1] == "symlog":
+                    axes.set_yscale(**_SYMLOG)
+                draw(axes, _panel(chosen(rows, **selected), x, *column))
+            axes_row[0].set_ylabel(name)
+        letter(grid.flat)
+        legend_above(drawn, grid[0, 0], 5)
     return drawn
+
+
+def _panel(
+    rows: Rows,
+    x: str,
+    y: str,
+    part: str,
+    target: str,
+    title: str,
+    span: tuple[float, float],
+    scale: str,
+) -> Panel:
+    series = [
+        Series(chosen(rows, rule=rule, part=part, target=target), x, y, look(method), name)
+        for rule, (name, method) in _RULES.items()
+    ]
+    label, xscale = _X[x]
+    axes: dict[str, Any] = {"ylim": span, "xlabel": label, "xscale": xscale}
+    if scale == "symlog":
+        axes["yticks"] = [-10, -1, -0.1, 0, 0.1, 1, 10]
+    else:
+        axes["yscale"] = scale
+    return Panel(title, series, axes, zero=span[0] < 0)
+
+
+def caption(rows: Rows) -> str:
+    """What a reader has to know."""
+    return (
+        f"Exact numbers. Lines: median of {replicates(rows)} random problems; bands: their range. "
+        "One demonstration; last column: beside one group, as MSE/‖∇J$_μ$‖². π$_β$ takes one fixed "
+        "token at each prefix, the teacher's, with the share shown, and draws from π$_θ$ "
+        "otherwise. SFT decreases KL(π$_β$ ‖ π$_θ$)."
+    )

@@ -6,12 +6,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bias_variance.series import caption, legend_above, letter, summary
-from analysis.style import CYCLE, PAGE, Look, style
+from analysis.bias_variance.panels import legend_above, letter, replicates, summary
+from analysis.style import CYCLE, PAGE, Look, panels, style
 from experiments.bias_variance.common import Rows, chosen
 from experiments.bias_variance.mask import USUAL
 
@@ -38,40 +37,31 @@ def figure(rows: Rows) -> Figure:
     """Trade-off curves for both directions and every KL; below, the MSE of means of N groups."""
     distances = sorted({float(row["kl"]) for row in rows})
     with style():
-        drawn, panels = plt.subplots(
-            3, len(distances), figsize=(PAGE, 6.6), sharey="row", squeeze=False
-        )
-        for line, (direction, name) in zip(panels, _DIRECTIONS.items(), strict=False):
-            for axes, nats in zip(line, distances, strict=True):
+        drawn, grid = panels(3, len(distances), (PAGE, 6.3), sharey="row")
+        for axes_row, (direction, name) in zip(grid, _DIRECTIONS.items(), strict=False):
+            for axes, nats in zip(axes_row, distances, strict=True):
                 _trade_off(axes, chosen(rows, direction=direction, kl=nats))
                 axes.set(title=f"KL {nats:g} nats", xlabel="tr Cov / ‖∇J‖², one group")
-            line[0].set_ylabel(f"{name}\nbias² / ‖∇J‖²")
-        for axes, nats in zip(panels[2], distances, strict=True):
+            axes_row[0].set_ylabel(f"{name}\nbias² / ‖∇J‖²")
+        for axes, nats in zip(grid[2], distances, strict=True):
             _groups(axes, chosen(rows, direction="gradient", kl=nats))
             axes.set(title=f"KL {nats:g} nats", xlabel="groups N that are averaged")
-        panels[2, 0].set_ylabel("π$_θ$ moved up ∇J\nMSE / ‖∇J‖² at the usual setting")
-        letter(panels.flat)
-        panels[2, 0].legend(loc="lower left")
-        legend_above(drawn, panels[0, 0], 4)
-        replicates = len({row["seed"] for row in rows})
-        caption(
-            drawn,
-            f"Exact numbers, medians of {replicates} random problems. Large marks: the usual "
-            "setting, in brackets; small ones: the other settings.\nThin crosses: range over "
-            "problems, of clip and no mask. Grey lines: equal MSE.",
-        )
+        grid[2, 0].set_ylabel("π$_θ$ moved up ∇J\nMSE / ‖∇J‖² at the usual setting")
+        letter(grid.flat)
+        grid[2, 0].legend(loc="lower left")
+        legend_above(drawn, grid[0, 0], 4)
     return drawn
 
 
 def _trade_off(axes: Axes, rows: Rows) -> None:
     axes.set(xlim=_VARIANCE, ylim=_BIAS, xscale="log", yscale="log")
     for mask, (name, symbol, look) in _FAMILIES.items():
-        own, usual = chosen(rows, mask=mask), USUAL[mask]
-        settings = [float(row["setting"]) for row in own]
+        family, usual = chosen(rows, mask=mask), USUAL[mask]
+        settings = [float(row["setting"]) for row in family]
         label = f"{name}: {symbol} {min(settings):g}–{max(settings):g} ({usual:g})"
-        x, y = (summary(own, "setting", column)[1] for column in ("variance", "bias_sq"))
+        x, y = (summary(family, "setting", column)[1] for column in ("variance", "bias_sq"))
         axes.plot(x, y, markeredgewidth=0, **(look.line | {"markersize": 2.2}))
-        _mark(axes, chosen(own, setting=usual), look, label)
+        _mark(axes, chosen(family, setting=usual), look, label)
     for mask, (label, look) in _POINTS.items():
         _mark(axes, chosen(rows, mask=mask), look, label)
     x_line = np.geomspace(*_VARIANCE, 400)
@@ -81,25 +71,20 @@ def _trade_off(axes: Axes, rows: Rows) -> None:
 
 
 def _mark(axes: Axes, rows: Rows, look: Look, label: str) -> None:
-    """A large mark at the medians, for those named with a cross over the range of both."""
+    """A large mark at the medians, for some with a cross over the range of both."""
     x, y = ([float(row[column]) for row in rows] for column in ("variance", "bias_sq"))
     if not x:
         return
     if rows[0]["mask"] in _CROSSED:
-        cross: dict[str, Any] = {"color": look.color, "linewidth": 0.7, "alpha": 0.6}
-        axes.hlines(median(y), min(x), max(x), **cross)
-        axes.vlines(median(x), min(y), max(y), **cross)
-    axes.plot(
-        median(x),
-        median(y),
-        look.marker,
-        color=look.color,
-        markersize=6.5,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        linestyle="none",
-        label=label,
-    )
+        axes.hlines(median(y), min(x), max(x), color=look.color, linewidth=0.7, alpha=0.6)
+        axes.vlines(median(x), min(y), max(y), color=look.color, linewidth=0.7, alpha=0.6)
+    large: dict[str, Any] = {
+        "markersize": 6.5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+        "ls": "none",
+    }
+    axes.plot(median(x), median(y), look.marker, color=look.color, label=label, **large)
 
 
 def _groups(axes: Axes, rows: Rows) -> None:
@@ -108,12 +93,21 @@ def _groups(axes: Axes, rows: Rows) -> None:
     lines = {mask: look for mask, (*_, look) in (_FAMILIES | _POINTS).items()}
     lines["trajectory"] = Look("#7F7F7F", "", ":")
     for mask, look in lines.items():
-        own = chosen(rows, mask=mask, setting=USUAL[mask])
+        usual = chosen(rows, mask=mask, setting=USUAL[mask])
         bias, variance = (
-            np.array([float(row[column]) for row in own])[:, None]
+            np.array([float(row[column]) for row in usual])[:, None]
             for column in ("bias_sq", "variance")
         )
         mse = np.median(bias + variance / counts, axis=0)
         label = "whole-trajectory ratio (eq. 3)" if mask == "trajectory" else ""
         axes.plot(counts, mse, markevery=8, label=label, **look.line)
     axes.set(xscale="log", yscale="log")
+
+
+def caption(rows: Rows) -> str:
+    """What a reader has to know."""
+    return (
+        f"Exact numbers, medians of {replicates(rows)} random problems. Large marks: the usual "
+        "setting, in parentheses; small ones: other settings. Thin crosses: range over problems, "
+        "for clip and no mask. Gray lines: equal MSE."
+    )

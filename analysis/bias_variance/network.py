@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from analysis.bias_variance.series import caption, letter
+from analysis.bias_variance.mixing import GATES
+from analysis.bias_variance.panels import letter
+from analysis.methods import title
 from analysis.style import CYCLE, DASHES, PAGE, Look, look, style
 from experiments.bias_variance.common import Rows, chosen
 from experiments.network.study import REGISTERED
@@ -32,8 +36,6 @@ _MASKS = {
     "tis": ("weight ≤ 2", Look(CYCLE[2], "^")),
     "sapo": ("SAPO's gate", Look(CYCLE[3], "D")),
 }
-_GATES = ("wiener", "switch", "fixed", "linear", "sigmoid", "keep rl", "rl", "sft")
-
 _VERDICTS = {
     "carries over": Look("#009E73", "o"),
     "does not": Look("#D55E00", "X"),
@@ -44,7 +46,7 @@ _VERDICTS = {
 def figure(rows: Rows) -> Figure:
     """Errors on policy, masks and reference policies off policy, gates, and the verdicts."""
     with style():
-        drawn = plt.figure(figsize=(PAGE, 10.2))
+        drawn = plt.figure(figsize=(PAGE, 9.8))
         grid = drawn.add_gridspec(5, 3, height_ratios=(1.25, 1, 1, 0.85, 1.25))
         panels = [[drawn.add_subplot(grid[i, j]) for j in range(3)] for i in range(4)]
         for column, point in enumerate(_POINTS):
@@ -60,34 +62,36 @@ def figure(rows: Rows) -> Figure:
         last = drawn.add_subplot(grid[4, :])
         _statements(last, rows)
         letter([axes for line in panels for axes in line] + [last])
-        caption(drawn, _caption())
     return drawn
 
 
-def _caption() -> str:
+def caption(rows: Rows) -> str:
+    """What a reader has to know."""
     return (
-        "Estimates with 95 % intervals (bootstrap over groups and over blocks of the reference's "
-        "sample), averages over the questions. One group a question.\n"
-        "(d)–(i): filled, π$_{θ\\,old}$ some updates earlier in training; open, π$_θ$ moved from "
-        "π$_{θ\\,old}$ along ∇E[r]. (a)–(c): filled, against ∇E[r]; open, against ∇J$_μ$.\n"
-        "(m): not decided also where eq. 3's ratio, which is unbiased, is not seen to be: there "
-        "π$_{θ\\,old}$ hardly samples what it weighs most."
+        "Estimates with 95% intervals (bootstrap over groups and over blocks of the reference's "
+        "sample), averaged over questions. One group per question. (a)–(c): filled, against "
+        "∇E[r]; open, against ∇J$_μ$. (d)–(i): filled, π$_{θ\\,old}$ some updates earlier in "
+        "training; open, π$_θ$ moved from π$_{θ\\,old}$ along ∇E[r]. (m): also not decided where "
+        "the ratio of eq. 3, which is unbiased, doesn't look unbiased: there π$_{θ\\,old}$ hardly "
+        "samples what the ratio weighs most."
     )
 
 
 def _errors(axes: Axes, rows: Rows, point: str, first: bool) -> None:
     """The error of each algorithm's best multiple."""
-    own = chosen(rows, part="on policy", level="pooled", measure="mse_scaled")
+    errors = chosen(rows, part="on policy", level="pooled", measure="mse_scaled")
     for place, name in enumerate(reversed(REGISTERED)):
         for target, filled, shift in (("reward", True, 0.13), ("mu", False, -0.13)):
-            for row in chosen(own, estimator=name, target=target):
+            for row in chosen(errors, estimator=name, target=target):
                 _mark(axes, row, float(row["value"]), place + shift, look(name), filled)
     step = int(float(rows[0]["step"]))
     axes.set(title=f"{point}, step {step}", xlabel="MSE of the best multiple", xlim=(None, 1.02))
-    _names(axes, list(reversed(REGISTERED)), first)
+    _names(axes, [title(name) for name in reversed(REGISTERED)], first)
 
 
-def _mark(axes: Axes, row: dict, x: float, y: float, looks: Look, filled: bool) -> None:
+def _mark(
+    axes: Axes, row: Mapping[str, float | str], x: float, y: float, looks: Look, filled: bool
+) -> None:
     """A point with its interval, along x."""
     low, high = float(row["low"]), float(row["high"])
     axes.plot([low, high], [y, y], color=looks.color, linewidth=0.8)
@@ -102,30 +106,21 @@ def _names(axes: Axes, names: list[str], first: bool) -> None:
 
 def _against_kl(axes: Axes, rows: Rows, measure: str, entries: dict[str, tuple[str, Look]]) -> None:
     """A measure of reference policies or masks against KL, for both directions."""
-    own = chosen(rows, level="pooled", measure=measure, target="reward")
+    measured = chosen(rows, level="pooled", measure=measure, target="reward")
     for i, (name, (_, looks)) in enumerate(entries.items()):
-        for part, filled in (("path", True), ("gradient", False)):
-            shift = 1.09 ** (i - (len(entries) - 1) / 2)  # so that intervals don't hide each other
-            series = sorted(chosen(own, part=part, estimator=name), key=lambda r: float(r["kl"]))
-            x = [float(row["kl"]) * shift for row in series]
-            y = [float(row["value"]) for row in series]
-            low = [float(row["low"]) for row in series]
-            high = [float(row["high"]) for row in series]
-            face = looks.color if filled else "white"
-            dash = _SOLID if filled else _DOTTED
-            axes.plot(
-                x,
-                y,
-                marker=looks.marker,
-                color=looks.color,
-                markerfacecolor=face,
-                linestyle=dash,
-                linewidth=0.7,
+        shift = 1.09 ** (i - (len(entries) - 1) / 2)  # so that intervals don't hide each other
+        for part, face, dash in (("path", looks.color, _SOLID), ("gradient", "white", _DOTTED)):
+            line = sorted(
+                chosen(measured, part=part, estimator=name), key=lambda row: float(row["kl"])
             )
+            x = [float(row["kl"]) * shift for row in line]
+            y, low, high = ([float(row[c]) for row in line] for c in ("value", "low", "high"))
+            marks = {"marker": looks.marker, "markerfacecolor": face, "linestyle": dash}
+            axes.plot(x, y, color=looks.color, linewidth=0.7, **marks)
             axes.vlines(x, low, high, color=looks.color, linewidth=0.7)
     axes.set(title=str(rows[0]["point"]), xscale="log", xlabel="KL(π$_{θ\\,old}$ ‖ π$_θ$) [nats]")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    if measure == "variance" and any(float(row["value"]) > 0 for row in own):
+    if measure == "variance" and any(float(row["value"]) > 0 for row in measured):
         axes.set_yscale("log", nonpositive="mask")
     elif measure == "weight":
         axes.axhline(0, color="#000000", linewidth=0.6)
@@ -141,9 +136,10 @@ def _key(axes: Axes, entries: dict[str, tuple[str, Look]]) -> None:
 
 
 def _shares(axes: Axes, rows: Rows, first: bool) -> None:
-    """What gates realise of the best gain for ∇J_μ (bars) and for ∇E[r] (ticks)."""
+    """How much of the best gain gates achieve for ∇J_μ (bars) and for ∇E[r] (ticks)."""
     shares = chosen(rows, measure="share")
-    for place, gate in enumerate(reversed(_GATES)):
+    gates = [gate for gate in reversed(GATES) if gate != "optimum"]
+    for place, gate in enumerate(gates):
         (wide,) = chosen(shares, estimator=gate, target="mu")
         (thin,) = chosen(shares, estimator=gate, target="reward")
         axes.barh(place, float(wide["value"]), color=CYCLE[5], alpha=0.7, height=0.7)
@@ -153,7 +149,7 @@ def _shares(axes: Axes, rows: Rows, first: bool) -> None:
     axes.set(
         title=str(rows[0]["point"]), xlim=(0, 1.02), xlabel="share of the gain: ∇J$_μ$; | ∇E[r]"
     )
-    _names(axes, list(reversed(_GATES)), first)
+    _names(axes, [GATES[gate][0] for gate in gates], first)
     axes.grid(axis="y", visible=False)
 
 

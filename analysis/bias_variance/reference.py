@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from matplotlib import pyplot as plt
+from collections.abc import Iterator
+
 from matplotlib.figure import Figure
 
-from analysis.bias_variance.series import caption, draw_series, legend_above, letter
-from analysis.style import CYCLE, PAGE, Look, style
+from analysis.bias_variance.panels import Panel, Series, draw, legend_above, letter, replicates
+from analysis.style import CYCLE, PAGE, Look, panels, style
 from experiments.bias_variance.common import Rows, chosen
 
-_LABELS = {
-    "current": "π$_θ$",
-    "rollout": "π$_{θ\\,old}$, token by token",
-    "sequence": "GSPO's",
-    "one": "1",
-    "trajectory": "π$_{θ\\,old}$, whole trajectory (eq. 3)",
-}
-_LOOKS = {
-    "current": Look(CYCLE[0], "o"),
-    "rollout": Look(CYCLE[1], "s"),
-    "sequence": Look(CYCLE[2], "^"),
-    "one": Look(CYCLE[3], "D"),
-    "trajectory": Look(CYCLE[6], "v", (0, (5, 1.5))),
+_REFERENCES = {
+    "current": ("π$_θ$", Look(CYCLE[0], "o")),
+    "rollout": ("π$_{θ\\,old}$, token by token", Look(CYCLE[1], "s")),
+    "sequence": ("GSPO's", Look(CYCLE[2], "^")),
+    "one": ("1", Look(CYCLE[3], "D")),
+    "trajectory": ("π$_{θ\\,old}$, whole trajectory (eq. 3)", Look(CYCLE[6], "v", (0, (5, 1.5)))),
 }
 #: Measure: its name, its axis (the same in all rows).
 _MEASURES = {
@@ -42,27 +36,38 @@ _SWEEPS = (
 def figure(rows: Rows) -> Figure:
     """Bias², variance and MSE against KL, for two directions, and against length."""
     with style():
-        drawn, panels = plt.subplots(3, 4, figsize=(PAGE, 5.6))
-        for (sweep, direction, x, label, place), line in zip(_SWEEPS, panels, strict=True):
-            own = chosen(rows, sweep=sweep, direction=direction)
-            for (measure, (name, span)), axes in zip(_MEASURES.items(), line, strict=True):
-                for reference, look in _LOOKS.items():
-                    if (measure, reference) != ("bias_sq", "trajectory"):
-                        series = chosen(own, reference=reference)
-                        draw_series(axes, series, x, measure, look, _LABELS[reference])
-                if span[0]:
-                    axes.set_yscale("log", nonpositive="mask")
-                axes.set(
-                    title=name, ylim=span, xlabel=label, xscale="log" if sweep == "kl" else "linear"
-                )
-            line[0].set_ylabel(place)
-        letter(panels.flat)
-        legend_above(drawn, panels[0, 1], 5, "reference policy π$_{ref}$")
-        replicates = len({row["seed"] for row in rows})
-        caption(
-            drawn,
-            f"Exact numbers. Lines: median of {replicates} random problems; bands: their range. "
-            "One group, leave-one-out advantage, no mask.\nBias 0 is not drawn: eq. 3's, and the "
-            "other ratios' at length 1. Best multiple: the estimate times its best factor.",
-        )
+        drawn, grid = panels(len(_SWEEPS), len(_MEASURES), (PAGE, 5.3))
+        for axes, panel in zip(grid.flat, _panels(rows), strict=True):
+            draw(axes, panel)
+        for axes, (*_, name) in zip(grid[:, 0], _SWEEPS, strict=True):
+            axes.set_ylabel(name)
+        letter(grid.flat)
+        legend_above(drawn, grid[0, 1], 5, "reference policy π$_{ref}$")
     return drawn
+
+
+def _panels(rows: Rows) -> Iterator[Panel]:
+    for sweep, direction, x, label, _ in _SWEEPS:
+        swept = chosen(rows, sweep=sweep, direction=direction)
+        for measure, (title, span) in _MEASURES.items():
+            series = [
+                Series(chosen(swept, reference=reference), x, measure, look, name)
+                for reference, (name, look) in _REFERENCES.items()
+                if (measure, reference) != ("bias_sq", "trajectory")
+            ]
+            axes = {
+                "xlabel": label,
+                "xscale": "log" if sweep == "kl" else "linear",
+                "yscale": "log" if span[0] else "linear",
+                "ylim": span,
+            }
+            yield Panel(title, series, axes)
+
+
+def caption(rows: Rows) -> str:
+    """What a reader has to know."""
+    return (
+        f"Exact numbers. Lines: median of {replicates(rows)} random problems; bands: their range. "
+        "One group, leave-one-out advantage, no mask. Bias 0 is not drawn: that of eq. 3, and of "
+        "the other ratios at length 1. Best multiple: the estimate times its best factor."
+    )

@@ -12,8 +12,8 @@ import yaml
 
 from analysis.methods import title
 from analysis.records import is_recorded
-from analysis.run import Run, Trial
-from analysis.runs import Runs, load_runs
+from analysis.run import Run, Runs, Trial
+from analysis.runs import load_runs
 from analysis.tables import NONE
 
 #: What tables show of provenance.

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.accuracy.table import OUT
-from analysis.budgets import Curve, Point, Reading, budgets, within
+from analysis.budgets import Curve, Reading, budgets, within
+from analysis.run import Runs
 from analysis.statistics import SIGNIFICANCE, Estimate
 from analysis.statistics import within as possible
-from analysis.supply.study import PASS, Study, Supplied
+from analysis.supply.study import PASS, Study, Supply, make
 
 #: Budgets to a doubling of compute.
-AN_OCTAVE = 2
+PER_OCTAVE = 2
 
 VALIDATION = "validation"
 
 #: What methods are compared by, in order.
-PANELS: Mapping[str, Callable[[Supplied], list[Curve | Point]]] = {
-    VALIDATION: lambda supplied: supplied.validated,
-    OUT: lambda supplied: supplied.tested(OUT),
-    PASS: lambda supplied: supplied.tested(PASS),
+PANELS: Mapping[str, Callable[[Supply], list[Curve]]] = {
+    VALIDATION: lambda supply: supply.validated,
+    OUT: lambda supply: supply.tested(OUT),
+    PASS: lambda supply: supply.tested(PASS),
 }
 
 COLUMNS = (
@@ -39,9 +40,9 @@ class Choice:
     Args:
         best: the one with the highest mean.
         reading: what it reached.
-        runner_up: the one with the second highest; None if there is no other.
+        runner_up: the one with the second highest mean; None if there is no other.
         lead: of the best over it.
-        p: of the lead over whichever other method it is least sure of; NaN where nothing was
+        p: of the lead over whichever other method is least surely behind; NaN where nothing was
             compared.
         ties: the methods that are not distinguishable from the best, the highest first.
     """
@@ -55,7 +56,7 @@ class Choice:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the best is, from each other method: there is one, and no tie."""
+        """Whether there are other methods and the best is distinguishable from each."""
         return self.runner_up is not None and not self.ties
 
 
@@ -84,24 +85,29 @@ def choose(readings: Mapping[str, Reading]) -> Choice:
     )
 
 
+def numbers(*comparisons: Runs) -> pd.DataFrame:
+    """See :func:`phases`, of the study of these comparisons."""
+    return phases(make(comparisons))
+
+
 def phases(study: Study) -> pd.DataFrame:
-    """:data:`COLUMNS`, a row a panel, supply and budget at which anything is known.
+    """:data:`COLUMNS`, a row a panel, supply and budget with a result.
 
     Accuracies and leads are from 0 to 1. ``run`` is the training that was read at the budget, and
-    ``flops`` what it took by then.
+    ``flops`` what it had taken by then.
     """
-    curves = [(panel, own, of(own)) for panel, of in PANELS.items() for own in study.supplied]
-    grid = budgets([curve for *_, found in curves for curve in found], AN_OCTAVE)
+    curves = [(panel, s, of(s)) for panel, of in PANELS.items() for s in study.supplies]
+    grid = budgets([curve for *_, members in curves for curve in members], PER_OCTAVE)
     rows = [
-        (panel, own.label, own.column.demonstrations, budget, *choice)
-        for panel, own, found in curves
-        for budget, choice in _choices(found, grid)
+        (panel, supply.label, supply.demonstrations, budget, *choice)
+        for panel, supply, members in curves
+        for budget, choice in _choices(members, grid)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _choices(
-    curves: Sequence[Curve | Point], grid: Sequence[float]
+    curves: Sequence[Curve], grid: Sequence[float]
 ) -> Iterator[tuple[float, tuple[object, ...]]]:
     """At each budget; the same as before where no method reached more."""
     before: dict[str, tuple[str, float]] = {}

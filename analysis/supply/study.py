@@ -1,59 +1,79 @@
-"""What each method reached with each supply of demonstrations."""
+"""Supplies of demonstrations, from the comparisons of the study, and what was reached with each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 import torch
 
 from analysis.accuracy.costs import costs
-from analysis.accuracy.table import IN, OUT
-from analysis.budgets import Curve, Point, points, validations
-from analysis.methods import BASE
-from analysis.runs import Runs
-from analysis.statistics import AVERAGE, Estimate, estimates
-from analysis.supply.columns import FREE, Column, columns
-from upge.evaluation.metrics import pass_at_k
-from upge.tasks.synthetic import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from analysis.accuracy.table import IN, OUT, averages
+from analysis.budgets import Curve, points, validations
+from analysis.methods import BASE, short_title, suite_title
+from analysis.run import Run, Runs
+from analysis.statistics import Estimate
+from upge.common.errors import UpgeError
+from upge.evaluation.metrics import pass_at_k_of_counts
+from upge.tasks.synthetic import IN_DISTRIBUTION, LEVELS, OUT_OF_DISTRIBUTION
+
+#: The comparisons of the study.
+COMPARISONS = tuple(f"supply-{name}" for name in (30, 100, 300, 900, "levels", "families"))
+
+#: Methods without demonstrations, whose runs in one comparison serve all supplies.
+FREE = (BASE, "grpo")
+
+#: The methods of the study.
+METHODS = (*FREE, "sft", "sft_long", "sft_grpo", "luffy", "hpt_global_token")
 
 #: What tests measure besides avg@k in and out of distribution: pass@k in distribution.
 PASS = "pass"
 
-Tests = Mapping[str, Mapping[str, Estimate]]
+
+def short(method: str) -> str:
+    """A method's name where room is scarce: the study has one variant of each."""
+    return "base" if method == BASE else short_title(method)
 
 
 @dataclass(frozen=True)
-class Supplied:
-    """A supply, and what was reached with it.
+class Supply:
+    """A supply of demonstrations, and what was reached with it.
 
     Args:
-        column: the supply.
-        costs: what each method's training took.
-        curves: validations over compute.
-        tests: what was measured, by :data:`IN`, :data:`OUT` and :data:`PASS`, by method.
+        label: its short name in CSV.
+        title: its short name for readers.
+        demonstrations: how many problems have one.
+        problems: how many problems are trained on.
+        whole: whether demonstrations cover all families and levels that are trained on.
+        runs: with this supply, and those that need none.
+        tests: by :data:`IN`, :data:`OUT` and :data:`PASS`, by method.
     """
 
-    column: Column
-    costs: pd.DataFrame
-    curves: Sequence[Curve]
-    tests: Tests
+    label: str
+    title: str
+    demonstrations: int
+    problems: int
+    whole: bool
+    runs: Runs
+    tests: Mapping[str, Mapping[str, Estimate]]
 
     @property
-    def label(self) -> str:
-        """The supply's."""
-        return self.column.label
+    def costs(self) -> pd.DataFrame:
+        """What each method's training took."""
+        return costs(self.runs.metrics())
 
     @property
-    def validated(self) -> list[Curve | Point]:
+    def validated(self) -> list[Curve]:
         """Validations over compute; the base model, which is not validated, by its tests."""
         base = {method: e for method, e in self.tests[IN].items() if method == BASE}
-        return [*points(base, self.costs), *self.curves]
+        return points(base, self.costs) + validations(self.runs)
 
-    def tested(self, what: str) -> list[Curve | Point]:
+    def tested(self, what: str) -> list[Curve]:
         """Tests of whole trainings, at their compute."""
-        return [*points(self.tests[what], self.costs)]
+        return points(self.tests[what], self.costs)
 
 
 @dataclass(frozen=True)
@@ -61,97 +81,142 @@ class Study:
     """The study.
 
     Args:
-        given: its comparisons, as many as there are.
-        supplied: what was reached, by supply.
+        comparisons: those that exist.
+        supplies: in order.
         samples: of each test problem; k of avg@k and pass@k.
     """
 
-    given: Sequence[Runs]
-    supplied: Sequence[Supplied]
+    comparisons: Sequence[Runs]
+    supplies: Sequence[Supply]
     samples: int
 
     @property
     def runs(self) -> Runs:
-        """The finished runs of all comparisons, for what is said of their origin."""
-        finished = [run for runs in self.given for run in runs.finished]
-        return replace(self.given[0], finished=finished)
-
-    @property
-    def seeds(self) -> str:
-        """How many seeds methods have."""
-        all_runs = [own.column.runs for own in self.supplied]
-        counts = {len(runs.seeds(method)) for runs in all_runs for method in runs.methods}
-        return " or ".join(map(str, sorted(counts)))
+        """The finished runs of all comparisons, for their provenance."""
+        finished = [run for runs in self.comparisons for run in runs.finished]
+        return replace(self.comparisons[0], finished=finished)
 
     @property
     def validation_samples(self) -> int:
         """Samples of each validation problem."""
-        evaluations = [own.column.runs.finished[0].config["evaluation"] for own in self.supplied]
+        evaluations = [supply.runs.finished[0].config["evaluation"] for supply in self.supplies]
         return min(int(evaluation["validation_samples"]) for evaluation in evaluations)
 
 
-def make(given: Sequence[Runs]) -> Study:
+def make(comparisons: Sequence[Runs]) -> Study:
     """The study of comparisons, in whatever order.
 
     Raises:
-        UpgeError: damaged runs, runs tested on different problems, or comparisons that supply the
-            same.
+        UpgeError: damaged runs, runs tested on different problems, or comparisons with the same
+            supply.
     """
-    given = sorted(given, key=lambda runs: runs.comparison)
-    found = columns(given)
-    answers = _answers(found)
+    comparisons = sorted(comparisons, key=lambda runs: runs.comparison)
+    supplies = supplies_of(comparisons)
+    answers = _answers(supplies)
     samples = int(answers["samples"].min()) if len(answers) else 0
     tests = {
         IN: _averages(answers, IN_DISTRIBUTION, k=1),
         OUT: _averages(answers, OUT_OF_DISTRIBUTION, k=1),
         PASS: _averages(answers, IN_DISTRIBUTION, k=samples),
     }
-    supplied = [
-        Supplied(column, costs(column.runs.metrics()), validations(column.runs), _of(column, tests))
-        for column in found
-    ]
-    return Study(given, supplied, samples)
+    tested = []
+    for supply in supplies:
+        names = {_name(supply, method): method for method in supply.runs.methods}
+        found = {
+            what: {m: estimates[name] for name, m in names.items() if name in estimates}
+            for what, estimates in tests.items()
+        }
+        tested.append(replace(supply, tests=found))
+    return Study(comparisons, tested, samples)
 
 
-def _of(column: Column, tests: Tests) -> dict[str, dict[str, Estimate]]:
-    names = {_name(column, method): method for method in column.runs.methods}
-    return {
-        what: {method: found[name] for name, method in names.items() if name in found}
-        for what, found in tests.items()
-    }
+# ---------------------------------------------------------------------------------------- supplies
 
 
-def _name(column: Column, method: str) -> str:
-    """A method among those of all supplies; what needs no demonstrations is one of all of them."""
-    return method if method in FREE else f"{method} at {column.label}"
+def supplies_of(comparisons: Sequence[Runs]) -> list[Supply]:
+    """No demonstration, then ever more, then those of some levels or families; without tests.
+
+    Args:
+        comparisons: those of the study that exist.
+
+    Raises:
+        UpgeError: comparisons with the same supply.
+    """
+    made = [runs for runs in comparisons if runs.finished]
+    having = {m: next((runs for runs in made if m in runs.methods), None) for m in FREE}
+    free = [run for method, runs in having.items() if runs for run in runs.of(method)]
+    supplies = sorted(
+        (_supply(runs, free) for runs in made),
+        key=lambda supply: (not supply.whole, supply.demonstrations, supply.label),
+    )
+    for a, b in pairwise(supplies):
+        if a.label == b.label:
+            raise UpgeError(
+                f"{a.runs.folder} and {b.runs.folder}: both supply {a.label} demonstrations; name "
+                "one of them"
+            )
+    if all(run.method == BASE for run in free):
+        return supplies
+    nothing = replace(supplies[0].runs, finished=free, unfinished={})
+    return [Supply("0", "0", 0, supplies[0].problems, True, nothing, {}), *supplies]
 
 
-def _answers(given: Sequence[Column]) -> pd.DataFrame:
+def _supply(runs: Runs, free: Sequence[Run]) -> Supply:
+    supply = runs.finished[0].config["data"]["supply"]
+    whole, number = not _part(supply, str), _demonstrations(supply)
+    label, title = (str(number) if whole else _part(supply, name) for name in (str, suite_title))
+    bound = [run for run in runs.finished if run.method in METHODS and run.method not in FREE]
+    together = replace(runs, finished=[*free, *bound])
+    return Supply(label, title, number, supply["problems"], whole, together, {})
+
+
+def _demonstrations(supply: Mapping[str, Any]) -> int:
+    """How many problems have one: of those covered, as many as are allowed."""
+    share = len(supply["families"]) * len(supply["levels"])
+    covered = supply["problems"] * share // (len(IN_DISTRIBUTION) * len(LEVELS))
+    allowed = supply["demonstrations"]
+    return int(covered if allowed is None else min(covered, allowed))
+
+
+def _part(supply: Mapping[str, Any], name: Callable[[str], str]) -> str:
+    """The levels or families that a supply is restricted to; empty if it covers all."""
+    levels, families = supply["levels"], supply["families"]
+    texts = []
+    if set(levels) < set(LEVELS):
+        texts.append(f"levels {min(levels)}–{max(levels)}")
+    if set(families) < set(IN_DISTRIBUTION):
+        texts.append(", ".join(map(name, families)))
+    return "; ".join(texts)
+
+
+# ------------------------------------------------------------------------------------------- tests
+
+
+def _name(supply: Supply, method: str) -> str:
+    """A method's name among those of all supplies; without demonstrations one name serves all."""
+    return method if method in FREE else f"{method} at {supply.label}"
+
+
+def _answers(supplies: Sequence[Supply]) -> pd.DataFrame:
     """Of all supplies, so that one bootstrap of the problems serves all."""
     parts: dict[str, pd.DataFrame] = {}
-    for column in given:
-        answers = column.runs.answers()
-        for method, own in answers.groupby("method", sort=False) if len(answers) else ():
-            name = _name(column, str(method))
-            parts.setdefault(name, own.assign(method=name))
+    for supply in supplies:
+        answers = supply.runs.answers()
+        for method, rows in answers.groupby("method", sort=False) if len(answers) else ():
+            name = _name(supply, str(method))
+            parts.setdefault(name, rows.assign(method=name))
     return pd.concat(parts.values(), ignore_index=True) if parts else pd.DataFrame()
 
 
 def _averages(answers: pd.DataFrame, suites: Iterable[str], k: int) -> dict[str, Estimate]:
-    """pass@k averaged over suites, by method; k = 1 is the share of right answers."""
-    names = dict.fromkeys(suites, "")
-    own = answers[answers["suite"].isin(list(names))] if len(answers) else answers
-    if not len(own):
+    """pass@k averaged over suites, by method; k = 1 is the share of correct answers."""
+    splits = dict.fromkeys(suites, "")
+    rows = answers[answers["suite"].isin(list(splits))] if len(answers) else answers
+    if not len(rows):
         return {}
-    found = estimates(own.assign(accuracy=_passes(own, k)), names)
-    return {method: e for (method, suite, _), e in found.items() if suite == AVERAGE}
-
-
-def _passes(answers: pd.DataFrame, k: int) -> list[float]:
-    """pass@k of each problem, from its counts."""
-    counts = list(zip(answers["right"], answers["samples"], strict=True))
-    table = {
-        (right, n): pass_at_k((torch.arange(n) < right).float()[None], [k]).item()
+    counts = list(zip(rows["right"], rows["samples"], strict=True))
+    passes = {
+        (right, n): pass_at_k_of_counts(torch.tensor([right]), n, [k]).item()
         for right, n in set(counts)
     }
-    return [table[count] for count in counts]
+    return averages(rows.assign(accuracy=[passes[count] for count in counts]), splits)[""]

@@ -18,12 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.bases.build import copy, is_made, load_recipe, make, recipe_names
+from experiments.bases.build import Recipe, copy, is_made, load_recipe, make, recipe_names
 from experiments.bases.measure import table
 from experiments.records import read_record
 from upge.common.errors import UpgeError
 from upge.models.bases import CHECKPOINTS, RECORD
-from upge.models.pretraining import PretrainingRecipe
+
+#: Steps between two lines of a log.
+_LINE = 100
 
 
 def main(
@@ -40,8 +42,9 @@ def main(
 ) -> None:
     """Pre-train the base models whose recipe has changed or that are missing, and measure them.
 
-    Each takes up to 10 minutes on one core. It can be interrupted: finished bases stay, and no
-    folder is left half-written.
+    Those of the synthetic suites take up to 10 minutes each on one core; that of word problems
+    takes hours, and resumes where it was interrupted. Finished bases stay, and no folder is left
+    half-written.
     """
     names = names or recipe_names()
     recipes = {name: load_recipe(name) for name in names}
@@ -75,16 +78,15 @@ def main(
     print(f"{out}: {', '.join(names)} ({len(trained)} trained, {there} already there)")
 
 
-def _train(
-    name: str, recipe: PretrainingRecipe, folder: Path, bars: Progress, task: TaskID
-) -> None:
+def _train(name: str, recipe: Recipe, folder: Path, bars: Progress, task: TaskID) -> None:
     bars.start_task(task)
-    make(
-        name,
-        recipe,
-        folder,
-        lambda step, loss: bars.update(task, completed=step, loss=f"loss {loss:.3f}"),
-    )
+
+    def show(step: int, loss: float) -> None:
+        bars.update(task, completed=step, loss=f"loss {loss:.3f}")
+        if not bars.console.is_terminal and step % _LINE == 0:
+            bars.console.print(f"{name}: step {step} of {recipe.steps}, loss {loss:.3f}")
+
+    make(name, recipe, folder, show)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from experiments.bases.measure import accuracy
+from experiments.bases import words
+from experiments.bases.measure import accuracy, word_accuracy
 from experiments.records import read_record
 from upge.common.config import build_dataclass, read_yaml
 from upge.common.errors import UpgeError, unknown
@@ -26,20 +27,27 @@ from upge.models.pretraining import PretrainingRecipe, pretrain
 
 RECIPES = Path(__file__).parent
 
+Recipe = PretrainingRecipe | words.WordsRecipe
+
 
 def recipe_names() -> list[str]:
     """The bases there are recipes of."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str) -> PretrainingRecipe:
+def load_recipe(name: str) -> Recipe:
     """The recipe of a base; one that is ``like`` another holds only the difference.
+
+    ``kind: words`` marks one that is trained on word problems rather than the synthetic suites.
 
     Raises:
         UpgeError: a name without a recipe, or a recipe that makes no sense.
     """
     try:
-        return build_dataclass(_values(name), PretrainingRecipe)
+        values = _values(name)
+        if values.pop("kind", None) == "words":
+            return build_dataclass(values, words.WordsRecipe)
+        return build_dataclass(values, PretrainingRecipe)
     except UpgeError as error:
         raise UpgeError(f"base {name}: {error}") from error
 
@@ -52,22 +60,32 @@ def _values(name: str) -> dict[str, Any]:
     return own if model is None else _values(model) | own
 
 
-def is_made(folder: Path, recipe: PretrainingRecipe) -> bool:
+def is_made(folder: Path, recipe: Recipe) -> bool:
     """Whether a folder holds the base of this recipe."""
     return read_record(folder / RECORD).get("key") == recipe.key
 
 
 def make(
     name: str,
-    recipe: PretrainingRecipe,
+    recipe: Recipe,
     folder: Path,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train and measure a base on one thread, and write its folder."""
+    """Train and measure a base on one thread, and write its folder.
+
+    Checkpoints of a base of word problems, from which training resumes, go to a folder beside it.
+    """
     started = time.monotonic()
     with _one_thread():
-        model, tokenizer = pretrain(recipe, progress)
-        found = accuracy(model, tokenizer)
+        if isinstance(recipe, words.WordsRecipe):
+            checkpoints = folder.with_name(f"{name}-{recipe.constant_key}")
+            model, tokenizer = words.pretrain(recipe, checkpoints, progress)
+            model = model.half().float()  # as it is saved
+            found: dict[str, Any] = word_accuracy(model, tokenizer)
+            dtype = torch.float16  # half the size, and no accuracy lost
+        else:
+            model, tokenizer = pretrain(recipe, progress)
+            found, dtype = accuracy(model, tokenizer), torch.float32
     record = {
         "name": name,
         "key": recipe.key,
@@ -80,7 +98,7 @@ def make(
     }
 
     def write(partial: Path) -> None:
-        save_pretrained(model, tokenizer, partial)
+        save_pretrained(model, tokenizer, partial, dtype)
         write_json(partial / RECORD, record)
 
     _replace(folder, write)

@@ -1,4 +1,8 @@
-"""How accurate a base is, by family and level: on bare prompts, and behind the mark ``/``."""
+"""How accurate a base is.
+
+Those of the synthetic suites by family and level, on bare prompts and behind the mark ``/``; that
+of word problems by part.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,21 @@ from typing import Any
 
 from rich.table import Table
 
-from upge.evaluation.responses import respond
+from upge.evaluation.metrics import pass_at_k
+from upge.evaluation.run import respond
 from upge.models.pretraining import WORKED
 from upge.rollouts import CachedSampler, Sampling
 from upge.tasks.problem import Problem
 from upge.tasks.synthetic import ANSWER_MARKER, FAMILIES, LEVELS, suite
 from upge.tasks.verifier import MarkedAnswer
+from upge.tasks.word_problems import MARKER, PARTS
+from upge.tasks.word_problems import suite as word_suite
 
 #: Mean accuracy of each family at levels 1–5.
 Levels = dict[str, list[float]]
+
+#: Tokens of a solution to a word problem; the longest of the templates takes 165.
+_LONGEST_SOLUTION = 176
 
 #: The two ways to ask, and what stands before the prompt.
 MODES = {"bare": "", "worked": WORKED}
@@ -39,7 +49,7 @@ def accuracy(model: Any, tokenizer: Any, problems: int = 20, samples: int = 4) -
             asked,
             sampler=sampler,
             tokenizer=tokenizer,
-            verifier=MarkedAnswer(ANSWER_MARKER),
+            verifier=MarkedAnswer(ANSWER_MARKER, exact=True),
             samples=samples,
             settings=Sampling(max_tokens=64),
             seed=0,
@@ -56,13 +66,53 @@ def accuracy(model: Any, tokenizer: Any, problems: int = 20, samples: int = 4) -
     }
 
 
+def word_accuracy(
+    model: Any, tokenizer: Any, problems: int = 108, samples: int = 8
+) -> dict[str, dict[str, float]]:
+    """pass@1 and pass@k of word problems by part.
+
+    Args:
+        model: the base.
+        tokenizer: its tokenizer.
+        problems: validation problems a part.
+        samples: k responses to each, at temperature 1.
+    """
+    sampler = CachedSampler(model, tokenizer.eos_token_id)
+    settings = Sampling(max_tokens=_LONGEST_SOLUTION)
+    found = {}
+    for part in PARTS:
+        responses = respond(
+            word_suite([part], "validation", problems),
+            sampler=sampler,
+            tokenizer=tokenizer,
+            verifier=MarkedAnswer(MARKER),
+            samples=samples,
+            settings=settings,
+            seed=0,
+        )
+        one, many = pass_at_k(responses.rewards, (1, samples)).mean(0).tolist()
+        found[part] = {"pass@1": round(one, 4), f"pass@{samples}": round(many, 4)}
+    return found
+
+
 def mean(levels: Levels) -> float:
     """Over families and levels."""
     return sum(map(sum, levels.values())) / sum(map(len, levels.values()))
 
 
-def table(name: str, found: dict[str, Levels]) -> Table:
+def table(name: str, found: dict[str, Any]) -> Table:
     """Accuracies for the terminal."""
+    return _by_level(name, found) if MODES.keys() == found.keys() else _by_part(name, found)
+
+
+def _by_part(name: str, found: dict[str, dict[str, float]]) -> Table:
+    shown = Table("part", *next(iter(found.values())), title=name)
+    for part, values in found.items():
+        shown.add_row(part, *(f"{value:.3f}" for value in values.values()))
+    return shown
+
+
+def _by_level(name: str, found: dict[str, Levels]) -> Table:
     shown = Table("mode", "family", *(f"level {level}" for level in LEVELS), "mean", title=name)
     for mode, levels in found.items():
         for family, values in levels.items():

@@ -182,7 +182,7 @@ def measure(
     model: Any,
     tokenizer: Any,
     repetitions: int,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
     workloads: tuple[Workload, ...] = WORKLOADS,
 ) -> Measured:
     """Time all backends in turn, ``repetitions`` times over, after a first one that isn't counted.

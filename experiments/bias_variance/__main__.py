@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 import time
 from importlib import import_module
@@ -25,7 +26,8 @@ from rich.progress import (
 from experiments.bias_variance import advantage, demonstrations, mask, mixing, reference
 from experiments.bias_variance.common import Row, Rows, Study
 from experiments.network import study as network
-from experiments.records import code_version, key_of, read_record, write_record
+from experiments.records import key_of, read_record, write_record
+from upge.common.code import code_version
 from upge.common.config import load
 from upge.common.errors import UpgeError, unknown
 from upge.common.files import atomic_write, make_folder
@@ -54,6 +56,9 @@ def main(
         "figures/bias_variance"
     ),
     force: Annotated[bool, typer.Option("--force", help="Run again what is there.")] = False,
+    stamp: Annotated[
+        bool, typer.Option("--stamp", help="Draw caption and commit into figures.")
+    ] = False,
 ) -> None:
     """Run the studies of bias and variance whose results are missing; draw all their figures."""
     names = names or [name for name in STUDIES if (RECIPES / f"{name}.yaml").exists()]
@@ -76,6 +81,7 @@ def main(
         for name in names:
             if _run(name, out, force, bars, tasks[name]):
                 ran.append(name)
+            draw(name, out, stamp=stamp)
     kept = len(names) - len(ran)
     print(
         f"{out}: tables, figures and records of {', '.join(names)}"
@@ -100,17 +106,19 @@ def _run(name: str, out: Path, force: bool, bars: Progress, task: TaskID) -> boo
         write_table(table, rows)
         write_record(record, name, key, recipe, headlines(rows), time.monotonic() - started)
     bars.update(task, total=1, completed=1)
-    draw(name, out)
     return missing
 
 
-def draw(name: str, out: Path) -> None:
-    """Draw a study's figure from its table."""
+def draw(name: str, out: Path, *, stamp: bool = False) -> None:
+    """Draw a study's figure from its table; its caption goes into the record, or below it too."""
     from analysis.style import save
 
-    record = read_record(out / f"{name}.json")
-    figure = import_module(f"analysis.bias_variance.{name}").figure(read_table(out / f"{name}.csv"))
-    save(figure, out / name, commit=record["provenance"]["commit"])
+    record, rows = dict(read_record(out / f"{name}.json")), read_table(out / f"{name}.csv")
+    drawing = import_module(f"analysis.bias_variance.{name}")
+    record["caption"] = drawing.caption(rows)
+    atomic_write(out / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    stamped = f"{record['caption']}\nCommit {record['provenance']['commit']}." if stamp else ""
+    save(drawing.figure(rows), out / name, stamped)
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

@@ -16,7 +16,7 @@ from experiments.claims.lab import SEEDS, Case, at_success, distance, random_cas
 from upge.advantage import Advantage, GroupZScore, One
 from upge.algorithms import get
 from upge.batch import TrajectoryBatch
-from upge.estimator import Estimator, Term, compose
+from upge.estimator import Estimator, Term, compose, term_metrics
 from upge.exact.moments import exact
 from upge.feedback import Feedback, Gate, Switch, performance
 from upge.normalization import TrajectoryMean
@@ -167,7 +167,7 @@ def exclusive(gate: str = "switch", gammas: Sequence[float] = (0.0, 0.25), size:
 
 def _masses(estimator: Estimator, batch: TrajectoryBatch) -> tuple[float, float]:
     terms = estimator(batch, torch.full_like(batch.mask, -1.0, dtype=torch.float64)).terms
-    rl, sft = (term.metrics()["mass"] for term in terms)
+    rl, sft = (term_metrics(term.sums())["mass"] for term in terms)
     return rl, sft
 
 

@@ -45,25 +45,23 @@ def train(
     model, tokenizer = load_pretrained(base)
     tokenizer.padding_side = "left"
     with TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            **{
-                "output_dir": folder,
-                "max_steps": steps,
-                "learning_rate": 1e-3,
-                "per_device_train_batch_size": 16,
-                "gradient_accumulation_steps": 4,
-                "num_generations": 8,
-                "max_completion_length": 48,
-                "logging_steps": 1,
-                "save_strategy": "no",
-                "report_to": "none",
-                "bf16": False,
-                "use_cpu": True,
-                "disable_tqdm": True,
-                "gradient_checkpointing": False,
-            }
-            | settings
-        )
+        options: dict[str, Any] = {
+            "output_dir": folder,
+            "max_steps": steps,
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 4,
+            "num_generations": 8,
+            "max_completion_length": 48,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "bf16": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "gradient_checkpointing": False,
+        }
+        config = GRPOConfig(**options | settings)
         trainer = UpgeTrainer(
             model,
             reward_funcs=reward,

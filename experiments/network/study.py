@@ -120,7 +120,7 @@ class Recipe:
             algorithm=self.algorithm,
             steps=self.steps[-1],
             lr=self.lr,
-            rollouts=self.group_size,
+            group_size=self.group_size,
         )
         return RunConfig(
             name="network",
@@ -317,7 +317,8 @@ class Place:
         shared: Row = {"part": direction, "kl": kl, "kl_wanted": wanted}
         rows = list(self._measures(samples, {"reward": 0.0}))
         coverage, seen = covered(samples)
-        rows.append({"measure": "coverage", "estimator": "trajectory"} | _interval(coverage))
+        where: Row = {"measure": "coverage", "estimator": "trajectory"}
+        rows.append({**where, **_interval(coverage)})
         for name, statement in OFF_POLICY.items():
             found, verdict = statement(samples)
             rows.append(_stated(name, verdict if seen else "not decided") | _interval(found))

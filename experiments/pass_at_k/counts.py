@@ -92,7 +92,7 @@ def count(job: Job) -> pd.DataFrame:
     Raises:
         UpgeError: a policy that can't be loaded, or fewer problems than are asked for.
     """
-    from upge.evaluation.responses import respond
+    from upge.evaluation.run import respond
     from upge.models.pretrained import load_pretrained
     from upge.rollouts import CachedSampler
 

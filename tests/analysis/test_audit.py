@@ -1,23 +1,21 @@
-"""The audit's table, figure and sentences follow from runs, at equal steps and equal compute."""
+"""The audit follows from runs, at equal steps and equal compute."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import metrics, write_run, write_selection
+from fake_runs import cells, csv_rows, metrics, part, stages, write_run, write_selection
 
-from analysis import audit
-from analysis.audit import document, figure
-from analysis.audit.__main__ import main
+from analysis.accuracy.table import IN, OUT
+from analysis.audit.document import document
 from analysis.audit.results import ROWS, Audit, make
-from analysis.curves import series_csv
+from analysis.figures import audit as drawing
 from analysis.runs import load_runs
+from analysis.tables import Document
 
 #: Accuracy, steps and FLOPs a step: HPT's ordering at equal steps, the other at equal compute.
 METHODS: dict[str, tuple[float, int, float]] = {
@@ -35,11 +33,6 @@ METHODS: dict[str, tuple[float, int, float]] = {
 }
 
 
-def stages(method: str) -> dict[str, Any]:
-    names = ["sft", "grpo"] if method.startswith("sft_grpo") else [method]
-    return {"stages": [{"algorithm": n, "options": {}, "steps": 10, "lr": 1e-3} for n in names]}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All but SFT with the mean of means; three seeds, SFT→GRPO with both faults just one."""
@@ -49,11 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method, (accuracy, steps, flops) in METHODS.items():
             if method == "sft_grpo_both" and seed:
                 continue
+            given = stages(*("sft", "grpo") if method.startswith("sft_grpo") else (method,))
+            shared: dict[str, Any] = {"accuracy": accuracy, "per_level": 4, "given": given}
             lines = metrics(steps=steps, accuracy=accuracy, flops=flops)
-            write_run(
-                *(runs, method, seed),
-                **{"accuracy": accuracy, "steps": lines, "per_level": 4, "given": stages(method)},
-            )
+            write_run(runs, method, seed, steps=lines, **shared)
     write_selection(runs, ["sft", "hpt"])
     return runs
 
@@ -64,30 +56,16 @@ def found(folder: Path) -> Audit:
 
 
 @pytest.fixture(scope="module")
-def texts(found: Audit) -> dict[str, str]:
-    return document.texts(found)
-
-
-def part(text: str, start: str) -> str:
-    return next(p for p in text.split("\n## ") if p.startswith(start))
-
-
-def bullet(text: str, start: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(f"- {start}"))
-
-
-def cells(section: str, name: str) -> list[str]:
-    line = next(line for line in section.splitlines() if line.startswith(f"| {name} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def table(folder: Path) -> Document:
+    return document(load_runs(folder))
 
 
 # --------------------------------------------------------------------------------- what it compares
 
 
-def test_equal_compute_is_that_of_the_dearest_form_of_hpt(found: Audit) -> None:
+def test_equal_compute_is_that_of_hpts_most_expensive_variant(found: Audit) -> None:
     assert found.budget == 100e9
-    tested = found.tested("in distribution")
-    assert {name: reading.method for name, reading in tested.items()} == {
+    assert {name: reading.method for name, reading in found.tested(IN).items()} == {
         "sft": "sft_long",
         "sft_grpo": "sft_grpo_long",
         "luffy": "luffy",
@@ -113,162 +91,110 @@ def test_means_are_those_of_the_responses(folder: Path, found: Audit) -> None:
     for run in folder.glob("luffy-s*"):
         frames = [pd.read_parquet(run / "evaluation" / f"{suite}.parquet") for suite in suites]
         means.append(np.mean([frame["reward"].mean() for frame in frames]))
-    assert found.tests["in distribution"]["luffy"].mean == pytest.approx(np.mean(means))
+    assert found.tests[IN]["luffy"].mean == pytest.approx(np.mean(means))
 
 
 # ------------------------------------------------------------------------------------ what it says
 
 
-def test_each_ordering_can_appear_in_the_same_runs(texts: dict[str, str]) -> None:
-    answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
-    steps = bullet(answer, "At equal steps, in distribution")
-    assert "**the ordering of arXiv 2509.04419 appears**" in steps
-    assert "3 for arXiv 2509.04419" in steps
-    compute = bullet(answer, "At equal compute, in distribution")
-    assert "that of arXiv 2509.04419 is contradicted" in compute
-    assert "3 for arXiv 2604.23747" in compute
-    read = bullet(answer, "At equal compute, by validations")
-    assert "**the ordering of arXiv 2604.23747 appears**" in read
-
-
-def test_verdicts_are_short_and_say_what_they_are_corrected_for(texts: dict[str, str]) -> None:
-    answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
-    bullets = [line for line in answer.splitlines() if line.startswith("- At ")]
-    assert len(bullets) == 6
-    assert all(len(line.split()) <= 75 for line in bullets)
+def test_each_ordering_can_appear_in_the_same_runs(table: Document) -> None:
+    answer = part(table.markdown, "Which of the two papers' orderings appears?")
+    lines = [line[2:-2].split(" | ") for line in answer.splitlines() if line.startswith("| at ")]
+    shown = {(line[0], line[1]): line[2:] for line in lines}
+    steps, compute = shown["at equal steps", IN], shown["at equal compute", IN]
+    assert steps[0] == "appears" and steps[-1].startswith("**+")  # LUFFY minus SFT→GRPO
+    assert compute[0] == "is contradicted" and compute[-1].startswith("**−")
+    assert shown["at equal compute, by validations", IN][1] == "appears"
+    assert shown["at equal steps with faulty baselines", IN][1] == "–"
+    counts = [line for line in answer.splitlines() if line.startswith("- At ")]
+    assert len(counts) == len(shown) == 6
+    assert "in distribution: claims of arXiv 2509.04419: 9 confirmed" in counts[0]
     assert "Table 2 corrects for all pairs" in answer
 
 
-def test_what_became_of_both_orderings_is_seen_at_a_glance(texts: dict[str, str]) -> None:
-    answer = part(texts["audit.md"], "Which of the two papers' orderings appears?")
-    steps = cells(answer, "at equal steps")
-    assert steps[2] == "appears"
-    assert steps[-1].startswith("**+")  # LUFFY less SFT→GRPO
-    compute = cells(answer, "at equal compute")
-    assert compute[2] == "is contradicted"
-    assert compute[-1].startswith("**−")
-    assert cells(answer, "at equal steps with faulty baselines")[3] == "–"
-
-
-def test_rows_show_what_trainings_took(texts: dict[str, str]) -> None:
-    steps = part(texts["audit.md"], "At equal steps")
-    hpt = cells(steps, "HPT, one token count")
-    assert hpt[1:3] == ["3", "0.001"]
-    assert hpt[5:] == ["20", "80", "1e11", "0.01", "0.02"]
-    assert "compute as HPT" not in steps
-    compute = part(texts["audit.md"], "At equal compute")
-    srft = cells(compute, "SRFT")
-    assert srft[3:8] == ["20", "80", "–", "–", "–"]
-    assert srft[-1] == "1e11"
-    long = cells(compute, "SFT→GRPO, as much compute as HPT")
+def test_rows_show_what_trainings_took(table: Document) -> None:
+    steps = cells(part(table.markdown, "At equal steps"))
+    hpt = steps["HPT, one token count"]
+    assert hpt[1:3] == ["3", "0.001"] and hpt[5:] == ["20", "80", "1e11", "0.01", "0.02"]
+    assert not any("compute as HPT" in name for name in steps)
+    compute = cells(part(table.markdown, "At equal compute"))
+    assert compute["SRFT"][3:8] == ["20", "80", "–", "–", "–"] and compute["SRFT"][-1] == "1e11"
+    long = compute["SFT→GRPO, as much compute as HPT"]
     assert long[2:5] == ["0.001 → 0.001", "50", "200"]
 
 
-def test_faults_are_compared_with_the_correct_training(texts: dict[str, str]) -> None:
-    faults = part(texts["audit.md"], "What the faults cost")
-    rows = [line.strip("| ").split(" | ") for line in faults.splitlines() if "| in dist" in line]
-    assert [row[1] for row in rows] == [
-        "SFT, last micro-batch only",
-        "SFT, both faults",
-        "SFT→GRPO, both faults",
-    ]
-    assert rows[1][-1].startswith("**distinguishable**")
-    assert rows[2][-1].startswith("not compared")  # a single seed
+def test_faults_are_compared_with_the_correct_training(table: Document) -> None:
+    faults = part(table.markdown, "What the faults cost")
+    rows = [line[2:-2].split(" | ") for line in faults.splitlines() if "| in dist" in line]
+    assert {row[1]: row[-1] for row in rows} == {
+        "SFT, last micro-batch only": "not distinguishable",
+        "SFT, both faults": "**distinguishable**",
+        "SFT→GRPO, both faults": "not compared",  # a single seed
+    }
 
 
-def test_claims_are_in_bold_where_they_are_decided(texts: dict[str, str]) -> None:
-    claims = part(texts["audit.md"], "The papers' claims, in distribution")
-    line = next(line for line in claims.splitlines() if "LUFFY > SFT→GRPO" in line)
-    row = [cell.strip() for cell in line.strip("|").split("|")]
-    assert row[2].startswith("**+")
-    assert row[3].startswith("**−")
-    missing = next(line for line in claims.splitlines() if "mean of means" in line)
-    assert missing.count("–") >= 3
+def test_claims_are_in_bold_where_they_are_decided(table: Document) -> None:
+    claims = part(table.markdown, "The papers' claims, in distribution")
+    lines = {
+        line.split(" | ")[1]: line[2:-2].split(" | ") for line in claims.splitlines() if "|" in line
+    }
+    row = lines["LUFFY > SFT→GRPO"]
+    assert row[2].startswith("**+") and row[3].startswith("**−")
+    assert lines["SFT > SFT, mean of means"][2:] == ["–"] * 4
 
 
-def test_published_numbers_stand_apart(texts: dict[str, str]) -> None:
-    reported = part(
-        texts["audit.md"], "Reported, arXiv 2604.23747, corrected baselines beside mixed"
-    )
-    assert cells(reported, "SFT→GRPO") == ["SFT→GRPO", "57.0", "59.9"]
-    ours = part(texts["audit.md"], "At equal steps")
-    assert "57.0" not in ours
-    rows = [r for r in csv.DictReader(io.StringIO(texts["audit.csv"])) if r["part"] == "reported"]
+def test_published_numbers_stand_apart(table: Document) -> None:
+    reported = part(table.markdown, "Reported, arXiv 2604.23747, corrected baselines beside mixed")
+    assert cells(reported)["SFT→GRPO"][1:] == ["57.0", "59.9"]
+    assert "57.0" not in part(table.markdown, "At equal steps")
+    rows = [r for r in csv_rows(table.csv["audit.csv"]) if r["part"] == "reported"]
     assert len(rows) == 7 * 2 + 8 + 3
     assert all(row["source"] and not row["seeds"] for row in rows)
 
 
-def test_the_csv_has_the_tests_with_intervals(texts: dict[str, str], found: Audit) -> None:
-    rows = [r for r in csv.DictReader(io.StringIO(texts["audit.csv"])) if r["part"] == "test"]
-    there = [m for m in ROWS if m in METHODS or m == "base"]
-    assert [r["method"] for r in rows if r["setting"] == "in distribution"] == there
-    for row in rows:
-        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
-    estimate = found.tests["out of distribution"]["hpt"]
-    (hpt,) = [r for r in rows if r["method"] == "hpt" and r["setting"].startswith("out")]
-    assert float(hpt["value"]) == pytest.approx(100 * estimate.mean, abs=1e-4)
+def test_the_csv_has_the_tests_with_intervals(table: Document, found: Audit) -> None:
+    rows = [r for r in csv_rows(table.csv["audit.csv"]) if r["part"] == "test"]
+    methods = [m for m in ROWS if m in METHODS or m == "base"]
+    assert [r["method"] for r in rows if r["setting"] == IN] == methods
+    assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for r in rows)
+    (hpt,) = [r for r in rows if (r["method"], r["setting"]) == ("hpt", OUT)]
+    assert float(hpt["value"]) == pytest.approx(100 * found.tests[OUT]["hpt"].mean, abs=1e-4)
 
 
-def test_what_is_missing_is_named_with_its_command(texts: dict[str, str]) -> None:
-    missing = part(texts["audit.md"], "Missing")
+def test_gaps_rates_and_origin_are_named(table: Document) -> None:
+    missing = part(table.markdown, "Missing")
     assert "`make reproduce-audit PROFILE=cpu SEEDS=3`" in missing
     assert "- `sft_means`: no finished run\n" in missing
-    assert "- `sft_grpo_both`: no finished run of seed 1, 2" in missing
+    assert "- `sft_grpo_both`: no finished run of seeds 1, 2" in missing
+    origin = part(table.markdown, "Where this comes from")
+    assert all(text in origin for text in ("Seeds: 0, 1, 2.", "95%", "commit: 0123456789ab"))
+    rates = part(table.markdown, "Learning rates")
+    assert cells(rates)["SFT"][1] == "**60.0**" and "`sft_long`" in rates
+    assert table.texts["audit.tex"].isascii()
 
 
-def test_beneath_stand_seeds_intervals_rates_and_origin(texts: dict[str, str]) -> None:
-    origin = part(texts["audit.md"], "Where this comes from")
-    for text in ("Seeds: 0, 1, 2.", "95 %", "commit: 0123456789ab"):
-        assert text in origin
-    rates = part(texts["audit.md"], "Learning rates")
-    assert "| SFT | **60.0** |" in rates
-    assert "`sft_long`" in rates
-
-
-def test_latex_is_plain(texts: dict[str, str]) -> None:
-    assert texts["audit.tex"].isascii()
+def test_no_runs_leave_the_papers_numbers(tmp_path: Path) -> None:
+    runs = tmp_path / "cpu" / "audit"
+    runs.mkdir(parents=True)
+    headings = [section.heading for section in document(load_runs(runs)).sections]
+    assert headings[0].startswith("Which of the two")
+    assert [heading.partition(",")[0] for heading in headings[1:4]] == ["Reported"] * 3
+    assert headings[4:] == ["Missing", "Where this comes from"]
+    assert not len(drawing.numbers(load_runs(runs)))
+    write_run(runs, "base", 0)
+    assert "Nothing can be compared yet" in document(load_runs(runs)).markdown
 
 
 # -------------------------------------------------------------------------------------- the figure
 
 
-def test_the_figure_has_validations_over_compute_and_tests_at_its_end(found: Audit) -> None:
-    frame = figure.numbers(found)
-    luffy = frame[frame["method"] == "luffy"]
-    line = luffy[luffy["kind"] == "validation"]
-    assert line["flops"].tolist() == [30e9, 60e9, 90e9, 120e9]
-    tests = luffy[luffy["kind"] == "test"]
-    assert tests["split"].tolist() == ["in distribution", "out of distribution"]
-    assert tests["flops"].tolist() == [120e9] * 2
-    assert tests["mean"].tolist() == [found.tests[split]["luffy"].mean for split in tests["split"]]
-    assert set(frame["seeds"]) == {1, 3}
-
-
-def test_the_command_writes_what_follows_from_the_runs(
-    folder: Path, texts: dict[str, str], found: Audit, tmp_path: Path
+def test_the_figure_has_validations_over_compute_and_tests_at_its_end(
+    folder: Path, found: Audit
 ) -> None:
-    main(folder, tmp_path, tmp_path / "figures")
-    for name, text in texts.items():
-        assert (tmp_path / name).read_text() == text
-    assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".pdf", ".png", ".csv"}
-    numbers = (tmp_path / "figures" / "audit.csv").read_text()
-    assert numbers == series_csv(figure.numbers(found))
-
-
-def test_no_runs_leave_a_sentence_or_the_papers_numbers(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder"):
-        main(tmp_path / "nowhere", tmp_path, tmp_path)
-    (tmp_path / "cpu" / "audit").mkdir(parents=True)
-    empty = make(load_runs(tmp_path / "cpu" / "audit"))
-    headings = [section.heading for section in document.sections(empty)]
-    assert headings[0].startswith("Which of the two")
-    assert [heading.partition(",")[0] for heading in headings[1:4]] == ["Reported"] * 3
-    assert headings[4:] == ["Missing", "Where this comes from"]
-    assert figure.write_figure(empty, tmp_path / "figures") == []
-
-
-def test_base_alone_makes_no_claim(tmp_path: Path) -> None:
-    runs = tmp_path / "cpu" / "audit"
-    write_run(runs, "base", 0)
-    text = audit.texts(load_runs(runs))["audit.md"]
-    assert "There is nothing to compare yet" in text
+    frame = drawing.numbers(load_runs(folder))
+    luffy = frame[frame["method"] == "luffy"]
+    assert luffy[luffy["kind"] == "validation"]["flops"].tolist() == [30e9, 60e9, 90e9, 120e9]
+    tests = luffy[luffy["kind"] == "test"]
+    assert tests["split"].tolist() == [IN, OUT] and tests["flops"].tolist() == [120e9] * 2
+    assert tests["mean"].tolist() == [found.tests[split]["luffy"].mean for split in (IN, OUT)]
+    assert set(frame["seeds"]) == {1, 3}

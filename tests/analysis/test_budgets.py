@@ -4,36 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from fake_runs import metrics, write_run
+from fake_runs import metrics, stages, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.accuracy.costs import costs
-from analysis.budgets import (
-    Curve,
-    Point,
-    budgets,
-    family,
-    near,
-    points,
-    validations,
-    within,
-)
+from analysis.budgets import Curve, budgets, family, interpolated, near, points, validations, within
 from analysis.runs import load_runs
 from analysis.statistics import DRAWS, Estimate
 
 
 def curve(method: str, flops: Sequence[float], *seeds: Sequence[float]) -> Curve:
-    return Curve(method, np.array(flops, dtype=float), np.array(seeds, dtype=float))
+    return interpolated(method, np.array(flops, dtype=float), np.array(seeds, dtype=float))
 
 
-def point(method: str, flops: float, mean: float = 0.5) -> Point:
+def point(method: str, flops: float, mean: float = 0.5) -> Curve:
     nothing = np.zeros(DRAWS)
-    return Point(method, flops, Estimate(mean, nothing, nothing, 0.0, 1, 2, 1))
+    estimate = Estimate(mean, nothing, nothing, 0.0, 1, 2, 1)
+    (found,) = points({method: estimate}, pd.DataFrame({"flops": {method: flops}}))
+    return found
 
 
 def test_a_curve_is_interpolated_seed_by_seed() -> None:
@@ -96,12 +89,8 @@ def test_being_near_is_mutual(a: float, b: float) -> None:
 
 
 def test_longer_trainings_are_of_the_same_family() -> None:
-    assert [family(name) for name in ("sft", "sft_long", "sft_grpo_long", "base")] == [
-        "sft",
-        "sft",
-        "sft_grpo",
-        "base",
-    ]
+    names = {"sft": "sft", "sft_long": "sft", "sft_grpo_long": "sft_grpo", "base": "base"}
+    assert {name: family(name) for name in names} == names
 
 
 @given(
@@ -109,23 +98,19 @@ def test_longer_trainings_are_of_the_same_family() -> None:
     st.integers(1, 4),
 )
 def test_budgets_span_what_is_known_and_are_shared_by_all_studies(
-    ends: list[tuple[float, float]], an_octave: int
+    ends: list[tuple[float, float]], per_octave: int
 ) -> None:
     curves = [curve("x", sorted(pair), [0, 0]) for pair in ends] + [point("base", 0)]
-    found = budgets(curves, an_octave)
+    found = budgets(curves, per_octave)
     low, high = min(map(min, ends)), max(map(max, ends))
-    step = 2 ** (1 / an_octave)
+    step = 2 ** (1 / per_octave)
     assert low * (1 - 1e-9) <= found[0] < low * step * (1 + 1e-9)
     assert high * (1 - 1e-9) <= found[-1] < high * step * (1 + 1e-9)
-    assert np.log2(found) * an_octave == pytest.approx(np.round(np.log2(found) * an_octave))
-    assert budgets([point("base", 0)], an_octave) == []
+    assert np.log2(found) * per_octave == pytest.approx(np.round(np.log2(found) * per_octave))
+    assert budgets([point("base", 0)], per_octave) == []
 
 
 # ---------------------------------------------------------------------------------------- from runs
-
-
-def stages(count: int) -> dict[str, Any]:
-    return {"stages": [{"algorithm": "sft", "options": {}, "steps": 10, "lr": 1e-3}] * count}
 
 
 def test_validations_are_over_the_compute_spent_by_then(tmp_path: Path) -> None:
@@ -133,27 +118,29 @@ def test_validations_are_over_the_compute_spent_by_then(tmp_path: Path) -> None:
         lines = [line | {"flops": 1e9 * (1 + seed)} for line in metrics(accuracy=0.5 + 0.1 * seed)]
         write_run(tmp_path, "sft", seed, steps=lines)
     (found,) = validations(load_runs(tmp_path))
-    assert found.flops.tolist() == [7.5e9, 15e9, 22.5e9, 30e9]
-    assert found.by_seed[:, -1].tolist() == pytest.approx([0.5, 0.6])
     assert (found.start, found.end) == (7.5e9, 30e9)
+    means = [found.at(flops).mean for flops in (7.5e9, 15e9, 30e9)]
+    assert means == pytest.approx([0.3 + share * 0.25 for share in (0.25, 0.5, 1)])
 
 
 def test_of_a_pipeline_only_the_end_is_known(tmp_path: Path) -> None:
-    write_run(tmp_path, "sft_grpo", 0, given=stages(2), accuracy=0.7)
-    write_run(tmp_path, "sft", 0, given=stages(1))
+    write_run(tmp_path, "sft_grpo", 0, given=stages("sft", "grpo"), accuracy=0.7)
+    write_run(tmp_path, "sft", 0, given=stages("sft"))
     found = {own.method: own for own in validations(load_runs(tmp_path))}
-    assert found["sft_grpo"].flops.tolist() == [20e9]
-    assert found["sft_grpo"].by_seed.tolist() == [[pytest.approx(0.7)]]
-    assert len(found["sft"].flops) == 4
+    pipeline = found["sft_grpo"]
+    assert pipeline.start == pipeline.end == 20e9
+    assert pipeline.at(20e9).mean == pytest.approx(0.7)
+    assert found["sft"].start < found["sft"].end
 
 
 def test_whole_trainings_stand_at_their_compute_and_the_base_model_at_none(tmp_path: Path) -> None:
     write_run(tmp_path, "base", 0)
     for seed in range(2):
         write_run(tmp_path, "grpo", seed, steps=[m | {"flops": 1.0 + seed} for m in metrics()])
-    tests = {name: point(name, 0).estimate for name in ("grpo", "base")}
+    tests = {name: point(name, 0).at(0) for name in ("grpo", "base")}
     found = points(tests, costs(load_runs(tmp_path).metrics()))
     assert {own.method: own.end for own in found} == {"grpo": 30, "base": 0}
+    assert [own.at(7.0) for own in found] == list(tests.values())
 
 
 def test_runs_without_steps_have_no_curve_and_cost_nothing(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def test_nothing_at_all_is_a_page_of_commands(places: Places) -> None:
 def test_what_is_missing_beside_what_is_there(places: Places) -> None:
     written(places.tables, "table2.md", "# Table 2\n\n| a |\n| --- |\n| 1 |\n")
     shown = Page(page(places))
-    expected = "Not made yet: table2/learning_curves.png, table2/offline_ratio.png."
+    names = ("learning_curves", "offline_ratio", "seeds")
+    expected = f"Not made yet: {', '.join(f'table2/{name}.png' for name in names)}."
     assert expected in shown.text
 
 

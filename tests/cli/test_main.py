@@ -375,6 +375,33 @@ def test_help(command: str | None) -> None:
         assert name in result.output
 
 
+def test_help_imports_no_torch() -> None:
+    """Of any command, so that it appears at once."""
+    code = (
+        "import sys\n"
+        "from upge.cli.__main__ import main\n"
+        "for command in ([], *([name] for name in sys.argv[1:])):\n"
+        "    sys.argv = ['upge', *command, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 0, command\n"
+        "    assert 'torch' not in sys.modules, command\n"
+    )
+    command = [sys.executable, "-c", code, *COMMANDS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(f"upge {name}" in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_packages_of_the_command_line(package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from upge.cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    outcome = Outcome(done.returncode, done.stdout, done.stderr)
+    is_one_sentence(outcome, f"{package} can't be imported", "pip install 'upge[cli]'")
+
+
 def test_the_commands_are_there() -> None:
     assert {"algorithms", "verify", "weights"} <= set(COMMANDS)
 
@@ -483,7 +510,7 @@ def test_a_failure_is_shown_and_the_exit_code(
 
 @pytest.mark.usefixtures("here")
 def test_a_note_is_printed_as_it_stands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = "install .[parity], or not [/at all]"
+    note = "install upge[trl], or not [/at all]"
     finding = Finding("symbolic", "sft", "fail", note=note)
     monkeypatch.setitem(CHECKS, "symbolic", lambda request: iter([finding]))
     outcome = run("verify", "--check", "symbolic", "-a", "sft")

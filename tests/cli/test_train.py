@@ -1,7 +1,5 @@
 """``upge train``, ``evaluate`` and ``sample`` from end to end, on small random models."""
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -10,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,9 @@ from safetensors.torch import load_file
 from upge.cli import main as cli
 from upge.cli import train as train_cli
 from upge.common.config import build
-from upge.evaluation.responses import Responses
-from upge.models.pretrained import load_pretrained
 from upge.models.tiny import build_tokenizer
 from upge.tasks.synthetic import ALPHABET
+from upge.training import config
 from upge.training.config import RunConfig
 
 
@@ -135,7 +131,18 @@ def test_a_run_without_a_name_is_called_after_its_algorithms(run: Run, tmp_path:
     assert "\nname: mine\n" in run("train", config, "--dry-run").out
 
 
-SMALL = ("--steps", 3, "--questions", 4, "--rollouts", 2, "--max-tokens", 24, "--lr", "1e-2")
+SMALL = (
+    "--steps",
+    3,
+    "--prompts-per-step",
+    4,
+    "--group-size",
+    2,
+    "--max-tokens",
+    24,
+    "--lr",
+    "1e-2",
+)
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
@@ -259,12 +266,12 @@ def test_an_interrupted_run_goes_on(
         cut = run(*command, *often, "--out", tmp_path / "cut")
     (folder,) = (tmp_path / "cut").iterdir()
     assert cut.code == 130 and cut.out == ""
-    sentence = "Interrupted at step 4 of 5; the same command goes on from the last checkpoint in"
+    sentence = "Interrupted at step 4 of 5; rerun the command: it resumes from step 4 in"
     assert f"{sentence} {folder}" in cut.err
     assert not (folder / "result.json").exists()
     again = run(*command, *often, "--out", tmp_path / "cut")
     assert again.code == 0 and again.out == whole.out.replace("/whole/", "/cut/")
-    assert "step 3/5: " in again.err and "step 2/5: " not in again.err
+    assert "step 5/5: " in again.err and "step 4/5: " not in again.err
     (uninterrupted,) = (tmp_path / "whole").iterdir()
     assert metrics_of(folder) == metrics_of(uninterrupted)
     for name, tensor in load_file(uninterrupted / "policy" / "model.safetensors").items():
@@ -299,6 +306,108 @@ def test_progress(
     for text in shown:
         assert text in done.err
     assert shown or "reward" not in done.err
+
+
+# ------------------------------------------------------------------------------------- other code
+
+
+@pytest.fixture
+def by_other_code(
+    run: Run, tmp_path: Path, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[tuple[Any, ...], Path]]:
+    """Make a run by other code, to its end or to some step: the command, and its folder."""
+
+    def make(until: int | None = None) -> tuple[tuple[Any, ...], Path]:
+        data, out = sums(tmp_path / "sums.jsonl"), tmp_path / "runs"
+        command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL, "--out", out)
+        shown = train_cli._numbers
+
+        def interrupt(metrics: dict[str, Any]) -> str:
+            if metrics["step"] == until:
+                raise KeyboardInterrupt
+            return shown(metrics)
+
+        with monkeypatch.context() as patch:
+            today = config._loop_code(config._ENGINE_MODULES)
+            patch.setattr(config, "_loop_code", lambda _: today | {"upge.advantage": "old"})
+            patch.setattr(train_cli, "_numbers", interrupt)
+            assert run(*command).code == (0 if until is None else 130)
+        (folder,) = out.iterdir()
+        return command, folder
+
+    return make
+
+
+def test_what_other_code_made_is_not_taken_for_todays(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code()
+    kept = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    done = run(*command)
+    (new,) = set((tmp_path / "runs").iterdir()) - {old}
+    sentence = (
+        f"{old} (finished) is this run by other code: upge.advantage; training anew in {new} "
+        "(--keep takes the old one)\n"
+    )
+    assert done.code == 0 and sentence in done.err
+    assert done.out.startswith("sft, seed 0: 3 steps; ") and str(new) in done.out
+    assert metrics_of(new) == metrics_of(old)
+    assert {path: path.read_bytes() for path in kept} == kept
+    again = run(*command)
+    assert again.out == done.out.replace("3 steps", "finished before") and again.err == ""
+
+
+def test_what_other_code_made_can_be_kept(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code()
+    done = run(*command, "--keep")
+    assert done.code == 0 and f"{old} (finished) is this run by other code" in done.err
+    assert done.out.startswith("sft, seed 0: finished before by other code (upge.advantage); ")
+    assert str(old) in done.out and list((tmp_path / "runs").iterdir()) == [old]
+
+
+def test_what_other_code_began_can_be_kept_and_stays_of_both(
+    run: Run, tmp_path: Path, by_other_code: Callable[..., tuple[tuple[Any, ...], Path]]
+) -> None:
+    command, old = by_other_code(until=2)
+    done = run(*command, "--keep")
+    assert done.code == 0 and f"{old} (left after step 2) is this run by other code" in done.err
+    assert done.out.startswith("sft, seed 0: 3 steps begun by other code (upge.advantage); ")
+    assert list((tmp_path / "runs").iterdir()) == [old]
+    assert [m["step"] for m in metrics_of(old)] == [1, 2, 3]
+    assert json.loads((old / "code.json").read_text())["code"]["upge.advantage"] == (
+        "several versions"
+    )
+    anew = run(*command)
+    assert anew.code == 0 and "training anew" in anew.err
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_changed_module_is_noticed(tmp_path: Path) -> None:
+    """From end to end, in a copy of the package: a comment changes nothing, a statement does."""
+    root = Path(train_cli.__file__).parents[2]
+    shutil.copytree(root / "upge", tmp_path / "upge", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "upge" / "advantage.py"
+    command = ("train", "-a", "sft", "--steps", 1, "--set", "evaluation.every=null", "--set")
+    command = (*command, "evaluation.test_samples=null", "--set", "data.supply.problems=60")
+
+    def train() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "upge.cli", *map(str, command)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert "sft, seed 0: 1 steps; " in train().stdout
+    module.write_text("# A comment.\n" + module.read_text(encoding="utf-8"), encoding="utf-8")
+    assert "sft, seed 0: finished before; " in train().stdout
+    module.write_text(module.read_text(encoding="utf-8") + "\nUNUSED = 1\n", encoding="utf-8")
+    changed = train()
+    assert "is this run by other code: upge.advantage; training anew" in changed.stderr
+    assert "sft, seed 0: 1 steps; " in changed.stdout
 
 
 # -------------------------------------------------------------------------------- records and logs
@@ -370,11 +479,46 @@ def test_metrics_that_were_changed(
     whole = metrics_of(folder)
     changed = [*whole[:2], whole[2] | {"validation": value}]
     write(folder / "metrics.jsonl", changed)
-    again = run(*command)  # the validation before it is the last one known
-    assert again.code == 0 and again.out == line.replace("3 steps", "finished before"), again.err
+    again = run(*command)
+    assert again.code == 2 and again.out == "" and again.err.count("\n") == 1, again.err
+    assert (
+        f"upge: {folder / 'metrics.jsonl'}: isn't what the run wrote; restore it, or" in again.err
+    )
     (folder / "result.json").unlink()
     assert run(*command).out == line
     assert metrics_of(folder) == whole
+
+
+@pytest.mark.parametrize("how", ["empty", "changed", "gone"])
+@pytest.mark.parametrize(
+    "name", ["policy/model.safetensors", "policy/tokenizer.json", "evaluation/sums.parquet"]
+)
+def test_files_that_are_not_what_a_finished_run_wrote(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...], name: str, how: str
+) -> None:
+    """As a power failure leaves them: there, and empty."""
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole = (folder / name).read_bytes()
+    if how == "gone" and len(list((folder / name).parent.iterdir())) > 1:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(b"" if how != "changed" else bytes([whole[0] ^ 1]) + whole[1:])
+    done = run(*command)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert f"upge: {folder / name}: isn't what the run wrote; restore it, or delete" in done.err
+    (folder / "result.json").unlink()
+    assert run(*command).out == line
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_policy_that_was_deleted_to_free_space_misleads_nobody(
+    run: Run, tmp_path: Path, tested: tuple[Any, ...]
+) -> None:
+    command, line = tested
+    (folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(folder / "policy")
+    assert run(*command).out == line.replace("3 steps", "finished before")
 
 
 @pytest.mark.parametrize("name", ["policy", "evaluation", "result.json"])
@@ -463,7 +607,8 @@ def test_a_dry_run_that_does_not_fit_says_so_by_its_code(run: Run) -> None:
         (["-a", "grpp"], "unknown algorithm 'grpp'; did you mean 'grpo'?"),
         (["-a", "sft", "--lr", "-1"], "stages.0.lr: got -1"),
         (["-a", "sft", "--steps", "0"], "stages.0.steps: got 0"),
-        (["-a", "grpo", "--rollouts", "1"], "stages.0: rollouts: got 1, but grpo compares"),
+        (["-a", "grpo", "--prompts-per-step", "0"], "stages.0.prompts_per_step: got 0"),
+        (["-a", "grpo", "--rollouts", "1"], "stages.0: group_size: got 1, but grpo compares"),
         (["-a", "sft", "--set", "stages.0.lrr=1"], "did you mean 'stages.0.lr'?"),
         (["-a", "sft", "--set", "lr"], "--set lr: wanted KEY=VALUE"),
         (["nowhere.yaml"], "nowhere.yaml: can't be read"),
@@ -475,6 +620,51 @@ def test_what_cannot_be_trained(run: Run, arguments: list[str], sentence: str) -
     done = run("train", *arguments, "--dry-run")
     assert done.code == 2 and done.out == ""
     assert done.err.startswith("upge: ") and sentence in done.err and done.err.count("\n") == 1
+
+
+def test_a_run_without_any_reward_ends_with_a_hint(
+    run: Run, tmp_path: Path, reader: Path, speller: Path
+) -> None:
+    data, out = sums(tmp_path / "sums.jsonl"), tmp_path / "runs"
+    for algorithm, hints in (("grpo", 1), ("hpt", 1), ("sft", 0)):
+        command = ("train", "-a", algorithm, "--model", reader, "--data", data, *SMALL, "-q")
+        done = run(*command, "--out", out)
+        assert done.code == 0 and done.err.count("Hint: the reward was 0 in all 3 steps") == hints
+    easy = write(
+        tmp_path / "easy.jsonl", [{"problem": "ab"[i % 2] * i, "answer": "a"} for i in range(1, 9)]
+    )
+    command = ("train", "-a", "grpo", "--model", speller, "--data", easy, *SMALL, "--out", out)
+    options = ("--max-tokens", 6, "--set", "data.marker='='", "--set", "data.prompt='{problem}'")
+    done = run(*command, *options)
+    assert done.code == 0 and "Hint" not in done.err, done.err
+
+
+def test_a_run_that_is_refused_leaves_no_folder(run: Run, tmp_path: Path, reader: Path) -> None:
+    data, out = sums(tmp_path / "sums.jsonl", solution=False), tmp_path / "new" / "runs"
+    command = ("train", "-a", "hpt", "--model", reader, "--data", data, *SMALL, "--out", out)
+    done = run(*command)
+    assert done.code == 2 and "no training problem has one; add solutions" in done.err
+    assert not (tmp_path / "new").exists()
+    out.mkdir(parents=True)
+    assert run(*command).code == 2 and not list(out.iterdir())
+
+
+@pytest.mark.parametrize("where", ["out", "model", "data"])
+def test_a_path_that_is_no_utf8_is_refused_at_once(
+    run: Run, tmp_path: Path, reader: Path, where: str
+) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    data, model, out = sums(tmp_path / "sums.jsonl"), reader, tmp_path / "runs"
+    if where == "model":
+        model = Path(shutil.copytree(reader, strange))
+    elif where == "data":
+        data = Path(shutil.copy(data, strange))
+    else:
+        out = strange
+    done = run("train", "-a", "sft", "--model", model, "--data", data, *SMALL, "--out", out)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1, done.err
+    assert "/caf\\udce9" in done.err and "': isn't UTF-8; choose another path" in done.err
+    assert not out.exists() or not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -536,170 +726,6 @@ def test_a_place_that_cannot_be_written_to(run: Run, tmp_path: Path, reader: Pat
     blocked.touch()
     done = run("train", "-a", "sft", "--model", reader, "--data", data, *SMALL, "--out", blocked)
     assert done.code == 2 and done.err.startswith("upge: ") and str(blocked) in done.err
-    command = ("evaluate", reader, "--data", data, "--max-tokens", 2)
-    done = run(*command, "--out", blocked)
-    assert done.code == 2 and f"--out {blocked}: can't be made a folder" in done.err
-
-
-# ---------------------------------------------------------------------------------------- evaluate
-
-
-@pytest.fixture
-def letters(tmp_path: Path) -> Path:
-    return write(
-        tmp_path / "letters.jsonl",
-        [
-            {"problem": p, "answer": "b", "level": len(p), "family": p[0]}
-            for p in ("ab", "ba", "aab", "b=b", "aba")
-        ],
-    )
-
-
-EASY = ("--prompt", "{problem}=", "--marker", "a", "--max-tokens", 3, "--temperature", 1, "-k", 16)
-
-
-def test_metrics_are_those_of_the_samples(
-    run: Run, tmp_path: Path, speller: Path, letters: Path
-) -> None:
-    command = ("evaluate", speller, "--data", letters, *EASY, "--top-p", 1)
-    done = run(*command, "--out", tmp_path / "kept")
-    assert done.code == 0, done.err
-    shown = json.loads(done.out)
-    kept = Responses.load(tmp_path / "kept" / "letters.parquet")
-    assert [p.prompt for p in kept.problems] == ["ab=", "ba=", "aab=", "b=b=", "aba="]
-    right = [[t.rpartition("a")[2] == "b" and "a" in t for t in texts] for texts in kept.texts]
-    assert kept.rewards.bool().tolist() == right and 0 < sum(map(sum, right)) < 80
-    wanted = {"suite": "letters", "problems": 5, "avg@16": sum(map(sum, right)) / 80}
-    for k in (1, 2, 4, 8, 16):
-        chances = [1 - comb(16 - sum(own), k) / comb(16, k) for own in right]
-        wanted[f"pass@{k}"] = pytest.approx(sum(chances) / 5, rel=1e-12)
-    assert shown.pop("rows") == [wanted]
-    settings = {"samples": 16, "temperature": 1.0, "top_p": 1.0, "max_tokens": 3, "seed": 0}
-    assert shown == {"model": str(speller)} | settings
-    assert run(*command).out == done.out
-    assert run(*command, "--seed", 1).out != done.out
-
-
-def test_levels_and_formats(run: Run, speller: Path, letters: Path) -> None:
-    command = ("evaluate", speller, "--data", letters, *EASY, "--by", "level")
-    rows = json.loads(run(*command).out)["rows"]
-    assert [(row["level"], row["problems"]) for row in rows] == [(2, 2), (3, 3)]
-    families = json.loads(run(*command[:-1], "family").out)["rows"]
-    assert [(row["family"], row["problems"]) for row in families] == [("a", 3), ("b", 2)]
-    whole = json.loads(run(*command[:-2]).out)["rows"][0]
-    mean = sum(row["problems"] * row["avg@16"] for row in rows) / 5
-    assert mean == pytest.approx(whole["avg@16"], rel=1e-12)
-    as_csv = list(csv.DictReader(io.StringIO(run(*command, "--format", "csv").out)))
-    assert as_csv == [{key: str(value) for key, value in row.items()} for row in rows]
-    table = run(*command, "--format", "table").out
-    assert "pass@16" in table and f"{rows[1]['pass@16']:.3f}" in table
-
-
-def test_the_synthetic_suites(run: Run, tmp_path: Path) -> None:
-    base = save_model(tmp_path / "base", ALPHABET)
-    command = ("evaluate", base, "--per-level", 1, "-k", 2, "--max-tokens", 2)
-    rows = json.loads(run(*command).out)["rows"]
-    assert [row["suite"] for row in rows[-3:]] == ["post", "mix", "alt"]
-    assert {row["problems"] for row in rows} == {5}
-    chosen = json.loads(run(*command, "-s", "alt", "-s", "sum").out)["rows"]
-    assert [row["suite"] for row in chosen] == ["alt", "sum"]
-    wrong = run(*command, "-s", "summ")
-    assert wrong.code == 2 and "unknown suite 'summ'; did you mean 'sum'?" in wrong.err
-
-
-def test_a_finished_run_is_evaluated_as_it_was_trained(
-    run: Run, tmp_path: Path, speller: Path, letters: Path
-) -> None:
-    texts = ("aa", "bb", "abb", "bba", "bbb", "bab")
-    records = [{"problem": text, "answer": "b", "solution": "a"} for text in texts]
-    train = write(tmp_path / "train.jsonl", records)
-    data = {"kind": "jsonl", "train": str(train), "held_out": 1, "marker": "a"}
-    data |= {"prompt": "{problem}=", "demonstration": "{solution}{answer}"}
-    stage = {"algorithm": "sft", "steps": 40, "lr": 0.03}
-    config = {"name": "spell", "model": str(speller), "data": data, "stages": [stage]}
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(config | {"max_tokens": 5}), encoding="utf-8")
-    assert run("train", path, "--out", tmp_path / "runs").code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    own = json.loads(run("evaluate", folder, "--data", letters, "-k", 4).out)
-    assert own["max_tokens"] == 5
-    base = json.loads(run("evaluate", speller, "--data", letters, *EASY, "-k", 4).out)
-    assert own["rows"][0]["avg@4"] > 0.9 > base["rows"][0]["avg@4"]  # it was taught "ab"
-    rows = json.loads(run("sample", folder, "ab=", "--temperature", 0, "-n", 1).out)["rows"]
-    assert rows[0]["response"] == "ab" and rows[0]["finished"]
-    untested = run("evaluate", folder)
-    assert untested.code == 2 and "names no file of test problems" in untested.err
-    (folder / "result.json").unlink()
-    unfinished = run("evaluate", folder, "--data", letters)
-    assert unfinished.code == 2 and "this run is not finished" in unfinished.err
-
-
-def test_what_cannot_be_evaluated(run: Run, tmp_path: Path, speller: Path, letters: Path) -> None:
-    for options, sentence in (
-        ((speller, "--data", tmp_path / "nowhere.jsonl"), "nowhere.jsonl: No such file"),
-        ((speller, "--data", letters, "--prompt", "{question}"), "a template is wrong"),
-        ((speller, "--data", letters, "--max-tokens", 2), "tokenizer can't encode 'ab\\n'"),
-        ((speller, "--data", letters, *EASY, "--marker", " "), "marker: got ' '"),
-        ((speller, "--data", letters, *EASY, "--temperature", -1), "temperature: got -1"),
-        ((speller, "--data", letters, *EASY, "--top-p", 0), "top_p: got 0"),
-        ((speller, "--data", letters, *EASY, "-k", 10**9), "--samples"),
-        ((tmp_path, "--data", letters), "no model can be loaded from"),
-    ):
-        done = run("evaluate", *options)
-        assert done.code == 2 and done.out == "" and sentence in done.err, done.err
-
-
-# ------------------------------------------------------------------------------------------ sample
-
-
-def test_what_cannot_be_sampled(run: Run, tmp_path: Path, speller: Path) -> None:
-    endless = tmp_path / "endless"
-    shutil.copytree(speller, endless)
-    settings = json.loads((endless / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for token in (None, "<unheard-of>"):
-        settings["eos_token"] = token
-        (endless / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        done = run("sample", endless, "ab=")
-        assert done.code == 2 and "has no end-of-sequence token that the model knows" in done.err
-    for options, sentence in (
-        (("\udcff",), "the model's tokenizer can't encode"),
-        (("a" * 601,), "wanted shorter prompts, or a longer model"),
-        (("ab=", "-n", 10**9), "--samples"),
-        (("ab=", "--temperature", 1e-320), "wanted 0, which is greedy, or at least 1e-09"),
-    ):
-        done = run("sample", speller, *options)
-        assert done.code == 2 and done.out == "" and sentence in done.err, done.err
-
-
-@pytest.mark.parametrize("temperature", [0.7, 0])
-def test_log_probabilities_are_the_model_s(run: Run, speller: Path, temperature: float) -> None:
-    options = ("-n", 6, "--temperature", temperature, "--max-tokens", 5)
-    done = run("sample", speller, "ab=", "b", *options)
-    assert done.code == 0, done.err
-    rows = json.loads(done.out)["rows"]
-    assert [row["prompt"] for row in rows] == ["ab="] * 6 + ["b"] * 6
-    model, tokenizer = load_pretrained(str(speller))
-    checked = 0
-    for row in rows:
-        ids = tokenizer.encode(row["response"]) + [tokenizer.eos_token_id] * row["finished"]
-        if len(ids) != row["tokens"]:  # a padding token was sampled, which the text leaves out
-            continue
-        prompt = tokenizer.encode(row["prompt"])
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-        logp = torch.log_softmax(logits / (temperature or 1.0), -1)
-        wanted = logp[range(len(ids)), ids].sum().item()
-        assert row["log π"] == pytest.approx(wanted, rel=1e-4)
-        checked += 1
-    assert checked >= 3
-    assert run("sample", speller, "ab=", "b", *options).out == done.out
-    table = run("sample", speller, "ab=", "b", *options, "--format", "table").out
-    assert f"{rows[0]['log π']:.3f}" in table
-
-
-def test_prompts_that_cannot_be_read(run: Run, speller: Path) -> None:
-    for prompt in ("what", ""):
-        done = run("sample", speller, prompt)
-        assert done.code == 2 and f"can't encode {prompt!r}" in done.err
 
 
 # ------------------------------------------------------------------------------------------ in all

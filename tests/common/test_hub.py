@@ -44,7 +44,7 @@ def test_where_no_way_leads_to_it_only_its_cache_is_asked(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     asked = answers(monkeypatch, error)
-    with hub.hub("lm"):
+    with hub.hub("train"):
         assert constants.HF_HUB_OFFLINE is not reached
     assert constants.HF_HUB_OFFLINE is False
     timeout = {"max_retries": 1, "timeout": constants.HF_HUB_ETAG_TIMEOUT}
@@ -54,7 +54,7 @@ def test_where_no_way_leads_to_it_only_its_cache_is_asked(
 def test_where_it_is_not_to_be_asked_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = answers(monkeypatch, None)
-    with pytest.raises(KeyError), hub.hub("lm"):
+    with pytest.raises(KeyError), hub.hub("train"):
         raise KeyError
     assert asked == [] and constants.HF_HUB_OFFLINE is True
 
@@ -66,7 +66,7 @@ def test_it_has_no_lines_of_its_own(
     logger = logging.getLogger("huggingface_hub.utils._http")
     level = logging.getLogger("huggingface_hub").level
     monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
-    with hub.hub("lm"):
+    with hub.hub("train"):
         logger.warning("Retrying in 8s [Retry 5/5].")
     logger.warning("Heard.")
     assert [record.getMessage() for record in caplog.records] == ["Heard."]
@@ -79,6 +79,6 @@ def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     with (
         pytest.raises(UpgeError, match=r"install it with pip install '\.\[math\]'"),
-        hub.hub("math"),
+        hub.hub("train"),
     ):
         pass

@@ -28,8 +28,9 @@ from experiments.bias_variance.common import (
     table_problem,
     tilted,
 )
-from experiments.records import code_version, read_record, write_record
+from experiments.records import read_record, write_record
 from upge import REGISTRY, UpgeError
+from upge.common.code import code_version
 from upge.common.config import load
 from upge.exact.enumeration import TabularPolicy, Tree
 
@@ -131,8 +132,8 @@ def test_headlines_are_numbers(rows: Callable[[str], Rows], name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_draw(rows: Callable[[str], Rows], name: str, tmp_path: Path) -> None:
-    draw = import_module(f"analysis.bias_variance.{name}").figure
-    written = save(draw(rows(name)), tmp_path / name, commit="0123")
+    drawing = import_module(f"analysis.bias_variance.{name}")
+    written = save(drawing.figure(rows(name)), tmp_path / name, drawing.caption(rows(name)))
     assert [path.suffix for path in written] == [".pdf", ".png"]
     assert all(path.stat().st_size > 10_000 for path in written)
 
@@ -142,7 +143,7 @@ def test_a_figure_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
         with style():
             figure, axes = plt.subplots()
             axes.plot([0, 1], [1, 0], label="π", **look("hpt").line)
-        return save(figure, tmp_path / name, commit="0123")
+        return save(figure, tmp_path / name)
 
     for one, other in zip(drawn("one"), drawn("other"), strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -455,7 +455,7 @@ def test_headlines_and_figure(rows: Rows, tmp_path: Path) -> None:
     kinds = ("carries over", "does not", "not decided")
     counts = {k: v for k, v in numbers.items() if k.startswith(kinds)}
     assert sum(counts.values()) == len(stated) > 20
-    written = save(drawing.figure(rows), tmp_path / "network", commit="0123")
+    written = save(drawing.figure(rows), tmp_path / "network", drawing.caption(rows))
     assert all(path.stat().st_size > 10_000 for path in written)
 
 

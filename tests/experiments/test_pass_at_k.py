@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from tiny_runs import Tiny, run
 
-from analysis import figure2
+from analysis.figures.pass_at_k import Counts, load_counts, numbers
+from analysis.results import write_figure
 from experiments.pass_at_k import __main__ as command
 from experiments.pass_at_k.counts import COLUMNS, counted, first_of_levels, hardest
 from experiments.pass_at_k.record import Record, read_counts
@@ -193,16 +194,16 @@ def counts_of(right: dict[str, list[int]], samples: int, seed: int = 0) -> pd.Da
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def keep(folder: Path, *parts: pd.DataFrame) -> Path:
+def kept(folder: Path, *parts: pd.DataFrame) -> Counts:
     record = Record(folder, {"samples": int(parts[0]["samples"].iloc[0])})
     record.counts = pd.concat(parts, ignore_index=True)
     record._write()
-    return folder
+    return load_counts(folder)
 
 
 def test_pass_at_k_is_the_share_of_all_draws_with_a_right_answer(tmp_path: Path) -> None:
     n, right = 16, {"sft": [0, 1, 16, 5], "base": [0, 0, 2, 3]}
-    frame = figure2.numbers(keep(tmp_path / "pass_at_k", counts_of(right, n)))
+    frame = numbers(kept(tmp_path / "pass_at_k", counts_of(right, n)))
     assert frame["method"].unique().tolist() == ["base", "sft"]
     assert frame["k"].unique().tolist() == [1, 2, 4, 8]
     for row in frame.itertuples():
@@ -214,13 +215,13 @@ def test_pass_at_k_is_the_share_of_all_draws_with_a_right_answer(tmp_path: Path)
 
 def test_bands_are_over_problems_and_over_seeds(tmp_path: Path) -> None:
     alike = {"sft": [4, 4, 4, 4]}
-    flat = figure2.numbers(keep(tmp_path / "a", counts_of(alike, 8)))
+    flat = numbers(kept(tmp_path / "a", counts_of(alike, 8)))
     assert (flat["high"] - flat["low"]).max() == 0  # neither problems nor seeds differ
     apart = {"sft": [0, 8, 0, 8]}
-    spread = figure2.numbers(keep(tmp_path / "b", counts_of(apart, 8)))
+    spread = numbers(kept(tmp_path / "b", counts_of(apart, 8)))
     assert (spread["high"] - spread["low"]).min() > 0.5
     seeds = [counts_of({"sft": [c] * 4}, 8, seed) for seed, c in enumerate((2, 4, 6))]
-    several = figure2.numbers(keep(tmp_path / "c", *seeds))
+    several = numbers(kept(tmp_path / "c", *seeds))
     at_1 = several[several["k"] == 1].iloc[0]
     half = 4.303 * 0.25 / np.sqrt(3)  # t with two degrees of freedom
     assert at_1["mean"] == pytest.approx(0.5)
@@ -231,17 +232,18 @@ def test_bands_are_over_problems_and_over_seeds(tmp_path: Path) -> None:
 def test_other_problems_are_refused(tmp_path: Path) -> None:
     other = counts_of({"sft": [1, 2, 3, 4]}, 8).replace({"prompt": {"p0": "another"}})
     with pytest.raises(UpgeError, match="sum: its methods were asked different problems"):
-        figure2.numbers(keep(tmp_path / "a", counts_of({"base": [1, 2, 3, 4]}, 8), other))
+        numbers(kept(tmp_path / "a", counts_of({"base": [1, 2, 3, 4]}, 8), other))
     other["seed"] = 1
     with pytest.raises(UpgeError, match="the seeds of sft were asked different problems"):
-        figure2.numbers(keep(tmp_path / "b", counts_of({"sft": [1, 2, 3, 4]}, 8), other))
+        numbers(kept(tmp_path / "b", counts_of({"sft": [1, 2, 3, 4]}, 8), other))
     with pytest.raises(UpgeError, match=r"isn't there; `make pass-at-k` samples"):
-        figure2.numbers(tmp_path / "nothing")
+        load_counts(tmp_path / "nothing")
 
 
-def test_the_figure_is_drawn_with_commit_profile_and_seeds(tmp_path: Path) -> None:
-    folder = keep(tmp_path / "cpu" / "pass_at_k", counts_of({"sft": [1, 2, 3, 4]}, 8))
-    figure2.main(folder, tmp_path / "figures")
-    assert len(list((tmp_path / "figures").iterdir())) == 3
-    foot = figure2.footer(folder, figure2.numbers(folder))
-    assert foot.endswith(" · cpu profile · 1 seed") and not foot.startswith("not recorded")
+def test_the_figure_states_commit_profile_and_seeds(tmp_path: Path) -> None:
+    counts = kept(tmp_path / "cpu" / "pass_at_k", counts_of({"sft": [1, 2, 3, 4]}, 8))
+    written = write_figure("figure2", [counts], tmp_path / "figures", stamp=True)
+    assert len(written) == 4
+    (origin,) = json.loads(written[-1].read_text())["made_from"]
+    assert origin.startswith("pass_at_k, cpu profile: commits ") and origin.endswith("; seed 0")
+    assert "not recorded" not in origin

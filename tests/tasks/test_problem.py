@@ -40,6 +40,26 @@ def test_records_are_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("level", "wanted"),
+    [(5, 5), ("5", 5), ("Level 5", 5), (3.0, 3), ("Level ?", 0), ("", 0), (None, 0)],
+)
+def test_levels(tmp_path: Path, level: Any, wanted: int) -> None:
+    line = json.dumps({"problem": "1?", "answer": "1", "level": level})
+    assert load_problems(write(tmp_path, line)) == [Problem("1?", "1", level=wanted)]
+
+
+def test_a_pair_of_surrogates_is_a_character(tmp_path: Path) -> None:
+    line = '{"problem": "\\ud83d\\ude00?", "answer": "1"}'
+    assert load_problems(write(tmp_path, line)) == [Problem("\U0001f600?", "1")]
+
+
+def test_a_number_in_json_is_its_text(tmp_path: Path) -> None:
+    """18.0 is graded as 18 is."""
+    (problem,) = load_problems(write(tmp_path, '{"problem": "1?", "answer": 18.0}'))
+    assert problem.answer == "18.0"
+
+
 def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -88,7 +108,25 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
         ('{"problem": "", "answer": "2"}', "ValueError(\"'problem' is empty"),
         ('{"problem": 7, "answer": "2"}', "TypeError(\"'problem' is 7"),
         ('{"problem": "a", "answer": "2", "solution": 2}', "TypeError(\"'solution' is 2"),
-        ('{"problem": "a", "answer": "2", "level": 5.5}', "TypeError(\"'level' is 5.5"),
+        (
+            '{"problem": "a", "answer": "2", "level": 5.5}',
+            "ValueError(\"'level' is 5.5, which is no",
+        ),
+        (
+            '{"problem": "a", "answer": "2", "level": NaN}',
+            "ValueError(\"'level' is nan, which is no",
+        ),
+        ('{"problem": "a", "answer": "2", "level": [5]}', "TypeError(\"'level' is [5]"),
+        ('{"problem": "a", "answer": "\\ud800"}', "ValueError(\"'answer' has half of a surrogate"),
+        ('{"problem": "\\udfff", "answer": "1"}', "ValueError(\"'problem' has half of a surrogate"),
+        (
+            '{"problem": "a", "answer": "1", "solution": "\\ud800"}',
+            "ValueError(\"'solution' has half of a surrogate",
+        ),
+        (
+            '{"problem": "a", "answer": "1", "answer_kind": "sets"}',
+            "ValueError(\"'answer_kind' is 'sets', wanted one of choice, number, tuple, set",
+        ),
         ('{"problem": "a", "answer": "2", "family": 1}', "TypeError(\"'family' is 1"),
         (
             '{"problem": "a", "answer": "2", "level": 2147483648}',
@@ -174,7 +212,7 @@ def test_the_hub(
         return [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert load_gsm8k("train") == [Problem("1 + 1?", "2", "It is 2.")]
+    assert load_gsm8k("train") == [Problem("1 + 1?", "2", "It is 2.", kind="number")]
     said = f"upge: no file of openai/gsm8k in {tmp_path} (UPGE_DATA), asking the hub\n"
     assert capsys.readouterr() == ("", said)
 

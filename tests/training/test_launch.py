@@ -13,7 +13,7 @@ from upge.common.config import build
 from upge.training.config import RunConfig
 from upge.training.records import run_folder
 
-SENTENCE = "another process of this run is gone"
+SENTENCE = "another process of this run has ended"
 SOUND = "the step of one plain process"
 DDP = with_file("ddp.yaml")
 needs_deepspeed = pytest.mark.skipif(

@@ -31,9 +31,9 @@ ALONE = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE: got 'x', wanted a number of processes"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE: got '', wanted a number of processes"),
         ({"ACCELERATE_MIXED_PRECISION": "fp99"}, "mixed_precision: got 'fp99' from the launcher"),
-        ({"ACCELERATE_USE_CPU": "maybe"}, "can't be opened as the launcher says"),
-        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "x"}, "can't be opened as the launcher says"),
-        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "can't be opened as the launcher"),
+        ({"ACCELERATE_USE_CPU": "maybe"}, "the launcher's processes can't be connected"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "x"}, "the launcher's processes can't be"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "the launcher's processes can't"),
     ],
 )
 def test_nonsense_is_a_sentence(environment, sentence):
@@ -46,5 +46,5 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         code, said = doctor(**ALONE, MASTER_PORT=str(taken.getsockname()[1]))
-    assert code == 2 and "can't be opened as the launcher says" in said
+    assert code == 2 and "the launcher's processes can't be connected" in said
     assert "Traceback" not in said

@@ -12,7 +12,7 @@ from tiny_runs import Tiny, numbers, run, weights
 
 from upge.common.errors import UpgeError
 from upge.rollouts.cached import CachedSampler
-from upge.training import loop
+from upge.training import loop, prepare
 from upge.training.gradient import GradientAccumulator
 from upge.training.precision import AutocastSampler
 
@@ -33,7 +33,7 @@ def forgotten() -> None:
 def test_another_precision_in_one_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Accelerate would go on in the first one, without a word."""
     run(tiny.config("sft"), tmp_path / "first")
-    with pytest.raises(UpgeError, match=r"got bfloat16, but .* computed in float32"):
+    with pytest.raises(UpgeError, match=r"got bfloat16, but Accelerate keeps .* float32; start"):
         run(tiny.config("sft", precision="bfloat16"), tmp_path / "second")
 
 
@@ -107,7 +107,7 @@ def test_an_engine_is_of_the_policys_precision(
         asked.update(options)
         raise Opened
 
-    monkeypatch.setattr(loop, "check_backend", lambda name: None)
+    monkeypatch.setattr(prepare, "check_backend", lambda name: None)
     monkeypatch.setattr(loop, "open_sampler", opened)
     with pytest.raises(Opened):
         run(tiny.config("grpo", precision=precision, backend="vllm"), tmp_path / "run")

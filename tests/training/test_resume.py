@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,13 +21,18 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_runs import numbers, run, weights
 
+from upge.common import files
+from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.evaluation.responses import Responses
 from upge.models.policy import Policy
 from upge.training import checkpoint as checkpoints
 from upge.training import loop, records
+from upge.training.config import RunConfig
+from upge.training.evaluate import Evaluator
 from upge.training.loop import Trainer
-from upge.training.records import RunFolder
+from upge.training.records import RunFolder, run_folder
+from upge.training.update import Updater
 
 
 class Killed(BaseException):
@@ -52,7 +60,9 @@ def two_stages(tiny):
 def test_where_steps_take_long_checkpoints_go_by_the_clock(tiny, tmp_path, monkeypatch):
     saved = []
     config = tiny.config("sft", steps=4).model_copy(update={"checkpoint_every": 100})
-    monkeypatch.setattr(loop, "save_checkpoint", lambda folder, c: saved.append(c.step))
+    monkeypatch.setattr(
+        loop.Checkpoints, "save", lambda self, checkpoint: saved.append(checkpoint.progress.step)
+    )
     run(config, tmp_path / "quick")
     assert saved == [4]
     monkeypatch.setattr(loop, "_LATE", 0.0)
@@ -96,19 +106,20 @@ def killing(call, at, after=False):
 
 #: Where a run may die: the patched name, and how often it is called.
 PLACES = {
-    "a step": (Trainer, "_step", 8),
-    "an update": (Trainer, "_apply", 13),
-    "validation": (Trainer, "_respond", 4),
+    "a step": (Trainer, "step", 8),
+    "an update": (Updater, "_apply", 13),
+    "validation": (Evaluator, "_respond", 4),
     "the line of metrics": (RunFolder, "append", 8),
-    "a checkpoint": (loop, "save_checkpoint", 5),
-    "a checkpoint's weights": (checkpoints, "save", 5),
-    "a checkpoint's optimizer": (checkpoints, "write_tensors", 5),
+    "a checkpoint": (checkpoints.Checkpoints, "save", 5),
+    "a checkpoint's tensors": (checkpoints, "save_file", 10),
+    "a checkpoint's metrics and state": (Path, "write_text", 10),
     "a checkpoint's rename": (Path, "rename", 5),
-    "a checkpoint's end": (checkpoints, "sync", 22),
+    "a checkpoint's end": (checkpoints, "sync", 30),
     "deleting old checkpoints": (checkpoints.shutil, "rmtree", 3),
     "an evaluation's file": (Responses, "save", 1),
     "the result": (RunFolder, "finish", 1),
-    "its replacement": (Path, "replace", 3),
+    "the last files on the disk": (records, "sync", 9),
+    "a replacement of a file": (Path, "replace", 6),
 }
 
 
@@ -132,7 +143,7 @@ def test_killed_again_and_again(tiny, whole, tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("run")
     for at in steps:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "_step", killing(Trainer._step, at))
+            patch.setattr(Trainer, "step", killing(Trainer.step, at))
             try:
                 run(two_stages(tiny), folder)
             except Killed:
@@ -141,10 +152,10 @@ def test_killed_again_and_again(tiny, whole, tmp_path_factory, steps):
     assert_same(run(two_stages(tiny), folder), whole)
 
 
-@pytest.mark.parametrize("file", ["state.json", "policy.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("file", ["state.json", "policy.safetensors", "optimizer.safetensors"])
 def test_from_a_damaged_checkpoint_the_one_before_is_taken(tiny, whole, tmp_path, caplog, file):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", killing(Trainer._step, 7))
+        patch.setattr(Trainer, "step", killing(Trainer.step, 7))
         with pytest.raises(Killed):
             run(two_stages(tiny), tmp_path)
     path = tmp_path / "checkpoints" / "step-00000006" / file
@@ -157,14 +168,251 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken(tiny, whole, tmp_path
     assert_same(RunFolder(tmp_path), whole)
 
 
-def test_a_half_written_line_of_metrics_is_done_again(tiny, whole, tmp_path):
+@pytest.fixture(scope="session")
+def left(tiny, tmp_path_factory):
+    """A run that was killed in its eighth step: its last checkpoint is of the sixth."""
+    folder = tmp_path_factory.mktemp("left")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", killing(Trainer._step, 8))
+        patch.setattr(Trainer, "step", killing(Trainer.step, 8))
         with pytest.raises(Killed):
-            run(two_stages(tiny), tmp_path)
-    path = RunFolder(tmp_path).metrics_path
-    path.write_bytes(path.read_bytes()[:-40])
-    assert_same(run(two_stages(tiny), tmp_path), whole)
+            run(two_stages(tiny), folder)
+    return folder
+
+
+def lose_line(content, number):
+    lines = content.split(b"\n")
+    lines[number] = b"\0" * len(lines[number])
+    return b"\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-40],
+        lambda content: lose_line(content, 1),
+        lambda content: lose_line(content, 6),
+        lambda content: content[-300:],
+        lambda content: b"",
+        None,
+    ],
+    ids=["cut", "an early line", "the last line", "the end alone", "empty", "gone"],
+)
+def test_damaged_metrics_spoil_no_checkpoint(tiny, whole, left, tmp_path, damage):
+    folder = RunFolder(shutil.copytree(left, tmp_path / "run"))
+    if damage is None:
+        folder.metrics_path.unlink()
+    else:
+        folder.metrics_path.write_bytes(damage(folder.metrics_path.read_bytes()))
+    steps = []
+    Trainer(two_stages(tiny), folder, lambda line: steps.append(line["step"])).run()
+    assert steps == [7, 8]
+    assert_same(folder, whole)
+
+
+def test_a_start_that_cant_read_the_checkpoints_loses_nothing(tiny, whole, left, tmp_path):
+    """As where a disk is not mounted, or by another user."""
+    folder = RunFolder(shutil.copytree(left, tmp_path / "run"))
+    before = folder.metrics_path.read_bytes()
+    listdir = os.listdir
+
+    def refuse(path="."):
+        if str(path) == str(folder.checkpoints):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        with pytest.raises(
+            UpgeError, match=r"checkpoints: can't be used \(Permission denied\); mend"
+        ):
+            run(two_stages(tiny), folder.path)
+    assert folder.metrics_path.read_bytes() == before
+    steps = []
+    Trainer(two_stages(tiny), folder, lambda line: steps.append(line["step"])).run()
+    assert steps == [7, 8]
+    assert_same(folder, whole)
+
+
+#: Files of a run that was left, and what may happen to them.
+PLACES_OF_FILES = [
+    "config.json", "code.json", "provenance.json", "metrics.jsonl", "lock", "result.json",
+    "checkpoints", "evaluation", "policy", "checkpoints/step-00000006",
+    *(f"checkpoints/step-00000006/{name}" for name in
+      ("state.json", "policy.safetensors", "optimizer.safetensors", "metrics.jsonl")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["empty", "zeros", "null", "folder", "link to itself", "file"])
+@settings(suppress_health_check=list(HealthCheck), max_examples=5)
+@given(name=st.sampled_from(PLACES_OF_FILES))
+def test_odd_files_are_a_sentence_or_change_nothing(tiny, whole, left, tmp_path_factory, name, how):
+    folder = RunFolder(shutil.copytree(left, tmp_path_factory.mktemp("odd") / "run"))
+    path = folder.path / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if how == "folder":
+        path.mkdir()
+    elif how == "link to itself":
+        path.symlink_to(path)
+    else:
+        path.write_bytes({"empty": b"", "zeros": bytes(500), "null": b"null", "file": b"x"}[how])
+    try:
+        run(two_stages(tiny), folder.path)
+    except UpgeError as error:
+        assert "\n" not in str(error)
+    else:
+        assert_same(folder, whole)
+
+
+def test_all_is_on_the_disk_before_the_run_is_finished(tiny, tmp_path):
+    """What a power failure can leave of a run with a result: all of it, and whole."""
+    synced, replace, finished = {}, Path.replace, []
+
+    def sync(path):
+        size = path.stat().st_size if path.is_file() else len(os.listdir(path))
+        synced[path.resolve()] = size
+        fsync(path)
+
+    def spy(self, target):
+        if Path(target).name == "result.json":
+            finished.append({path: size for path, size in synced.items()})
+        return replace(self, target)
+
+    fsync = records.sync
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (records, checkpoints, files):
+            patch.setattr(module, "sync", sync)
+        patch.setattr(Path, "replace", spy)
+        folder = run(two_stages(tiny), tmp_path)
+    (before,) = finished
+    for path in [tmp_path, folder.policy, folder.evaluation]:
+        assert path.resolve() in before
+    written = [
+        path
+        for name in ("policy", "evaluation", "checkpoints/step-00000008")
+        for path in (tmp_path / name).rglob("*")
+    ]
+    assert len(written) >= 10
+    for path in [*written, folder.metrics_path]:
+        held = {p.name: size for p, size in before.items()}
+        assert held[path.name] == path.stat().st_size > 0, path
+
+
+# --------------------------------------------------------------------------- more or fewer steps
+
+
+def of_length(tiny, steps, **changes):
+    """As :func:`two_stages`, with so many steps of the second one."""
+    given = two_stages(tiny).model_dump(mode="json")
+    given["stages"][1]["steps"] = steps
+    return build(given | changes, RunConfig)
+
+
+def train(config, runs):
+    """The run's folder, the steps that were done, and what was noted."""
+    folder, steps, notes = run_folder(runs, config), [], []
+    Trainer(config, folder, lambda line: steps.append(line["step"]), notes.append).run()
+    return folder, steps, notes
+
+
+@pytest.mark.parametrize("lengths", [(2, 5), (1, 2, 5), (3, 5), (7, 5)])
+def test_a_longer_or_shorter_run_continues_the_one_that_is_there(tiny, whole, tmp_path, lengths):
+    """With the numbers of one that was made at once; the others stay as they are."""
+    step, before = 0, {}
+    for length in lengths:
+        folder, steps, notes = train(of_length(tiny, length), tmp_path)
+        start = step if step <= 3 + length else 8  # checkpoints are kept of steps 8 and 10
+        assert steps == list(range(start + 1, 4 + length))
+        assert len(notes) == (start > 0) and all(f"from step {start}" in note for note in notes)
+        for path, content in before.items():
+            assert path.read_bytes() == content
+        before |= {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+        step = 3 + length
+    assert_same(folder, whole)
+
+
+def test_a_run_of_other_checkpoints_is_the_same_run(tiny, whole, tmp_path):
+    config = of_length(tiny, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", killing(Trainer.step, 6))
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    folder, steps, _ = train(of_length(tiny, 5, checkpoint_every=1), tmp_path)
+    assert steps == [5, 6, 7, 8]
+    assert_same(folder, whole)
+    assert train(of_length(tiny, 5, checkpoint_every=50), tmp_path)[1] == []
+
+
+def test_what_differs_otherwise_continues_nothing(tiny, tmp_path):
+    train(of_length(tiny, 2), tmp_path)
+    for change in ({"seed": 1}, {"max_tokens": 9}):
+        assert train(of_length(tiny, 3, **change), tmp_path)[1] == [1, 2, 3, 4, 5, 6]
+
+
+# --------------------------------------------------------------------------- SIGTERM and SIGINT
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+    time.sleep(0)  # where Python looks for signals
+
+
+def interrupting(call, at, after, number=signal.SIGTERM):
+    """``call``, but its ``at``-th one (from 1) gets a signal, before or after it has acted."""
+    count = 0
+
+    def counted(*args, **options):
+        nonlocal count
+        count += 1
+        if count == at and not after:
+            send(number)
+        result = call(*args, **options)
+        if count == at and after:
+            send(number)
+        return result
+
+    return counted
+
+
+#: Where a signal arrives in a run of eight steps, and the step that the run resumes from.
+MOMENTS = [
+    (Trainer, "_open_policy", 1, False, 0),
+    (Trainer, "_collect", 1, False, 0),
+    (Trainer, "_collect", 2, True, 1),
+    (Trainer, "_collect", 6, False, 5),
+    (Updater, "plan", 5, False, 4),  # the second update of step 4: its first is not lost
+    (Updater, "plan", 6, False, 4),
+    (Updater, "_apply", 3, False, 3),
+    (Updater, "_apply", 4, True, 4),
+    (Updater, "_apply", 5, False, 4),
+    (Evaluator, "validate", 1, False, 3),
+    (Evaluator, "validate", 2, True, 6),
+    (RunFolder, "append", 2, False, 2),
+    (RunFolder, "append", 5, True, 5),
+    (checkpoints.Checkpoints, "save", 1, False, 2),
+    (checkpoints.Checkpoints, "save", 3, True, 4),
+    (Evaluator, "test", 1, False, 8),
+    (RunFolder, "finish", 1, False, 8),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "at", "after", "step"), MOMENTS)
+def test_what_is_done_is_kept(tiny, whole, tmp_path, owner, name, at, after, step):
+    number = signal.SIGINT if after else signal.SIGTERM
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    trainer = Trainer(two_stages(tiny), RunFolder(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, interrupting(getattr(owner, name), at, after, number))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert trainer.resumes.startswith(f"resumes from step {step}" if step else "starts anew")
+    assert RunFolder(tmp_path).result is None
+    seen = []
+    Trainer(two_stages(tiny), RunFolder(tmp_path), seen.append).run()
+    assert [line["step"] for line in seen] == list(range(step + 1, 9))
+    assert_same(RunFolder(tmp_path), whole)
 
 
 # ------------------------------------------------------------------------------------ a full disk
@@ -189,10 +437,10 @@ def full(call, at):
     [
         (RunFolder, "append", 1, 0),
         (RunFolder, "append", 4, 3),
-        (RunFolder, "flush", 2, 2),
-        (Path, "write_bytes", 1, 0),  # the first checkpoint's weights
-        (Path, "write_bytes", 4, 2),  # the second one's optimizer
-        (records.os, "fsync", 12, 2),
+        (Path, "write_bytes", 1, 0),  # the first file that is tried
+        (checkpoints, "save_file", 1, 0),  # the first checkpoint's weights
+        (checkpoints, "save_file", 4, 2),  # the second one's optimizer
+        (checkpoints, "sync", 8, 2),
         (Responses, "save", 1, 8),
         (RunFolder, "finish", 1, 8),
         (records, "provenance", 1, 0),
@@ -206,8 +454,8 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_it_resumes(
         with pytest.raises(UpgeError) as error:
             run(two_stages(tiny), tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: the disk is full; free space and run the same command: it resumes from "
-        f"step {step}"
+        f"{tmp_path}: the disk is full; free space and rerun the command: it "
+        + (f"resumes from step {step}" if step else "starts anew, without a checkpoint")
     )
     seen = []
     Trainer(two_stages(tiny), RunFolder(tmp_path), seen.append).run()
@@ -305,7 +553,7 @@ def test_or_is_skipped_and_never_averaged_in(tiny, tmp_path, overflow):
     overflow(2)
     trainer = Trainer(quiet(tiny, on_bad_step="skip"), RunFolder(tmp_path))
     states = []
-    step = Trainer._step
+    step = Trainer.step
 
     def spy(self, *args):
         found = step(self, *args)
@@ -313,7 +561,7 @@ def test_or_is_skipped_and_never_averaged_in(tiny, tmp_path, overflow):
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", spy)
+        patch.setattr(Trainer, "step", spy)
         trainer.run()
     assert [line["skipped"] for line in RunFolder(tmp_path).metrics()] == [0, 1, 0]
     assert trainer.progress.updates == 2
@@ -357,6 +605,24 @@ def test_weights_that_give_nan_stop_the_run_at_once(tiny, tmp_path, name):
     assert list((tmp_path / "run" / "bad_steps").iterdir())
 
 
+@pytest.mark.parametrize("every", [1, 50])
+def test_weights_that_overflow_are_no_result(tiny, tmp_path, every):
+    """One step at an absurd rate, and nothing that would notice: no validation, no test."""
+    config = tiny.config("sft", steps=1, lr=1e308, warmup=0).model_copy(
+        update={
+            "checkpoint_every": every,
+            "data": tiny.config().data.model_copy(update={"test": None}),
+        }
+    )
+    with pytest.raises(UpgeError, match=r"step 1: the policy has broken, its weight .* not finite"):
+        run(config, tmp_path)
+    assert RunFolder(tmp_path).result is None
+    assert (
+        not list(RunFolder(tmp_path).checkpoints.glob("*"))
+        and not RunFolder(tmp_path).policy.exists()
+    )
+
+
 def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
     """Weights of 1e38 times log π of rare tokens: beyond float32."""
     config = tiny.config("sft_rl", options={"sft_coefficient": 1e39})
@@ -367,6 +633,9 @@ def test_a_loss_that_overflows_is_not_applied(tiny, tmp_path):
 SMALL_DISK = """
 import json, subprocess, sys
 from pathlib import Path
+from upge.common import files
+from upge.common.config import build
+from upge.common import files
 from upge.common.config import build
 from upge.common.errors import UpgeError
 from upge.training.config import RunConfig
@@ -410,8 +679,11 @@ def test_a_small_disk_that_grows(tiny, whole, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) > 10
-    assert all("the disk is full; free space and run the same" in line for line in lines)
-    steps = [int(line.rsplit(" ", 1)[1]) for line in lines]
+    assert all("the disk is full; free space and rerun the command: it" in line for line in lines)
+    steps = [
+        0 if line.endswith("starts anew, without a checkpoint") else int(line.rsplit(" ", 1)[1])
+        for line in lines
+    ]
     assert steps == sorted(steps)
     assert len(set(steps)) > 2
     assert_same(RunFolder(tmp_path / "copy"), whole)

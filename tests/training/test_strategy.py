@@ -16,7 +16,7 @@ import torch
 from ragged import TRAINED, policy
 
 from upge.common.errors import UpgeError
-from upge.training import doctor, launch
+from upge.training import launch, launch_check
 from upge.training.launch import open_strategy
 
 #: Some hundredfold what was measured: 6e-15 in float64.
@@ -66,7 +66,7 @@ def check(steps, tolerance):
 def test_the_recipes_bfloat16_is_of_products_alone(walked):
     """Log π and sums of gradients, which Accelerate would have in bfloat16 too, are float32."""
     found = walked["fsdp2-bf16"]
-    for name in doctor.CASES:
+    for name in launch_check.CASES:
         case = found["cases"][name]
         assert case["fault"] == ""
         assert 0 < case["residual"] <= ROUNDED
@@ -99,13 +99,13 @@ def launcher(kind, **state):
 
 
 def test_an_unknown_way_is_a_sentence():
-    with pytest.raises(UpgeError, match="isn't made for MEGATRON_LM; launch it with plain data"):
+    with pytest.raises(UpgeError, match="doesn't support MEGATRON_LM; launch it with plain data"):
         open_strategy(launcher("MEGATRON_LM"), policy().model)
 
 
 def test_fsdp_that_accelerate_leaves_out_is_a_sentence(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UpgeError, match="doesn't shard on cpu and would go on without"):
+    with pytest.raises(UpgeError, match="doesn't shard on cpu and would train without it"):
         open_strategy(launcher("MULTI_CPU"), policy().model)
 
 

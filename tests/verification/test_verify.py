@@ -167,8 +167,8 @@ def test_checks_whose_packages_are_missing_say_so(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(real, "real_case", missing)
     for check, note in (
-        (check_symbolic, "'.[theory]'"),
-        (check_printed, "'.[theory]'"),
+        (check_symbolic, "'upge[theory]'"),
+        (check_printed, "'upge[theory]'"),
         (check_real, "no model here"),
     ):
         findings = list(check(ask("sft", "grpo")))

@@ -1,4 +1,4 @@
-"""``upge doctor``: can this launcher configuration be trained under?"""
+"""``upge doctor``: does training under this launcher take the right steps?"""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from upge.common.optional import require
 
 def doctor(
     architecture: Annotated[
-        str, typer.Option(help="Of the small model: qwen2, or llama where the launcher names it.")
+        str,
+        typer.Option(help="The small model's: qwen2, or llama if the launcher names its layers."),
     ] = "qwen2",
 ) -> None:
-    """Take one optimizer step under your launcher and compare it with a plain process's.
+    """Take optimizer steps under your launcher and compare them with those of one plain process.
 
-    Give it to the launcher with the options that you train with, as in
+    Start it with the launcher's options that you train with, as in
 
         accelerate launch --config_file fsdp.yaml -m upge.cli doctor && accelerate launch … train …
 
     A small random model steps on a random batch without and with gradient accumulation, and with a
-    clip; where that isn't the step of one plain process, the fault is named and the exit code is 1.
-    It can't see what shows at full size alone, nor the optimizer's state over many steps.
+    clip. If a step isn't that of one plain process, the fault is named and the exit code is 2. Not
+    covered: what shows at full size alone, and the optimizer's state over many steps.
     """
     for module in ("pydantic", "accelerate"):
         require(module, "train")
-    from upge.training.doctor import examine
-    from upge.training.vigil import main_first
+    from upge.training.launch_check import check_launch
+    from upge.training.processes import main_first
 
-    report = examine(architecture)
+    report = check_launch(architecture)
     if report.main:
         console = Console(width=100)
         console.print(f"Launcher: {report.launcher}", highlight=False)

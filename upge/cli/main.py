@@ -19,6 +19,7 @@ from upge.cli.doctor import doctor
 from upge.cli.evaluate import evaluate, sample
 from upge.cli.moments import moments
 from upge.cli.plan import plan
+from upge.cli.printing import plain
 from upge.cli.train import train
 from upge.cli.verify import verify
 from upge.cli.weights import weights
@@ -50,7 +51,7 @@ def claims(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one sentence and exit code 2."""
+    """Run the command line; a mistake of the user ends with one sentence and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # formulas, on terminals that lack the letters
@@ -58,12 +59,13 @@ def main() -> None:
         _run()
     except UpgeError as error:
         stderr = Console(stderr=True)
-        stderr.print(f"upge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        text = plain(f"upge: {error}")  # names in it may hold what terminals obey
+        stderr.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 
 def _run() -> None:
-    """The command; an output that can't be written, as to a full disk, is the user's to mend."""
+    """Run the command; an output that can't be written, as to a full disk, is a sentence too."""
     try:
         try:
             with oom_error():

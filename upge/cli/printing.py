@@ -14,9 +14,9 @@ from rich import box
 from rich.cells import cell_len
 from rich.columns import Columns
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 Row = Mapping[str, Any]
 
@@ -63,14 +63,29 @@ def show(
     console = Console()
     if form is Format.CSV:
         names = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(_csv_cell, names))
+        writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     elif form is Format.JSON or (form is Format.AUTO and not console.is_terminal):
-        print(json.dumps({**about, "rows": rows}, ensure_ascii=False))
+        text = json.dumps({**about, "rows": rows}, ensure_ascii=False)
+        print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
     else:
         _show_table(console, short(rows))
-        console.print(legend, end="\n" if legend else "", highlight=False, markup=False)
+        console.print(plain(legend), end="\n" if legend else "", highlight=False, markup=False)
+
+
+def plain(text: str) -> str:
+    """The text with what terminals obey, as colors and moves of the cursor, as escapes."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _csv_cell(value: Any) -> Any:
+    """A value that spreadsheets don't take for a formula, and terminals show as it is."""
+    if not isinstance(value, str):
+        return value
+    return plain(f"'{value}" if value.startswith(tuple("=+-@\t\r\n")) else value)
 
 
 #: Longer cells are folded, and so are their columns where there is no room.
@@ -78,7 +93,7 @@ _WHOLE = 24
 
 
 def _show_table(console: Console, rows: Sequence[Row]) -> None:
-    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    cells = [{plain(name): _cell(value) for name, value in row.items()} for row in rows]
     widths = {name: max(cell_len(row[name]) for row in [{name: name}, *cells]) for name in cells[0]}
     if sum(min(width, _WHOLE) + 2 for width in widths.values()) - 2 > console.width:
         _show_blocks(console, cells)
@@ -86,14 +101,14 @@ def _show_table(console: Console, rows: Sequence[Row]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
     )
-    for name, value in rows[0].items():
+    for name, value in zip(cells[0], rows[0].values(), strict=True):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         whole = widths[name] <= _WHOLE
         table.add_column(
-            name, overflow="fold", no_wrap=whole, justify="right" if number else "left"
+            Text(name), overflow="fold", no_wrap=whole, justify="right" if number else "left"
         )
     for row in cells:
-        table.add_row(*map(escape, row.values()))
+        table.add_row(*map(Text, row.values()))
     console.print(table)
 
 
@@ -102,11 +117,13 @@ def _show_blocks(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         (_, title), *others = row.items()
         console.print(title, highlight=False, markup=False, soft_wrap=True)
-        items = Columns([escape(f"{name} {value}") for name, value in others], padding=(0, 2))
+        items = Columns(
+            [Text(f"{name} {value}", overflow="fold") for name, value in others], padding=(0, 2)
+        )
         console.print(Padding(items, (0, 0, 0, 2)))
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else plain(str(value))

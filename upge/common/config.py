@@ -1,9 +1,10 @@
-"""Typed configurations from YAML, refused at load, in one sentence, when they make no sense."""
+"""Typed configurations from YAML; what makes no sense is refused at load, in one sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from upge.common.errors import UpgeError, unknown
+from upge.common.files import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,50 +22,89 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Config")
 D = TypeVar("D", bound="DataclassInstance")
 
+#: Characters that a file may stand for, its aliases written out.
+_LONGEST = 10_000_000
+
 
 class Config(BaseModel):
-    """A configuration: frozen, no key but its own, no silent conversion."""
+    """A configuration: frozen, without unknown keys, without silent conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-#: What PyYAML lets through where a text is not of its type, as month 13 or ``!!int abc``.
-_NOT_OF_ITS_TYPE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+# ------------------------------------------------------------------------------------------- YAML
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.1, but with 1e-3 as a number, and no key twice in a mapping."""
+    """YAML 1.2's core schema: null, true, false, numbers and texts; no key twice in a mapping."""
+
+    yaml_implicit_resolvers: Mapping[str, Any] = {}
+
+    def compose_document(self) -> yaml.Node:
+        root = super().compose_document()
+        if _length(root, {}) > _LONGEST:
+            raise yaml.constructor.ConstructorError(
+                None, None, "its aliases stand for too many values", root.start_mark
+            )
+        return root
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except _NOT_OF_ITS_TYPE as error:
+        except (ValueError, LookupError) as error:  # as of "!!int abc"
             kind = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
                 None, None, f"{node.value!r:.40} can't be read as {kind}", node.start_mark
             ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is there twice", key.start_mark
                 )
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
+            seen.add(str(key.value))
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
-# The resolver above also takes whole numbers; the one for these has to come first.
-for _first in "-+0123456789":
-    _Loader.yaml_implicit_resolvers[_first].sort(
-        key=lambda pair: pair[0] != "tag:yaml.org,2002:int"
-    )
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?\d+", list("-+0123456789")),
+    ("float", r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"({_pattern})$"), _first)
+_Loader.yaml_constructors = {
+    f"tag:yaml.org,2002:{name}": _Loader.yaml_constructors[f"tag:yaml.org,2002:{name}"]
+    for name in ("null", "bool", "str", "seq", "map")
+} | {
+    None: _Loader.yaml_constructors[None],
+    "tag:yaml.org,2002:int": lambda loader, node: int(loader.construct_scalar(node)),
+    "tag:yaml.org,2002:float": lambda loader, node: float(loader.construct_scalar(node)),
+}
+
+
+def _length(node: yaml.Node, lengths: dict[int, float]) -> float:
+    """Characters that a node stands for; infinitely many if it holds itself."""
+    if id(node) not in lengths:
+        lengths[id(node)] = math.inf
+        inside = node.value
+        if isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        scalar = isinstance(node, yaml.ScalarNode)
+        total = len(inside) if scalar else sum(_length(part, lengths) for part in inside)
+        lengths[id(node)] = 1 + total
+    return lengths[id(node)]
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("too many values inside each other") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -73,18 +114,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UpgeError: a file that can't be read or holds no mapping.
     """
     try:
-        given = _parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UpgeError(f"{path}: can't be read ({error})") from error
+        values = _parse(read_text(str(path)))
     except yaml.YAMLError as error:
         raise UpgeError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(given, dict):
-        raise UpgeError(f"{path}: got {type(given).__name__}, wanted a mapping of keys to values")
-    return given
+    if not isinstance(values, dict):
+        raise UpgeError(f"{path}: got {type(values).__name__}, wanted a mapping of keys to values")
+    return values
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it: a number, a word, a list.
+    """A value as YAML reads it: a number, a text, a list.
 
     Raises:
         UpgeError: the text is no YAML.
@@ -95,41 +134,24 @@ def parse_value(text: str) -> Any:
         raise UpgeError(f"{text!r:.60} is no YAML value") from error
 
 
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError("too many values inside each other") from error
+# ------------------------------------------------------------------------------------- validation
 
 
-def build(given: Mapping[str, Any], kind: type[C]) -> C:
+def build(values: Mapping[str, Any], kind: type[C]) -> C:
     """The configuration with these values.
 
     Raises:
         UpgeError: a key that is unknown (with the nearest known one), missing or of the wrong type,
-            or values that go badly together.
+            or values that don't go together.
     """
     try:
-        # Strict about types, but a list stands for a tuple and a whole number for a real one.
-        return kind.model_validate_json(_json(given))
+        # By way of JSON: strict about types, but a list stands for a tuple, and 1 for 1.0.
+        return kind.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise _sentence(error, kind) from None
+        raise _sentence(error, kind, values) from None
 
 
-def load(path: Path, kind: type[D]) -> D:
-    """The dataclass whose fields a YAML file sets, checked as configurations are.
-
-    Raises:
-        UpgeError: as :func:`read_yaml`, :func:`build` and the dataclass do, naming the file.
-    """
-    given = read_yaml(path)
-    try:
-        return build_dataclass(given, kind)
-    except UpgeError as error:
-        raise UpgeError(f"{path}: {error}") from error
-
-
-def build_dataclass(given: Mapping[str, Any], kind: type[D]) -> D:
+def build_dataclass(values: Mapping[str, Any], kind: type[D]) -> D:
     """The dataclass with these values, checked as configurations are.
 
     Raises:
@@ -140,36 +162,109 @@ def build_dataclass(given: Mapping[str, Any], kind: type[D]) -> D:
     for field in dataclasses.fields(kind):
         default = ... if field.default is dataclasses.MISSING else field.default
         fields[field.name] = (hints[field.name], default)
-    values = build(given, create_model(kind.__name__, __base__=Config, **fields))
-    return kind(**{name: getattr(values, name) for name in fields})
+    checked = build(values, create_model(kind.__name__, __base__=Config, **fields))
+    return kind(**{name: getattr(checked, name) for name in fields})
 
 
-def _json(given: Mapping[str, Any]) -> str:
+def load(path: Path, kind: type[D]) -> D:
+    """The dataclass whose fields a YAML file sets, checked as configurations are.
+
+    Raises:
+        UpgeError: as :func:`read_yaml`, :func:`build` and the dataclass do, naming the file.
+    """
+    values = read_yaml(path)
     try:
-        return json.dumps(given)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UpgeError(f"a value is none that a configuration can hold ({error})") from error
+        return build_dataclass(values, kind)
+    except UpgeError as error:
+        raise UpgeError(f"{path}: {error}") from error
+
+
+#: What values were wanted, by the type of pydantic's error; otherwise its message says it.
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _sentence(error: ValidationError, kind: type[Config], values: Mapping[str, Any]) -> UpgeError:
+    """The first fault as one sentence; a misspelled key also leaves its right one missing."""
+    faults = error.errors(include_url=False)
+    fault: Any = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    path, names = _locate(kind, values, fault["loc"])
+    place, context = ".".join(path), fault.get("ctx", {})
+    match fault["type"]:
+        case "extra_forbidden":
+            return unknown("key", place, [".".join([*path[:-1], name]) for name in names])
+        case "missing":
+            return UpgeError(f"{place}: is missing")
+        case "union_tag_not_found":
+            return UpgeError(f"{place}.kind: is missing")
+        case "union_tag_invalid":
+            kinds = context["expected_tags"].replace("'", "").split(", ")
+            return unknown(f"{place}.kind", context["tag"], kinds)
+        case "json_invalid":
+            return UpgeError("a value is no Unicode text, or holds too many others in each other")
+        case "value_error":
+            return UpgeError(": ".join(filter(None, [place, str(context["error"])])))
+        case other:
+            wanted = _WANTED.get(other, fault["msg"].removeprefix("Input should be "))
+            return UpgeError(f"{place}: got {fault['input']!r:.60}, wanted {wanted}")
+
+
+def _locate(kind: Any, values: Any, location: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """A place as the user wrote it, and the names of the keys that it may have.
+
+    Pydantic's location also names the member of a union that was tried, which no user wrote.
+    """
+    path = []
+    for part in location:
+        models = _models(kind)
+        types = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        inside = range(len(values)) if isinstance(values, list) else values
+        held = isinstance(inside, range | Mapping) and part in inside
+        if types:
+            kind = types[0]
+        elif not held:
+            continue
+        values = values[part] if held else None
+        path.append(str(part))
+    return path, sorted({name for model in _models(kind) for name in model.model_fields})
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The configurations inside a type, as ``A | B`` and ``tuple[A, ...]`` have them."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for part in get_args(kind) for model in _models(part)]
+
+
+# ---------------------------------------------------------------------------------------- changes
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``difference`` laid over it, mappings inside mappings merged likewise.
 
-    Where both say of what ``kind`` they are and differ in it, they have nothing to merge.
+    A mapping of another ``kind`` replaces the one in ``base``.
     """
     merged = dict(base)
     for key, value in difference.items():
-        own = merged.get(key)
-        if isinstance(own, Mapping) and isinstance(value, Mapping) and _alike(own, value):
-            value = merge(own, value)
+        held = merged.get(key)
+        if isinstance(held, Mapping) and isinstance(value, Mapping):
+            kinds = {part["kind"] for part in (held, value) if "kind" in part}
+            value = value if len(kinds) > 1 else merge(held, value)
         merged[key] = value
     return merged
 
 
-def _alike(own: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return not {"kind"} <= own.keys() & value.keys() or own["kind"] == value["kind"]
-
-
-def override(given: dict[str, Any], setting: str) -> None:
+def override(values: dict[str, Any], setting: str) -> None:
     """Apply ``path.to.key=value`` to a mapping, in place; list items by their number, from 0.
 
     Raises:
@@ -179,7 +274,7 @@ def override(given: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise UpgeError(f"--set {setting}: wanted KEY=VALUE, as stages.0.lr=3e-4")
     *path, last = key.split(".")
-    place: Any = given
+    place: Any = values
     for part in path:
         place = _descend(place, part, key)
     try:
@@ -204,75 +299,3 @@ def _descend(place: Any, part: str, key: str) -> Any:
     if not isinstance(inside, dict | list):
         raise UpgeError(f"--set {key}: {part!r} holds a value, not a mapping")
     return inside
-
-
-#: Pydantic's words, and those of YAML.
-_WORDS = {
-    "Input should be": "wanted",
-    "String should": "wanted it to",
-    "valid array": "list",
-    "valid dictionary": "mapping",
-    "an object": "a mapping",
-    "valid integer": "whole number",
-    "valid number": "number",
-    "valid string": "word",
-    "valid boolean": "true or false",
-}
-
-
-def _sentence(error: ValidationError, kind: type[Config]) -> UpgeError:
-    """The first fault as one sentence; a misspelled key also leaves its right one missing."""
-    faults = error.errors(include_url=False)
-    fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-    path, inside = _walk(kind, fault["loc"])
-    place = ".".join(path)
-    if fault["type"] == "extra_forbidden":
-        prefix = place[: place.rfind(".") + 1]
-        names = {name for model in _models(inside) for name in model.model_fields}
-        return unknown("key", place, [prefix + name for name in names])
-    if fault["type"] == "missing":
-        return UpgeError(f"{place}: is missing")
-    if fault["type"] == "json_invalid":
-        if "recursion" in fault["msg"]:
-            return UpgeError("a value holds too many others inside each other; wanted fewer")
-        return UpgeError("a value holds text that is no Unicode; write it in UTF-8")
-    if fault["type"] == "union_tag_not_found":
-        return UpgeError(f"{place}.{_tag(fault)}: is missing")
-    if fault["type"] == "union_tag_invalid":
-        tags = fault["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return unknown(f"{place}.{_tag(fault)}", fault["ctx"]["tag"], tags)
-    message = fault["msg"].removeprefix("Value error, ")
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
-    if fault["type"] == "value_error":
-        return UpgeError(f"{place}: {message}" if place else message)
-    return UpgeError(f"{place}: got {fault['input']!r:.60}, {message}")
-
-
-def _tag(fault: Any) -> str:
-    """The key that says which of several configurations is meant."""
-    return str(fault["ctx"]["discriminator"]).strip("'")
-
-
-def _walk(kind: Any, place: Sequence[int | str]) -> tuple[list[str], Any]:
-    """A place as the user wrote it, and the configuration it is in.
-
-    Pydantic also names the member of a union that was tried, which no user wrote.
-    """
-    path = []
-    for i, part in enumerate(place):
-        models = _models(kind)
-        found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        if found:
-            kind = found[0]
-        elif models and isinstance(part, str) and i + 1 < len(place):
-            continue
-        path.append(str(part))
-    return path, kind
-
-
-def _models(kind: Any) -> list[type[BaseModel]]:
-    """The configurations inside a type, as ``A | B`` and ``tuple[A, ...]`` have them."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    return [model for part in get_args(kind) for model in _models(part)]

@@ -1,4 +1,4 @@
-"""The one exception for mistakes of the user: its message is a sentence naming thing and remedy."""
+"""The exception for mistakes of the user: its message names the thing and the remedy."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-#: What PyTorch says, of a GPU's memory and of the machine's.
+#: PyTorch's messages about exhausted memory, a GPU's or the machine's.
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 _WANTED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 
 
 class UpgeError(ValueError):
-    """A mistake in what the user gave; the command line prints the message without a traceback."""
+    """A mistake of the user; the command line prints the message without a traceback."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UpgeError:
-    """The error for an unknown name, with the nearest known one if it looks like a typo."""
+    """The error for an unknown name, with the nearest known one if it looks like a typo.
+
+    Args:
+        kind: of thing that is named.
+        name: the unknown name.
+        known: the names that there are.
+    """
     names = sorted(known)
     nearest = get_close_matches(str(name).casefold(), names, n=1)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+    listed = f"known: {', '.join(names)}" if names else "there is none to choose"
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else listed
     return UpgeError(f"unknown {kind} {name!r}; {remedy}")
 
 
 @contextmanager
 def oom_error() -> Iterator[None]:
-    """Turn an allocation that fails into a sentence.
+    """Convert out-of-memory errors to UpgeError.
 
     Raises:
         UpgeError: there is too little memory.

@@ -1,4 +1,4 @@
-"""Files as a user names them: what can't be read or written is one sentence, never half there."""
+"""Reading and writing files: atomic writes, and one sentence for what can't be read or written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from upge.common.errors import UpgeError
 
 
 def read_text(path: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark; of standard input for "-".
+    """The text of a UTF-8 file, without its byte order mark; of standard input for "-".
 
     Raises:
-        UpgeError: it can't be read, or is no UTF-8.
+        UpgeError: it can't be read, or isn't UTF-8.
     """
     try:
         if path != "-":
@@ -35,12 +35,25 @@ def read_text(path: str) -> str:
         raise UpgeError(f"{path}: can't be read ({error}); save it as UTF-8") from error
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder, if it isn't there, and see whether a file can be written to it.
+def check_name(path: Path) -> None:
+    """Refuse a path that isn't UTF-8, where tokenizers and Parquet files can't be written.
 
     Raises:
-        UpgeError: it can't; so that the user hears of it before anything is computed.
+        UpgeError: it isn't UTF-8.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UpgeError(f"{str(path)!a}: isn't UTF-8; choose another path") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder if necessary, and check before any work that files can be written to it.
+
+    Raises:
+        UpgeError: they can't.
+    """
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -62,20 +75,35 @@ class FileError(UpgeError, OSError):
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Make the folder and keep a second process from working in it.
+    """Make the folder and lock it, so that no second process works in it.
+
+    Folders that are made here are removed at the end if nothing was written.
+
+    Args:
+        folder: the folder.
+        what: what it holds, in a message.
 
     Raises:
-        UpgeError: one does, on the same run or evaluation as ``what`` calls it.
+        UpgeError: another process has locked it.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    lock = folder / "lock"
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UpgeError(
                 f"{folder}: another process is working on this {what}; wait for it or stop it"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if made and os.listdir(folder) == [lock.name]:
+                    lock.unlink()
+                    for path in made:
+                        path.rmdir()
 
 
 def atomic_write(path: Path, content: str | bytes) -> Path:
@@ -88,12 +116,12 @@ def atomic_write(path: Path, content: str | bytes) -> Path:
 
 
 def atomic_write_all(contents: Mapping[Path, str | bytes]) -> list[Path]:
-    """Write files that belong together: all are on the disk before one replaces the old.
+    """Write files that belong together: all are on the disk before the first replaces the old one.
 
     Raises:
         FileError: one can't be written; none is replaced then.
     """
-    # By process: two that write the same file at once don't take each other's.
+    # Named after the process: two that write the same file don't interfere.
     partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
         for path, partial in partials.items():
@@ -132,7 +160,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none."""
+    """The JSON object in a file; None if there is no such file or object."""
     try:
         return parse_object(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -140,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is; None if it is none."""
+    """The JSON object in a text; None if it holds something else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -148,15 +176,18 @@ def parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's length and first 64 MiB; empty if it can't be read.
+def file_digest(path: Path, whole: bool = False) -> str:
+    """SHA-256 of a file's length and content; empty if it can't be read.
 
-    Two trainings of a model differ there already, and more of it would take long.
+    Args:
+        path: the file.
+        whole: whether all of its content counts, or the first 64 MiB: two trainings of a model
+            differ there already, and more of it would take long.
     """
     try:
         status = path.stat()
-        return _digest(path, status.st_mtime_ns, status.st_size)
-    except (OSError, ValueError):  # a name may hold what no file's name can
+        return _digest(path, status.st_mtime_ns, status.st_size, -1 if whole else _DIGESTED)
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return ""
 
 
@@ -164,7 +195,7 @@ _DIGESTED = 64 * 2**20
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path, changed: int, size: int) -> str:
-    """Kept as long as time of change and size are the same."""
+def _digest(path: Path, changed: int, size: int, count: int) -> str:
+    """Cached as long as the file's time of change and size are the same."""
     with path.open("rb") as file:
-        return hashlib.sha256(str(size).encode() + file.read(_DIGESTED)).hexdigest()
+        return hashlib.sha256(str(size).encode() + file.read(count)).hexdigest()

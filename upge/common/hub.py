@@ -1,7 +1,6 @@
-"""The Hugging Face hub, asked without lines of its own, and not for long where no way leads to it.
+"""The Hugging Face hub, with short timeouts and no log noise.
 
-Left alone, huggingface_hub asks for every single file six times over 24 seconds, and says so each
-time.
+By default huggingface_hub retries each file six times over 24 seconds, with a warning each time.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from upge.common.optional import require
 
 @contextmanager
 def hub(extra: str) -> Iterator[None]:
-    """Inside, the hub is asked; its cache on this machine alone, if no way leads to the hub itself.
+    """Use the hub within; only its cache on this machine if it can't be reached.
 
     Args:
-        extra: the one that installs what asks.
+        extra: the extra that installs huggingface_hub.
 
     Raises:
         UpgeError: huggingface_hub is missing.
@@ -34,9 +33,9 @@ def hub(extra: str) -> Iterator[None]:
 
 
 def reached(extra: str) -> bool:
-    """Whether the hub can be connected to, at the second trial if not the first.
+    """Whether the hub can be connected to, at the second attempt if not the first.
 
-    A slow network has HF_HUB_ETAG_TIMEOUT seconds for each, 10 if nobody says otherwise.
+    An attempt may take HF_HUB_ETAG_TIMEOUT seconds, 10 by default.
     """
     constants, httpx = require("huggingface_hub.constants", extra), require("httpx", extra)
     utils = require("huggingface_hub.utils", extra)
@@ -47,13 +46,13 @@ def reached(extra: str) -> bool:
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
         return False
     except (httpx.HTTPError, OSError):
-        return True  # it is there: what is wrong will be said of the file that is asked for
+        return True  # it is there; the request for a file will say what is wrong
     return True
 
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Without a line for each trial to reach the hub."""
+    """Silence warnings about each attempt to reach the hub."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

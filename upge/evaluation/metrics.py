@@ -1,33 +1,28 @@
-"""What is read off graded responses: avg@k, pass@k, means by level or suite, exclusive solves.
+"""Metrics of graded responses: avg@k (mean@k), pass@k, their intervals, exclusive solves.
 
-Pure functions of rewards (P, n): n responses to each of P problems. A response is correct where its
-reward is above 0.
+Pure functions of rewards: a tensor (P, n), n responses to each of P problems, or P sequences where
+problems have different numbers of responses. A response is correct where its reward is above 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
+from math import sqrt
 from statistics import NormalDist
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from upge.common.errors import UpgeError, unknown
+from upge.common.errors import UpgeError
 
-Label = TypeVar("Label", bound=Hashable)
+Rewards = Tensor | Sequence[Sequence[float]]
 
-#: When a problem counts as solved by n responses.
-Rule = Literal["majority", "any", "all"]
-
-_RULES: dict[Rule, Callable[[Tensor], Tensor]] = {
-    "majority": lambda share: share > 0.5,
-    "any": lambda share: share > 0,
-    "all": lambda share: share == 1,
-}
+#: Problems, beside the measured ones, that an interval counts as solved always or never.
+_EXTREMES, _PAIRED_EXTREMES = 8, 2
 
 
-def avg_at_k(rewards: Tensor) -> Tensor:
+def avg_at_k(rewards: Rewards) -> Tensor:
     """avg@k of each problem: the mean reward of its k responses (paper, section 4.1).
 
     Args:
@@ -37,12 +32,12 @@ def avg_at_k(rewards: Tensor) -> Tensor:
         (P,), float64; a suite's avg@k is its mean.
 
     Raises:
-        UpgeError: no problem, or no response.
+        UpgeError: no problem, no response, or a reward that is no number.
     """
-    return _checked(rewards).double().mean(1)
+    return torch.stack([own.mean() for own in _checked(rewards)])
 
 
-def pass_at_k(rewards: Tensor, ks: Sequence[int]) -> Tensor:
+def pass_at_k(rewards: Rewards, ks: Sequence[int]) -> Tensor:
     """pass@k of each problem, without bias; see :func:`pass_at_k_of_counts`.
 
     Args:
@@ -53,10 +48,13 @@ def pass_at_k(rewards: Tensor, ks: Sequence[int]) -> Tensor:
         (P, len(ks)), float64; a suite's pass@k is the mean of its column.
 
     Raises:
-        UpgeError: no problem, no response, or a k out of range.
+        UpgeError: no problem, no response, a reward that is no number, or a k out of range.
     """
-    n = _checked(rewards).shape[1]
-    return pass_at_k_of_counts((rewards > 0).sum(1).cpu(), n, ks)
+    found = [
+        pass_at_k_of_counts((own > 0).sum(0, keepdim=True), len(own), ks)
+        for own in _checked(rewards)
+    ]
+    return torch.cat(found)
 
 
 def pass_at_k_of_counts(correct: Tensor, n: int, ks: Sequence[int]) -> Tensor:
@@ -96,26 +94,6 @@ def powers_of_two(n: int) -> list[int]:
     return [2**i for i in range(n.bit_length())]
 
 
-def mean_by(values: Tensor, labels: Sequence[Label]) -> dict[Label, Tensor]:
-    """Means over the problems of each label, as a level or a suite, in the order of the labels.
-
-    Args:
-        values: (P, …), a value or several of each problem.
-        labels: P labels.
-
-    Raises:
-        UpgeError: no problem, or not a label a problem.
-    """
-    if not len(values) or len(values) != len(labels):
-        raise UpgeError(
-            f"labels: got {len(labels)} for {len(values)} problems, wanted one each of at least one"
-        )
-    rows: dict[Label, list[int]] = {}
-    for row, label in enumerate(labels):
-        rows.setdefault(label, []).append(row)
-    return {label: values[own].double().mean(0) for label, own in rows.items()}
-
-
 class Interval(NamedTuple):
     """Where a mean lies."""
 
@@ -123,94 +101,82 @@ class Interval(NamedTuple):
     high: float
 
 
-def interval(values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a mean over problems, as of a sample of such problems.
+def interval(values: Tensor, confidence: float = 0.95, extremes: int = _EXTREMES) -> Interval:
+    """Score interval of a mean over problems, as of a sample of such problems.
 
     The mean m of P values in [0, 1] is taken for a share of n independent trials, n such that its
-    variance is the measured one (Korn and Graubard's effective sample size; s² divides by P):
+    variance is s²/P (Korn and Graubard's effective sample size). Few problems tell little of s², so
+    e more are counted into it whose values are 0 or 1, as in the worst case, n = P, all are:
 
-        n = P · m(1−m)/s²,   P ≤ n ≤ P · samples
-        (m + z²/2n ± z √(m(1−m)/n + z²/4n²)) / (1 + z²/n)
+        s² = (Σ(x − m)² + e·m(1−m)) / (P + e),   n = P · m(1−m)/s² ≥ P
 
-    Of values 0 and 1 that is Wilson's interval itself. Unlike m ± z s/√P it has a width where no
-    problem, or every one, was solved, and stays within [0, 1]. In simulations of 30 problems it
-    holds the truth 89 to 96 times of 100 (the least where few problems are ever solved), of 100
-    problems 93 times or more.
+    Then Wilson's interval with continuity correction, whose bounds p solve
+
+        |m − p| − 1/2n = z √(p(1−p)/n)
+
+    ``python -m experiments.intervals`` measures how often it holds the truth:
+    ``paper_tables/intervals.md``.
 
     Args:
-        values: (P,), avg@k or pass@k of each problem.
-        samples: responses to each.
+        values: (P,), in [0, 1], avg@k or pass@k of each problem.
         confidence: how often it holds the mean over all such problems.
+        extremes: e.
 
     Raises:
-        UpgeError: no problem.
+        UpgeError: no problem, or a value out of range.
     """
-    count = len(values)
-    if not count:
-        raise UpgeError("values: got none, wanted one of at least one problem")
+    x, count = values.tolist(), len(values)
+    if not count or not all(0 <= value <= 1 for value in x):
+        raise UpgeError("values: wanted those of at least one problem, each from 0 to 1")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    mean = values.double().mean().item()
-    trial = mean * (1 - mean)
-    spread = values.double().var(correction=0).item()
-    most = float(count * samples)
-    n = min(max(count * trial / spread, count), most) if spread else most if trial else count
-    middle = mean + z**2 / (2 * n)
-    half = z * (trial / n + z**2 / (4 * n**2)) ** 0.5
-    low, high = ((middle + side) / (1 + z**2 / n) for side in (-half, half))
-    return Interval(max(low, 0.0), min(high, 1.0))
+    mean = sum(x) / count
+    most = mean * (1 - mean)
+    variance = (sum((value - mean) ** 2 for value in x) + extremes * most) / (count + extremes)
+    n = max(count * most / variance, count) if variance else count
+    half = 0.5 / n
+    low = _score_bound(mean - half, n, -z) if mean > half else 0.0
+    high = _score_bound(mean + half, n, z) if mean < 1 - half else 1.0
+    return Interval(low, high)
 
 
-def paired_interval(differences: Tensor, samples: int, confidence: float = 0.95) -> Interval:
+def _score_bound(share: float, n: float, z: float) -> float:
+    """The p of share − p = −z √(p(1−p)/n): Wilson's upper bound, or for negative z his lower."""
+    spread = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (share + z**2 / (2 * n) + spread) / (1 + z**2 / n)
+
+
+def paired_interval(differences: Tensor, confidence: float = 0.95) -> Interval:
     """Where the mean difference of two policies on the same problems lies.
 
-    Bonett and Price's interval of paired shares (J. Educ. Behav. Stat. 37, 2012), for differences d
-    of avg@k: as of P + 2 problems, the two more of which tell the policies apart by 1/√k, one each
-    way,
-
-        d̃ = Σd/(P+2),   s² = (Σd² + 2/k)/(P+2) − d̃²,   d̃ ± z s/√(P+2)
-
-    and wide enough to hold the mean of d. With k = 1 it is theirs. It has a width where no problem
-    tells the two apart. In simulations of 30 problems it holds the truth 89 times of 100 or more
-    (the least where few problems differ, and much), of 100 problems 94 times or more.
+    :func:`interval` of (1 + d)/2, with fewer extremes: of pairs s² is small, and more of them would
+    hide what there is to see.
 
     Args:
-        differences: (P,), in [-1, 1], of each problem.
-        samples: responses to each, k; the fewer if the policies gave more or fewer.
+        differences: (P,), in [-1, 1], of avg@k of each problem.
         confidence: how often it holds the mean over all such problems.
 
     Raises:
-        UpgeError: no problem.
+        UpgeError: no problem, or a difference out of range.
     """
-    if not len(differences):
-        raise UpgeError("differences: got none, wanted one of at least one problem")
-    d, count = differences.double(), len(differences) + 2
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = d.sum().item() / count
-    variance = (d.square().sum().item() + 2 / samples) / count - middle**2
-    half, mean = z * (variance / count) ** 0.5, d.mean().item()
-    return Interval(max(min(middle - half, mean), -1.0), min(max(middle + half, mean), 1.0))
+    low, high = interval((1 + differences.double()) / 2, confidence, _PAIRED_EXTREMES)
+    return Interval(2 * low - 1, 2 * high - 1)
 
 
-def solved(rewards: Tensor, rule: Rule = "majority") -> Tensor:
-    """Which problems count as solved.
+def solved(rewards: Rewards) -> Tensor:
+    """Which problems count as solved: more than half of their responses are correct.
 
-    ``majority``, more than half of the responses are correct, says what one typical response does
-    and hangs little on n; ``any`` is met by ever more problems as n grows, ``all`` by ever fewer.
-    With one response (greedy, or avg@1 as in the paper's Table 4) all three are the same.
+    That is what one typical response does, and depends little on n.
 
     Args:
         rewards: (P, n).
-        rule: when a problem is solved.
 
     Returns:
         (P,) bool.
 
     Raises:
-        UpgeError: no problem, no response, or an unknown rule.
+        UpgeError: no problem, no response, or a reward that is no number.
     """
-    if rule not in _RULES:
-        raise unknown("rule", rule, _RULES)
-    return _RULES[rule]((_checked(rewards) > 0).double().mean(1))
+    return torch.stack([(own > 0).double().mean() > 0.5 for own in _checked(rewards)])
 
 
 class Exclusive(NamedTuple):
@@ -225,13 +191,12 @@ class Exclusive(NamedTuple):
     second: Tensor
 
 
-def exclusive_solves(first: Tensor, second: Tensor, rule: Rule = "majority") -> Exclusive:
+def exclusive_solves(first: Rewards, second: Rewards) -> Exclusive:
     """The problems that one policy solves and the other doesn't (paper, Table 4).
 
     Args:
         first: (P, n) rewards of one policy.
         second: (P, m) rewards of the other, on the same problems in the same order.
-        rule: when a problem is solved; see :func:`solved`.
 
     Raises:
         UpgeError: see :func:`solved`; not the same number of problems.
@@ -240,14 +205,19 @@ def exclusive_solves(first: Tensor, second: Tensor, rule: Rule = "majority") -> 
         raise UpgeError(
             f"got {len(first)} and {len(second)} problems, wanted the same ones of both policies"
         )
-    a, b = solved(first, rule), solved(second, rule)
+    a, b = solved(first), solved(second)
     return Exclusive(a & ~b, b & ~a)
 
 
-def _checked(rewards: Tensor) -> Tensor:
-    if rewards.dim() != 2 or not rewards.numel():
+def _checked(rewards: Rewards) -> list[Tensor]:
+    """Each problem's rewards, float64."""
+    rows = [torch.as_tensor(own, dtype=torch.float64).cpu() for own in rewards]
+    if not rows or not all(own.dim() == 1 and len(own) for own in rows):
+        shape = tuple(rewards.shape) if isinstance(rewards, Tensor) else list(map(len, rewards))
         raise UpgeError(
-            f"rewards: got shape {tuple(rewards.shape)}, wanted (problems, responses), of each at "
-            "least one"
+            f"rewards: got shape {shape}, wanted (problems, responses), of each at least one"
         )
-    return rewards
+    for place, own in enumerate(rows):
+        if not own.isfinite().all():
+            raise UpgeError(f"rewards: problem {place} has {own.tolist()}, wanted finite numbers")
+    return rows

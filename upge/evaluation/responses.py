@@ -1,8 +1,13 @@
-"""Responses to problems: sampling, grading, keeping."""
+"""Graded responses to problems, and their Parquet files.
+
+A file has a row a response, in the order of problems and samples: problem (its place in the suite,
+from 0), suite, family, level, prompt, answer, sample, response, reward, tokens, finished (whether
+the response ended by itself) and verdict. Its pages have checksums.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,62 +16,101 @@ import torch
 from torch import Tensor
 
 from upge.common.errors import UpgeError
+from upge.common.files import atomic_write
 from upge.common.optional import require
-from upge.evaluation.folder import schema
-from upge.rollouts.cached import CachedSampler
-from upge.rollouts.sampler import Sampler, Sampling, derive_seed
-from upge.tasks.encoding import encode
 from upge.tasks.problem import Problem
-from upge.tasks.verifier import Verifier
 
-#: Responses of a problem that share a seed and are sampled together.
-BLOCK = 64
+#: Columns of a row, and their types as pyarrow calls them.
+COLUMNS = {
+    "problem": "int64",
+    "suite": "string",
+    "family": "string",
+    "level": "int64",
+    "prompt": "large_string",
+    "answer": "large_string",
+    "sample": "int64",
+    "response": "large_string",
+    "reward": "float64",
+    "tokens": "int64",
+    "finished": "bool_",
+    "verdict": "string",
+}
 
-#: Responses sampled before they are decoded and graded, at most: their tensors are held till then.
-_IN_FLIGHT = 4096
+
+class Response(NamedTuple):
+    """A graded response.
+
+    Attributes:
+        text: without special tokens.
+        reward: from 0 to 1.
+        tokens: its length, the end-of-sequence token included.
+        finished: whether it ended by itself.
+        verdict: ``right``, ``wrong``, or why a response counts as wrong without being compared.
+    """
+
+    text: str
+    reward: float
+    tokens: int
+    finished: bool
+    verdict: str
 
 
 @dataclass(frozen=True)
 class Responses:
-    """k graded responses to each of P problems.
+    """Responses to P problems of a suite.
 
     Args:
         problems: P problems.
-        texts: P lists of k responses.
-        rewards: (P, k), float64.
-        lengths: (P, k), tokens.
+        answers: the responses to each, in the order of their samples.
+        places: where in the suite the problems are; all of it by default.
     """
 
     problems: Sequence[Problem]
-    texts: Sequence[Sequence[str]]
-    rewards: Tensor
-    lengths: Tensor
+    answers: Sequence[Sequence[Response]]
+    places: Sequence[int] = ()
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The responses to each problem."""
+        return [[response.text for response in own] for own in self.answers]
+
+    @property
+    def rewards(self) -> Tensor:
+        """(P, k), float64, where each problem has k responses."""
+        rewards = [[response.reward for response in own] for own in self.answers]
+        return torch.tensor(rewards, dtype=torch.float64)
+
+    def table(self, suite: str) -> Any:
+        """As a pyarrow table, a row a response."""
+        places = self.places or range(len(self.problems))
+        rows = [
+            (place, suite, p.family, p.level, p.prompt, p.answer, sample, *response)
+            for place, p, own in zip(places, self.problems, self.answers, strict=True)
+            for sample, response in enumerate(own)
+        ]
+        pyarrow = require("pyarrow", "train")
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in COLUMNS]
+        return pyarrow.table(dict(zip(COLUMNS, columns, strict=True)), schema=schema())
+
+    @staticmethod
+    def of_table(table: Any) -> Responses:
+        """The responses in a table, whatever their number a problem."""
+        problems: dict[int, Problem] = {}
+        answers: dict[int, list[Response]] = {}
+        for row in table.to_pylist():
+            place, _, family, level, prompt, answer, _, *response = row.values()
+            problems.setdefault(place, Problem(prompt, answer, family=family, level=level))
+            answers.setdefault(place, []).append(Response(*response))
+        return Responses(list(problems.values()), list(answers.values()), list(problems))
 
     def save(self, path: Path) -> None:
-        """Write one row a response, as Parquet, in the layout of :mod:`upge.evaluation.folder`.
+        """Write a file; its suite is called as the file.
 
-        Without its columns ``finished`` and ``verdict``; the suite is called as the file.
+        Raises:
+            FileError: it can't be written.
         """
-        pyarrow = require("pyarrow", "train")
-        parquet = require("pyarrow.parquet", "train")
-        count, k = self.rewards.shape
-        own = [problem for problem in self.problems for _ in range(k)]
-        columns = {
-            "problem": [p for p in range(count) for _ in range(k)],
-            "suite": [path.stem] * len(own),
-            "family": [problem.family for problem in own],
-            "level": [problem.level for problem in own],
-            "prompt": [problem.prompt for problem in own],
-            "answer": [problem.answer for problem in own],
-            "sample": list(range(k)) * count,
-            "response": [text for texts in self.texts for text in texts],
-            "reward": self.rewards.flatten().tolist(),
-            "tokens": self.lengths.flatten().tolist(),
-        }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        parquet.write_table(pyarrow.table(columns, schema=schema(columns)), partial)
-        partial.replace(path)
+        write_table(path, self.table(path.stem))
 
     @staticmethod
     def load(path: Path) -> Responses:
@@ -75,169 +119,70 @@ class Responses:
         Raises:
             UpgeError: a file that can't be read, or holds something else.
         """
-        pyarrow = require("pyarrow", "train")
-        parquet = require("pyarrow.parquet", "train")
-        try:
-            rows = parquet.read_table(path).to_pylist()
-            firsts = [row for row in rows if row["sample"] == 0]
-            shape = len(firsts), -1
-            texts = [row["response"] for row in rows]
-            k = len(rows) // len(firsts)
-            return Responses(
-                [_problem(row) for row in firsts],
-                [texts[start : start + k] for start in range(0, len(texts), k)],
-                torch.tensor([row["reward"] for row in rows], dtype=torch.float64).view(shape),
-                torch.tensor([row["tokens"] for row in rows]).view(shape),
-            )
-        except (
-            OSError,
-            pyarrow.ArrowException,
-            KeyError,
-            RuntimeError,
-            ZeroDivisionError,
-        ) as error:
-            raise UpgeError(
-                f"{path}: can't be read as responses ({type(error).__name__}); evaluate again"
-            ) from error
+        table = read_table(path)
+        if table is None or not len(table):
+            raise UpgeError(f"{path}: can't be read as responses; evaluate again")
+        return Responses.of_table(table)
 
 
-def _problem(row: Mapping[str, Any]) -> Problem:
-    family = row.get("family", row["suite"])  # once they were one column
-    return Problem(row["prompt"], row["answer"], family=family, level=row["level"])
+def schema() -> Any:
+    """Names and types of the columns, as pyarrow has them."""
+    pyarrow = require("pyarrow", "train")
+    return pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
 
 
-def respond(
-    problems: Sequence[Problem],
-    *,
-    sampler: Sampler,
-    tokenizer: Any,
-    verifier: Verifier,
-    samples: int,
-    settings: Sampling,
-    seed: int,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Responses:
-    """Sample and grade ``samples`` responses to each problem.
-
-    A problem's responses hang on the seed, its prompt and the policy, not on the other problems.
-
-    Args:
-        problems: the problems.
-        sampler: the rollout backend.
-        tokenizer: encodes prompts and decodes responses.
-        verifier: grades them.
-        samples: responses to each problem, k.
-        settings: how they are sampled.
-        seed: of the sampling.
-        progress: called with the number of responses that came in, time and again.
+def write_table(path: Path, table: Any) -> None:
+    """Write a Parquet file atomically.
 
     Raises:
-        UpgeError: no problem, one that the tokenizer can't encode, or a policy that gives its
-            responses no finite probability.
+        FileError: it can't be written.
     """
-    texts: list[list[str]] = [[] for _ in problems]
-    rewards: list[list[float]] = [[] for _ in problems]
-    lengths: list[list[int]] = [[] for _ in problems]
-    for drawn in draw(
-        problems,
-        sampler=sampler,
-        tokenizer=tokenizer,
-        samples=samples,
-        settings=settings,
-        seed=seed,
-    ):
-        graded = verifier(drawn.texts, [problems[row] for row in drawn.rows])
-        for row, text, reward, length in zip(
-            drawn.rows, drawn.texts, graded, drawn.lengths, strict=True
-        ):
-            texts[row].append(text)
-            rewards[row].append(reward)
-            lengths[row].append(length)
-        progress(len(drawn.rows))
-    return Responses(
-        problems, texts, torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths)
-    )
+    pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink, write_page_checksum=True)
+    atomic_write(path, sink.getvalue().to_pybytes())
 
 
-class Drawn(NamedTuple):
-    """Responses as they come in: of each its problem's place, text, tokens, and whether it ended.
-
-    Those to one problem come in the order of their samples.
-    """
-
-    rows: list[int]
-    texts: list[str]
-    lengths: list[int]
-    finished: list[bool]
-
-
-def draw(
-    problems: Sequence[Problem],
-    *,
-    sampler: Sampler,
-    tokenizer: Any,
-    samples: int,
-    settings: Sampling,
-    seed: int,
-) -> Iterator[Drawn]:
-    """Sample ``samples`` responses to each problem, some of them at a time; see :func:`respond`.
+def read_table(path: Path) -> Any:
+    """A file's table; None if there is none, or it is damaged.
 
     Raises:
-        UpgeError: see :func:`respond`.
+        UpgeError: a value is missing, or a reward is out of range.
     """
-    if not problems:
-        raise UpgeError("there are no problems to respond to; name a file or suite that has some")
-    # Other backends may know probabilities only after top-p, and then say NaN.
-    backend = getattr(sampler, "sampler", sampler)  # the loop's has one inside
-    hidden = settings.top_p < 1 and not isinstance(backend, CachedSampler)
-    prompts = [encode(tokenizer, problem.prompt) for problem in problems]
-    for first, count, rows in _batches([len(prompt) for prompt in prompts], samples):
-        rollouts = sampler(
-            [prompts[row] for row in rows],
-            count,
-            settings,
-            [derive_seed(seed, "evaluation", problems[row].prompt, first) for row in rows],
-        )
-        if not (hidden or rollouts.logp.isfinite().all()):
-            raise UpgeError(
-                "the policy gives its responses no finite probability, it has broken; start anew "
-                "with a lower lr, or take another policy"
-            )
-        lengths = rollouts.mask.sum(1).tolist()
-        ids = [own[:length] for own, length in zip(rollouts.tokens.tolist(), lengths, strict=True)]
-        yield Drawn(
-            [row for row in rows for _ in range(count)],
-            tokenizer.batch_decode(ids, skip_special_tokens=True),
-            lengths,
-            rollouts.finished.tolist(),
+    pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    try:
+        source = pyarrow.BufferReader(path.read_bytes())
+        table = parquet.read_table(source, page_checksum_verification=True)
+        table = table.select(list(COLUMNS)).cast(schema())
+        table.validate(full=True)
+    except (OSError, KeyError, pyarrow.ArrowException):
+        return None
+    for name in COLUMNS:
+        _check_column(path, name, table[name])
+    return table
+
+
+def _check_column(path: Path, name: str, column: Any) -> None:
+    compute, wanted = require("pyarrow.compute", "train"), "a value"
+    wrong = compute.is_null(column)
+    if name == "reward":
+        wanted = "a number from 0 to 1"
+        fits = compute.and_(compute.greater_equal(column, 0.0), compute.less_equal(column, 1.0))
+        wrong = compute.invert(compute.fill_null(fits, False))
+    row = compute.index(wrong, True).as_py()
+    if row >= 0:
+        value = column[row].as_py()
+        raise UpgeError(
+            f"{path}, row {row + 1}: {name} is {'null' if value is None else value}, wanted "
+            f"{wanted}; delete the file and evaluate again"
         )
 
 
-def respond_suites(suites: Mapping[str, Sequence[Problem]], **options: Any) -> dict[str, Responses]:
-    """Responses to several suites, sampled together so that batches are full.
-
-    Args:
-        suites: problems by suite.
-        options: those of :func:`respond`, which gives the same responses suite by suite.
-
-    Raises:
-        UpgeError: see :func:`respond`.
-    """
-    whole = respond([problem for problems in suites.values() for problem in problems], **options)
-    parts = {}
-    start = 0
-    for name, problems in suites.items():
-        own = slice(start, start + len(problems))
-        parts[name] = Responses(problems, whole.texts[own], whole.rewards[own], whole.lengths[own])
-        start = own.stop
-    return parts
-
-
-def _batches(lengths: list[int], samples: int) -> Iterator[tuple[int, int, list[int]]]:
-    """Number of the first response, responses a problem, and problems of like prompt lengths."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for first in range(0, samples, BLOCK):
-        count = min(BLOCK, samples - first)
-        size = _IN_FLIGHT // count
-        for start in range(0, len(order), size):
-            yield first, count, order[start : start + size]
+def merge_tables(tables: Iterable[Any]) -> Any:
+    """One table in the order of problems and samples; of a problem in several the first counts."""
+    pyarrow, compute = require("pyarrow", "train"), require("pyarrow.compute", "train")
+    whole = schema().empty_table()
+    for table in tables:
+        known = compute.is_in(table["problem"], value_set=whole["problem"])
+        whole = pyarrow.concat_tables([whole, table.filter(compute.invert(known))])
+    return whole.sort_by([("problem", "ascending"), ("sample", "ascending")]).combine_chunks()

@@ -71,13 +71,21 @@ def _scored(rollouts: Mapping[str, Tensor]) -> Tensor:
 def _old_logp(rollouts: Mapping[str, Tensor]) -> Tensor | None:
     """(N, C): the sampler's where it told, the trainer's elsewhere; None if neither is known.
 
-    NaN is how TRL marks tokens that vLLM could not score.
+    NaN is how TRL marks tokens that the sampler gave no probability; 0 if the trainer neither.
     """
     trainer = rollouts.get("old_per_token_logps")
     sampler = rollouts.get("sampling_per_token_logps")
-    if sampler is None or trainer is None:
-        return trainer if sampler is None else sampler
-    return torch.where(sampler.isnan(), trainer, sampler)
+    if sampler is None:
+        return trainer
+    return torch.where(sampler.isnan(), 0.0 if trainer is None else trainer, sampler)
+
+
+def unknown_logp(rollouts: Mapping[str, Tensor]) -> Tensor:
+    """(N, C) bool: tokens of which the sampler told no log-probability, nor the trainer any."""
+    sampler = rollouts.get("sampling_per_token_logps")
+    if sampler is None or rollouts.get("old_per_token_logps") is not None:
+        return torch.zeros_like(rollouts["completion_mask"], dtype=torch.bool)
+    return sampler.isnan()
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,13 @@ afterwards, so that gates see whole questions and every normaliser is global. Ro
 are left out of the forward pass.
 
 π_θold is the sampler's own log-probability where the sampler tells it (vLLM, ``rollout_func``), in
-place of TRL's importance sampling correction; otherwise that of the policy as it sampled.
+place of TRL's importance sampling correction; otherwise that of the policy as it sampled. So a
+sampler may tell some tokens' and give None for others.
 """
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -36,10 +38,14 @@ from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.estimator import Estimate, Estimator, Plan, term_metrics
-from upge.integrations.rows import trajectories
-from upge.training.gradient import sum_over_processes, weighs_by_batch
+from upge.integrations.rows import trajectories, unknown_logp
+from upge.models.heads import close, evaluating, logits_alone, random_rows, score_tokens
+from upge.models.policy import Policy
+from upge.rollouts.sampler import end_tokens
+from upge.tasks.encoding import encode_response, end_ids
+from upge.training.processes import sum_over_processes
 
-_trl: Any = require("trl", "parity")
+_trl: Any = require("trl", "trl")
 
 #: What the estimator decides in place of these settings of TRL's loss.
 _REPLACED = (
@@ -72,7 +78,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
     Raises:
         UpgeError: an algorithm that needs a critic, or demonstrations that the data set lacks; a
             demonstration that is no text, or longer than ``max_completion_length``; a batch that
-            splits questions; a setting of TRL's loss, which would have no effect.
+            splits questions; a setting of TRL's loss, which would have no effect; transformers 5.2
+            to 5.5.3 with accumulation.
     """
 
     def __init__(self, *args: Any, algorithm: str | Estimator = "hpt", **kwargs: Any) -> None:
@@ -84,7 +91,14 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         if given.get("args") is not None:
             _check_settings(given["args"])
         super().__init__(*args, **kwargs)
+        if self.accelerator.gradient_accumulation_steps > 1:
+            raise UpgeError(
+                "this transformers divides accumulated gradients twice, as 5.2 to 5.5.3 do; "
+                "install 5.5.4 or newer"
+            )
         self._check_demonstrations()
+        self._add_ends()
+        self._policy: Policy | None = self._open_policy()
         self._steps: list[TrajectoryBatch] = []
         self._micro_batches: list[Plan] = []
         self._sums = torch.zeros(len(self.estimator.terms), 5)
@@ -123,6 +137,89 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         # Processes' gradients are averaged; ours are parts of one sum.
         return estimate.loss * self.accelerator.num_processes
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **options: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Log π_θ, entropy (N, logits_to_keep), and TRL's auxiliary loss.
+
+        Of rows moved to the left: with padding in front of them, models that count positions by
+        themselves give other logits.
+        """
+        attended = attention_mask.bool()
+        scored = attended.clone()
+        scored[:, :-logits_to_keep] = False
+        order = (~attended).long().argsort(dim=1, stable=True)
+        width = max(int(attended.sum(1).max()), 2)
+        tokens, attended, scored = (
+            x.gather(1, order)[:, :width] for x in (input_ids, attended, scored)
+        )
+        if self._policy is None:
+            first = scored.any(0).nonzero().flatten()
+            kept = width - max(int(first[0]), 1) if len(first) else 1
+            scores = super()._get_per_token_logps_and_entropies(
+                model, tokens, attended.long(), kept, batch_size, compute_entropy, **options
+            )
+        else:
+            parts = (x.split(batch_size or len(x)) for x in (tokens, scored))
+            pieces = [model(likelihood=part) for part in zip(*parts, strict=True)]
+            scores = *(torch.cat(x) for x in zip(*pieces, strict=True)), None
+        logp, entropy, loss = scores
+
+        def moved_back(x: Tensor) -> Tensor:
+            x = torch.nn.functional.pad(x, (width - x.shape[1], order.shape[1] - width))
+            return torch.zeros_like(x).scatter(1, order, x)[:, -logits_to_keep:]
+
+        return moved_back(logp), moved_back(entropy) if compute_entropy else None, loss
+
+    # -------------------------------------------------------------------------------- the policy
+
+    def _add_ends(self) -> None:
+        """Have the end of a turn in the chat template end a response, besides TRL's tokens."""
+        ends = end_tokens(self.model, end_ids(self._tokenizer))
+        self.eos_token_ids = ends
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs.setdefault("stop_token_ids", ends)
+        elif "eos_token_id" not in (self.args.generation_kwargs or {}):
+            self.generation_kwargs["eos_token_id"] = self.generation_config.eos_token_id = ends
+
+    def _open_policy(self) -> Policy | None:
+        """What scores tokens where TRL doesn't find the model's own log π; None where it does.
+
+        TRL takes hidden states times output embedding, changed as settings of some names say.
+        """
+        policy = Policy(self.model, self.temperature)
+        if policy.head == "plain" and self._agrees():
+            return None
+        model, inner = self.model, self.model.forward
+
+        @functools.wraps(inner)
+        def forward(
+            *args: Any, likelihood: tuple[Tensor, Tensor] | None = None, **kwargs: Any
+        ) -> Any:
+            """The model's own, or log π: wrappers see gradients of what goes through it alone."""
+            return inner(*args, **kwargs) if likelihood is None else policy(*likelihood)
+
+        model.forward = forward
+        return policy
+
+    def _agrees(self) -> bool:
+        """Whether TRL's log π and entropy of random tokens are those of the model's logits."""
+        tokens = random_rows(self.model, 1, 8)
+        with evaluating(self.model), self.accelerator.autocast():
+            logits = logits_alone(self.model, tokens[0])[:-1]
+            found = super()._get_per_token_logps_and_entropies(
+                self.model, tokens, torch.ones_like(tokens), len(logits), compute_entropy=True
+            )
+        wanted = score_tokens(logits, tokens[0, 1:], self.temperature)
+        return all(close((x[0] - y).abs(), logits) for x, y in zip(found, wanted, strict=False))
+
     # ------------------------------------------------------------------------ a step's batches
 
     def _sample(self, examples: list[dict[str, Any]]) -> list[TrajectoryBatch]:
@@ -137,9 +234,29 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
             max_length=self.max_completion_length,
             all_sum=partial(sum_over_processes, self.accelerator),
         )
+        batch = self._with_known_logp(batch, rollouts)
         steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
         step = batch.group // (len(questions) // steps)
         return [batch.select(step == i) for i in range(steps)]
+
+    def _with_known_logp(
+        self, batch: TrajectoryBatch, rollouts: Mapping[str, Tensor]
+    ) -> TrajectoryBatch:
+        """The batch with the policy's log π, as of now, for tokens that the sampler knows none of.
+
+        Such a token is scored and counted as any other; its ratio is 1 until the policy changes.
+        """
+        unknown = unknown_logp(rollouts)
+        if not batch.all_sum(unknown.sum()):
+            return batch
+        count, length = unknown.shape
+        start = rollouts["prompt_ids"].shape[1]
+        logp, _ = self._score(batch.select(torch.arange(count, device=unknown.device)))
+        old_logp = batch.require("old_logp", "unknown log-probabilities").clone()
+        told = old_logp[:count, start : start + length]
+        own = logp[:, start : start + length].to(told.dtype)
+        old_logp[:count, start : start + length] = torch.where(unknown, own, told)
+        return replace(batch, old_logp=old_logp)
 
     def _local_rewards(self, count: int) -> Tensor:
         """(count,) the process's rewards; NaN where no function gave one."""
@@ -153,7 +270,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         if not _reads_demonstrations(self.estimator):
             return [[] for _ in examples], torch.zeros(len(examples), device=self.args.device)
         texts = [_text(example.get("demonstration")) for example in examples]
-        ids = [self._encode(text) if text else [] for text in texts]
+        ids = [encode_response(self._tokenizer, text) if text else [] for text in texts]
         prompts = [example["prompt"] for example in examples]
         completions = [
             [{"role": "assistant", "content": text}] if isinstance(prompt, list) else text
@@ -165,12 +282,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         self._pending_metrics.clear()
         return ids, self._local_rewards(len(examples))
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, self._tokenizer.eos_token_id]
-
     def _plan(self, batch: TrajectoryBatch) -> Plan:
-        if weighs_by_batch(self.estimator):
+        if self.estimator.weighs_by_batch:
             batch = self._with_entropy(batch)
         known = batch.old_logp is not None
         stand_in = batch if known else replace(batch, old_logp=torch.zeros(batch.mask.shape))
@@ -181,14 +294,19 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
         return plan
 
     def _with_entropy(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        entropy = self._score(batch)[1]
+        return batch.at(torch.zeros_like(entropy), entropy)
+
+    def _score(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """Log π_θ and entropy (N, T) without gradient, some rows at a time."""
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
         with torch.no_grad():
             parts = [
-                self._likelihood(self.model, batch.select(part))[1]
+                self._likelihood(self.model, batch.select(part))
                 for part in rows.split(self.args.per_device_train_batch_size)
             ]
-        entropy = torch.cat(parts)
-        return batch.at(torch.zeros_like(entropy), entropy)
+        logp, entropy = (torch.cat(own) for own in zip(*parts, strict=True))
+        return logp, entropy
 
     def _split(self, plan: Plan) -> list[Plan]:
         """The rows that bear weight, in as many parts as gradients are accumulated."""
@@ -241,8 +359,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
                 f"{self.estimator.name} learns from demonstrations, and the data set's column "
                 "'demonstration' is empty; fill it, or take an algorithm of rollouts alone"
             )
-        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        longest = max(len(row) + 1 for row in ids)
+        longest = max(len(encode_response(self._tokenizer, text)) for text in texts)
         if self.max_completion_length is not None and longest > self.max_completion_length:
             raise UpgeError(
                 f"the longest demonstration has {longest} tokens with its end, "

@@ -44,7 +44,7 @@ from upge.normalization import (
     TrajectoryMean,
 )
 
-require("verl", "parity")
+require("verl", "verl")
 _algos: Any = import_module("verl.trainer.ppo.core_algos")
 
 

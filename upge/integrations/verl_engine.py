@@ -47,9 +47,8 @@ from upge.estimator import Estimator, term_metrics
 from upge.integrations.fixed import fixed
 from upge.integrations.rows import padded
 from upge.integrations.verl import question_ids
-from upge.training.gradient import weighs_by_batch
 
-require("verl", "parity")
+require("verl", "verl")
 
 #: Fields of a row: scale · Â of a term by its number, and whether it is a demonstration.
 _TERM, _OFFLINE = "upge_term{}", "upge_offline"
@@ -148,7 +147,7 @@ def _check(estimator: object) -> None:
             f"{estimator.name} needs a critic's values, which the mixed loss doesn't carry; take "
             "another algorithm"
         )
-    if weighs_by_batch(estimator):
+    if estimator.weighs_by_batch:
         raise UpgeError(
             f"{estimator.name} weighs by the whole batch's entropy, which verl doesn't know before "
             "its update; take one that weighs by each sequence's, as srft_official"
@@ -194,7 +193,7 @@ def _plan_fields(estimator: Estimator, batch: TrajectoryBatch) -> dict[str, Tens
 
 
 def _tensordict(fields: Mapping[str, Tensor]) -> Any:
-    tensordict = require("tensordict", "parity")
+    tensordict = require("tensordict", "verl")
     return tensordict.TensorDict(dict(fields), batch_size=[len(fields["responses"])])
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: The base of English word problems; all others are of the synthetic suites.
+WORDS = "words"
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 #: The file that makes a folder a base; written last.

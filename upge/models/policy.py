@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upge.common.errors import UpgeError
-from upge.likelihood import Likelihood, token_likelihood
+from upge.likelihood import Likelihood
+from upge.models.heads import HEADS, find_head
 
-#: Logits that exist at a time, at most (but always those of a position), and positions.
-_LOGITS, _POSITIONS = 2**26, 2048
-
-#: Settings by which some architectures change the logits after the output embedding.
-_ALTERED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+#: Positions whose logits exist at a time, at most, and logits (but always those of a position).
+_POSITIONS, _LOGITS = 2048, 2**26
 
 
 def positions_at_a_time(vocabulary: int) -> int:
@@ -26,28 +23,26 @@ def positions_at_a_time(vocabulary: int) -> int:
 
 
 class Policy(nn.Module):
-    """π_θ over a transformers causal language model.
+    """π_θ over a transformers causal language model: log softmax(``model(x).logits`` / T).
 
     Args:
         model: the model.
-        temperature: what the logits are divided by: that of the rollouts.
+        temperature: T, what the logits are divided by: that of the rollouts.
         chunk: positions whose logits exist at a time; None for as many as
             :func:`positions_at_a_time` gives the model's vocabulary.
 
+    Attributes:
+        head: how log π follows from the model, see :mod:`upge.models.heads`.
+
     Raises:
-        UpgeError: a model whose logits are more than hidden states times output embedding.
+        UpgeError: a model that gives no log π of a token, see
+            :func:`~upge.models.heads.find_head`.
     """
 
     def __init__(self, model: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
         super().__init__()
-        altered = [name for name in _ALTERED_LOGITS if getattr(model.config, name, None)]
-        if altered:
-            raise UpgeError(
-                f"model: {type(model).__name__} changes its logits ({altered[0]}), which the "
-                "chunked likelihood doesn't know; take a model without it"
-            )
-        vocabulary = model.get_output_embeddings().weight.shape[0]
         self.model, self.temperature = model, temperature
+        self.head, vocabulary = find_head(model)
         self.chunk = positions_at_a_time(vocabulary) if chunk is None else chunk
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Likelihood:
@@ -57,19 +52,7 @@ class Policy(nn.Module):
             tokens: (N, T) ids, padded on the right, so that the causal mask hides the padding.
             mask: (N, T) bool, true at the tokens to score; never at position 0.
         """
-        # Without a cache, to which activation checkpointing would add each layer's keys twice.
-        decoder = self.model.get_decoder()
-        hidden = decoder(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        scored = mask[:, 1:]
-        head = self.model.get_output_embeddings()
-        flat = token_likelihood(
-            hidden[scored],
-            head.weight,
-            tokens[:, 1:][scored],
-            bias=getattr(head, "bias", None),
-            temperature=self.temperature,
-            chunk=self.chunk,
-        )
+        flat = HEADS[self.head](self.model, tokens, mask, self.temperature, self.chunk)
         return Likelihood(*(_scatter(values, mask) for values in flat))
 
     @property

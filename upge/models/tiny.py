@@ -16,8 +16,8 @@ PAD, EOS = "<pad>", "<eos>"
 
 def build_tokenizer(alphabet: str) -> Any:
     """A tokenizer that takes each character of ``alphabet`` for a token, after PAD and EOS."""
-    tokenizers = require("tokenizers", "lm")
-    transformers = require("transformers", "lm")
+    tokenizers = require("tokenizers", "train")
+    transformers = require("transformers", "train")
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, *alphabet])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=PAD))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
@@ -27,25 +27,36 @@ def build_tokenizer(alphabet: str) -> Any:
     )
 
 
-def build_model(vocabulary: int, hidden: int, layers: int, heads: int, seed: int) -> Any:
+def build_model(
+    vocabulary: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    seed: int,
+    *,
+    feed_forward: int | None = None,
+    positions: int = 256,
+) -> Any:
     """A Qwen2 causal language model with tied embeddings and random weights, float32.
 
     Args:
         vocabulary: number of tokens V.
-        hidden: width H; the feed-forward width is 4 H.
+        hidden: width H.
         layers: number of blocks.
         heads: attention heads, with half as many key-value heads.
         seed: of the weights.
+        feed_forward: width of the feed-forward layers; 4 H if not given.
+        positions: the longest sequence, in tokens.
     """
-    transformers = require("transformers", "lm")
+    transformers = require("transformers", "train")
     config = transformers.Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=hidden,
-        intermediate_size=4 * hidden,
+        intermediate_size=feed_forward or 4 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=max(heads // 2, 1),
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=None,

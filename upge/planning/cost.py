@@ -17,7 +17,6 @@ from upge.models.shapes import ModelShape
 from upge.planning.memory import sequences_held
 from upge.planning.setting import Lengths, Setting
 from upge.training.config import Stage
-from upge.training.gradient import weighs_by_batch
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def step_work(stage: Stage, lengths: Lengths, gated: float, *, has_engine: bool 
         trained = (rollouts * (online * (1 - gated)), demonstrations * gated)
     else:
         trained = (rollouts * online, demonstrations)
-    scored = (rollouts, demonstrations) if weighs_by_batch(stage.estimator) else ()
+    scored = (rollouts, demonstrations) if stage.estimator.weighs_by_batch else ()
     return Work(
         rollouts,
         tuple(batch * stage.epochs for batch in trained),

@@ -18,6 +18,7 @@ from upge.common.errors import UpgeError, unknown
 from upge.common.optional import available, hint
 from upge.rollouts.cached import CachedSampler
 from upge.rollouts.sampler import Sampler
+from upge.tasks.encoding import end_ids
 
 #: ``transformers``: the policy itself, token by token; ``vllm``: an engine that copies its weights.
 Backend = Literal["transformers", "vllm"]
@@ -66,7 +67,7 @@ def open_sampler(
 
 
 def _open_cached(model: Any, tokenizer: Any, *_: object) -> Sampler:
-    return CachedSampler(model, tokenizer.eos_token_id)
+    return CachedSampler(model, end_ids(tokenizer))
 
 
 def _open_vllm(model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device) -> Sampler:

@@ -1,25 +1,34 @@
-"""Sampling from a transformers model, token by token over its key-value cache.
+"""Sampling from a transformers model, token by token.
 
 Against ``generate`` (same greedy tokens, see the tests; times in
 ``paper_tables/benchmarks/rollouts.md``): a group's prompt is encoded once, finished responses leave
-the batch, log-probabilities come along, and each question's randomness is its own.
+the batch, log-probabilities come along, and each prompt's randomness is its own. How the model is
+decoded, :mod:`upge.rollouts.decoding` finds out.
 
-Environment variable: ``UPGE_SAMPLER_MEMORY``, GiB of keys, values and logits that are held at a
-time (4 on a CPU, 16 on a GPU). It bounds how many responses are sampled together, which changes no
+Environment variable: ``UPGE_SAMPLER_MEMORY``, GiB of caches and logits that are held at a time
+(4 on a CPU, 16 on a GPU). It bounds how many responses are sampled together, which changes no
 response but for rounding.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from upge.common.errors import UpgeError
-from upge.rollouts.sampler import Rollouts, Sampling, check_request, end_of_sequence
+from upge.rollouts.decoding import find_decoding
+from upge.rollouts.sampler import (
+    Rollouts,
+    Sampling,
+    check_request,
+    end_tokens,
+    position_limit,
+)
 
 #: The batch is compacted when this share of its rows has ended: each time costs a copy.
 _LEAVE = 0.125
@@ -43,20 +52,22 @@ class CachedSampler:
 
     Args:
         model: the model; it is put into evaluation mode while sampling.
-        eos: id of the end-of-sequence token.
+        eos: ids of tokens that end a response, besides those of the model's generation
+            configuration.
         rows: responses sampled at a time, at most (but always a whole group); fewer where their
-            keys, values and logits are more than the memory set aside.
+            caches and logits are more than the memory set aside.
 
     Raises:
-        UpgeError: the model knows no such end of sequence; an amount of memory that is none; when
-            called, without a prompt, with an empty one, without a seed for each, or with prompts
-            and ``max_tokens`` that the model has no positions for.
+        UpgeError: the model knows no token that ends a response, or can't be decoded; an amount of
+            memory that is none; when called, without a prompt, with an empty one, without a seed
+            for each, or with prompts and ``max_tokens`` that the model has no positions for.
     """
 
-    def __init__(self, model: Any, eos: int | None, rows: int = ROWS) -> None:
-        self.eos = end_of_sequence(model, eos)
+    def __init__(self, model: Any, eos: int | Iterable[int] | None, rows: int = ROWS) -> None:
+        self.ends = end_tokens(model, eos)
         self.model, self.rows = model, rows
         self._memory = memory_held(model.device.type)
+        self.decoding = find_decoding(model)
 
     def __call__(
         self,
@@ -65,8 +76,7 @@ class CachedSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        check_request(prompts, samples, settings, seeds, positions)
+        check_request(prompts, samples, settings, seeds, position_limit(self.model))
         training = self.model.training
         self.model.eval()
         try:
@@ -90,20 +100,31 @@ class CachedSampler:
         # Prompts of one length need no padding, and chunks of like lengths little.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         longest = len(prompts[order[-1]]) + settings.max_tokens
-        held = min(self.rows, rows_held(self._memory, _row_bytes(self.model, longest)))
-        chunk = max(held // samples, 1)
+        held = min(self.rows, rows_held(self._memory, self._row_bytes(longest)))
         parts = [
             self._sample_chunk(
-                [prompts[i] for i in order[start : start + chunk]],
-                samples,
-                settings,
-                [seeds[i] for i in order[start : start + chunk]],
+                [prompts[i] for i in places], samples, settings, [seeds[i] for i in places]
             )
-            for start in range(0, len(order), chunk)
+            for places in self._chunks(order, prompts, max(held // samples, 1))
         ]
         place = torch.tensor(order).argsort().repeat_interleave(samples) * samples
         rows = place + torch.arange(samples).repeat(len(prompts))
         return Rollouts(*(torch.cat([part[i] for part in parts])[rows] for i in range(4)))
+
+    def _chunks(
+        self, order: list[int], prompts: Sequence[Sequence[int]], size: int
+    ) -> Iterator[list[int]]:
+        """The prompts that are sampled together."""
+        apart = self.decoding.way.one_length
+        for _, places in groupby(order, key=lambda i: len(prompts[i]) if apart else 0):
+            alike = list(places)
+            yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+    def _row_bytes(self, length: int) -> int:
+        """Of a sequence's cache, and of the logits that its next token is drawn from."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        cache = self.decoding.row_bytes + length * self.decoding.token_bytes
+        return int(cache + vocabulary * LOGIT_BYTES)
 
     def _sample_chunk(
         self,
@@ -115,69 +136,34 @@ class CachedSampler:
         device = self.model.device
         rows, length = len(prompts) * samples, settings.max_tokens
         uniform = _uniforms(seeds, samples, length).to(device)
+        ends = torch.tensor(self.ends, device=device)
         tokens = torch.zeros(rows, length, dtype=torch.long, device=device)
         logp = torch.zeros(rows, length, device=device)
-        ends = torch.full((rows,), length, device=device)
-        attention, logits, cache = self._encode(prompts)
-        cache.batch_repeat_interleave(samples)
-        attention = attention.repeat_interleave(samples, 0)
-        logits = logits.repeat_interleave(samples, 0)
+        lengths = torch.full((rows,), length, device=device)
+        decoder = self.decoding.way(self.model, prompts, samples, self.ends[0])
+        logits = decoder.logits
         alive = torch.arange(rows, device=device)
         done = torch.zeros(rows, dtype=torch.bool, device=device)
         for t in range(length):
-            token, own_logp = _pick(logits, uniform[alive, t], settings)
-            tokens[alive, t], logp[alive, t] = token, own_logp
-            ended = (token == self.eos) & ~done
-            ends[alive[ended]] = t + 1
+            token, taken = _pick(logits, uniform[alive, t], settings)
+            tokens[alive, t], logp[alive, t] = token, taken
+            ended = torch.isin(token, ends) & ~done
+            lengths[alive[ended]] = t + 1
             done = done | ended
             if done.all() or t + 1 == length:
                 break
             if done.sum() >= _LEAVE * len(done):
                 stay = (~done).nonzero().flatten()
-                cache.batch_select_indices(stay)
-                alive, attention, token, done = (
-                    alive[stay],
-                    attention[stay],
-                    token[stay],
-                    done[stay],
-                )
-            attention = torch.cat([attention, attention.new_ones(len(attention), 1)], 1)
-            logits = self._forward(token[:, None], attention, cache)
-        mask = torch.arange(length, device=device) < ends[:, None]
-        finished = tokens.gather(1, ends[:, None] - 1).squeeze(1) == self.eos
-        return Rollouts(tokens, mask, logp, finished)
-
-    def _encode(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor, Any]:
-        """Attention mask and next-token logits of the prompts, padded left, and the cache."""
-        from transformers import DynamicCache
-
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.eos)
-        attention = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            attention[row, width - len(prompt) :] = 1
-        attention = attention.to(self.model.device)
-        cache = DynamicCache(config=self.model.config)
-        return attention, self._forward(ids.to(self.model.device), attention, cache), cache
-
-    def _forward(self, ids: Tensor, attention: Tensor, cache: Any) -> Tensor:
-        """Logits (rows, V) that follow the last of ``ids``; the cache takes them in."""
-        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+                decoder.keep(stay)
+                alive, token, done = alive[stay], token[stay], done[stay]
+            logits = decoder.step(token)
+        mask = torch.arange(length, device=device) < lengths[:, None]
+        last = tokens.gather(1, lengths[:, None] - 1).squeeze(1)
+        return Rollouts(tokens, mask, logp, torch.isin(last, ends))
 
 
 def memory_held(device: str) -> float:
-    """GiB of keys, values and logits that are held at a time, on a type of device.
+    """GiB of caches and logits that are held at a time, on a type of device.
 
     Raises:
         UpgeError: ``UPGE_SAMPLER_MEMORY`` is no positive number, or more than any machine has.
@@ -198,18 +184,8 @@ def memory_held(device: str) -> float:
 
 
 def rows_held(memory: float, row_bytes: int) -> int:
-    """Responses whose keys, values and logits that many GiB hold; 1 at least, ``ROWS`` at most."""
+    """Responses whose caches and logits that many GiB hold; 1 at least, ``ROWS`` at most."""
     return int(min(max(memory * 2**30 // row_bytes, 1), ROWS))
-
-
-def _row_bytes(model: Any, length: int) -> int:
-    """Of a sequence's keys and values, and of the logits that its next token is drawn from."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    token = 2 * config.num_hidden_layers * kv_heads * width * model.dtype.itemsize
-    return int(length * token + config.vocab_size * LOGIT_BYTES)
 
 
 def _uniforms(seeds: list[int], samples: int, length: int) -> Tensor:

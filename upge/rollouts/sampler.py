@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ class Sampling:
     """How responses are drawn.
 
     Args:
-        max_tokens: the longest response, in tokens, its end-of-sequence token included.
+        max_tokens: the longest response, in tokens, its end included.
         temperature: what the logits are divided by; 0 takes the most likely token.
         top_p: tokens are drawn from the smallest set of at least this probability.
     """
@@ -49,7 +49,7 @@ class Rollouts(NamedTuple):
 
     Attributes:
         tokens: (N, T) ids; what stands behind a response's end is not read.
-        mask: (N, T) bool, true at response tokens, the end-of-sequence token included.
+        mask: (N, T) bool, true at response tokens, the one that ends it included.
         logp: (N, T), log-probabilities under the policy at the sampling temperature (at 1 for
             greedy sampling), before top-p; NaN where the backend knows them only after it.
         finished: (N,) bool, whether the response ended by itself.
@@ -59,6 +59,14 @@ class Rollouts(NamedTuple):
     mask: Tensor
     logp: Tensor
     finished: Tensor
+
+    def texts(self, tokenizer: Any) -> list[str]:
+        """The responses as text, without the tokens that ended them."""
+        lengths = self.mask.sum(1) - self.finished.long()
+        rows = zip(self.tokens.tolist(), lengths.tolist(), strict=True)
+        responses = [row[:length] for row, length in rows]
+        texts: list[str] = tokenizer.batch_decode(responses, skip_special_tokens=True)
+        return texts
 
 
 class Sampler(Protocol):
@@ -73,7 +81,7 @@ class Sampler(Protocol):
     ) -> Rollouts:
         """``samples`` responses to each prompt (ids, none empty).
 
-        A prompt's responses hang on its own seed alone, whatever else is sampled with it, up to
+        A prompt's responses depend on its seed alone, whatever else is sampled with it, up to
         rounding of the log-probabilities.
         """
 
@@ -116,18 +124,38 @@ def check_request(
         )
 
 
-def end_of_sequence(model: Any, eos: int | None) -> int:
-    """The token that ends a response.
+def position_limit(model: Any) -> int | None:
+    """The longest text that the model has positions for, in tokens; None without a limit."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def end_tokens(model: Any, ids: int | Iterable[int] | None) -> list[int]:
+    """The tokens that end a response, of which the model may have several.
+
+    Args:
+        model: the model; its generation configuration names some.
+        ids: others, that come first: of the tokenizer and its chat template.
 
     Raises:
-        UpgeError: the tokenizer names none, or one that the model doesn't know.
+        UpgeError: the model knows none of them.
     """
-    if eos is None or eos >= model.get_input_embeddings().num_embeddings:
+    known = model.get_input_embeddings().num_embeddings
+    generation = getattr(model, "generation_config", None)
+    named = [*_listed(ids), *_listed(getattr(generation, "eos_token_id", None))]
+    ends = [token for token in dict.fromkeys(named) if token < known]
+    if not ends:
         raise UpgeError(
             "model: its tokenizer has no end-of-sequence token that the model knows, so no "
             "response could end; set eos_token in tokenizer_config.json"
         )
-    return eos
+    return ends
+
+
+def _listed(ids: int | Iterable[int] | None) -> list[int]:
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else list(ids)
 
 
 def derive_seed(*parts: int | str) -> int:

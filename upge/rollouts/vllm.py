@@ -39,9 +39,11 @@ from upge.rollouts.sampler import (
     Sampling,
     check_request,
     derive_seed,
-    end_of_sequence,
+    end_tokens,
+    position_limit,
 )
 from upge.rollouts.vllm_worker import FOLDER, OWNER
+from upge.tasks.encoding import end_ids
 
 #: vLLM raises lower temperatures, but for 0, to the first, and refuses higher ones than the second.
 _COLDEST, _HOTTEST = 1e-2, 2.0
@@ -93,7 +95,7 @@ class VLLMSampler:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.dtype, self.device = dtype, device
-        self.eos = end_of_sequence(model, tokenizer.eos_token_id)
+        self.ends = end_tokens(model, end_ids(tokenizer))
         self._folder = TemporaryDirectory(prefix="upge-vllm-")
         self._versions = count()
         self._is_old = False
@@ -112,8 +114,7 @@ class VLLMSampler:
         settings: Sampling,
         seeds: Sequence[int],
     ) -> Rollouts:
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        check_request(prompts, samples, settings, seeds, positions)
+        check_request(prompts, samples, settings, seeds, position_limit(self.model))
         self._check_room(max(map(len, prompts)) + settings.max_tokens)
         if settings.temperature and not _COLDEST <= settings.temperature <= _HOTTEST:
             raise UpgeError(
@@ -170,8 +171,8 @@ class VLLMSampler:
             top_p=1.0 if greedy else settings.top_p,
             max_tokens=settings.max_tokens,
             seed=derive_seed("vllm", seed) >> 1,
-            stop_token_ids=[self.eos],
-            ignore_eos=True,  # others that the model's configuration may name
+            stop_token_ids=self.ends,
+            ignore_eos=True,  # they are all among these
             detokenize=False,
             logprobs=0,
             flat_logprobs=True,
@@ -187,7 +188,8 @@ class VLLMSampler:
         mask = torch.arange(settings.max_tokens) < lengths[:, None]
         if settings.top_p < 1 and settings.temperature > 0:
             logp = logp.masked_fill(mask, float("nan"))
-        finished = tokens.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos
+        last = tokens.gather(1, lengths[:, None] - 1).squeeze(1)
+        finished = torch.isin(last, torch.tensor(self.ends))
         parts = tokens, mask, logp.clamp(max=0), finished
         return Rollouts(*(part.to(self.device) for part in parts))
 

@@ -1,194 +1,126 @@
-r"""The answer in a response: the last ``\boxed{…}`` that isn't empty, and how answers are written.
-
-All of it is linear in the length of an answer, and looks at no more than :data:`LONGEST` characters
-of one; nothing here evaluates anything.
-
-Left to math-verify and to convention, so that they are worth 1: another unit than the gold answer's
-(units are left out), a set for a pair of the same numbers, ``5 6`` for 56, and values as powers,
-roots, logarithms, factorials, binomials or of trigonometric functions, worked out or not. Worth 0:
-``50\%`` for 0.5 and for 50, as the benchmarks' percentages have their sign or no sign at will, and
-digits of other scripts, or as wide as a Chinese character.
-"""
+r"""The answer in a response: what is in its last box, and no part of its thinking."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
-#: The longest answer that is looked at, in characters; the longest of the benchmarks has 210.
-LONGEST = 1000
+from upge.tasks.grading import LONGEST
 
-#: The deepest brackets in one; those of the benchmarks are 4 deep. Parsing takes exponential time.
-DEEPEST = 10
+#: Boxes from the end that are looked at, at most.
+_TRIES = 64
 
-#: Empty boxes from the end, at most, as in repetitions of "put your answer within \boxed{}".
-_TRIES = 16
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 
-_BOX = "\\boxed"
+#: Tags around what isn't the answer, and how they end.
+_THINKING = re.compile(
+    r"<(/?)(?:think|thinking|thought|reasoning|scratchpad)>"
+    r"|<\|(?:begin_of_(?:thought)|(end)_of_thought)\|>|◁(/?)think▷",
+    re.IGNORECASE,
+)
+
+#: A box without braces, as \boxed 2 or \boxed\frac12, at the end of its formula.
+_BARE = re.compile(
+    r"([+-]?(?:\d[\d,]*(?:\.\d+)?|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})"
+    r"|[a-zA-Z](?=\s*(?:\$|\\[)\]]|$))))(?![\w{(!]|\s*[+*/^_=-]|\s*\\(?![)\]]))"
+)
+
+#: The most characters between two boxes of one answer.
+_GAP = 80
+
+#: What may stand there: separators, the ends of formulas, "and", "or", and what the next box says.
+_NAME = r"(?:(\\?[a-zA-Z]+(?:_(?:\w|\{\w+\}))?(?:\([a-zA-Z]\))?\s*=)\s*\$?\s*)?"
+_JOINT = re.compile(
+    r"(?:[\s~$,;&]|\\[,;:!\s()\[\]\\]|\\q?quad|\\(?:text|mbox|textrm)\s*\{[\s,]*(?:and|or)?[\s,]*\}"
+    rf"|\band\b|\bor\b)*{_NAME}"
+)
+_NAME_BEFORE = re.compile(rf"(?:^|[\s$({{,]){_NAME}$")
+
+
+def final_part(response: str) -> str:
+    """The response without its thinking; of one that ends within it, what stands before."""
+    start, stop = 0, len(response)
+    for tag in _THINKING.finditer(response):
+        if tag[1] or tag[2] or tag[3]:
+            start, stop = tag.end(), len(response)
+        else:
+            stop = min(stop, tag.start())
+    return response[start:stop]
+
+
+class _Box(NamedTuple):
+    """Where a box begins and ends, and what it holds."""
+
+    start: int
+    end: int
+    content: str
 
 
 def boxed(response: str) -> str | None:
-    r"""What is in the last box that isn't empty; None if that one doesn't end, or there is none."""
-    place = len(response)
-    for _ in range(_TRIES):
-        place = response.rfind(_BOX, 0, place)
-        if place < 0:
-            return None
-        start = place + len(_BOX)
-        answer = _braced(response[start : start + LONGEST + 2])
-        if answer is None or answer.strip():
-            return answer
-    return None
+    r"""What the last box that isn't empty says, or the last ones that are one answer.
 
+    Boxes are one answer if nothing but separators, "and", "or" and names such as ``y =`` stand
+    between them: ``\boxed{2}, \boxed{4} and \boxed{9}`` is ``2, 4, 9``.
 
-def _braced(text: str) -> str | None:
-    """What is between the brace that the text begins with and the one that closes it."""
-    text = text.lstrip()
-    if not text.startswith("{"):
+    Returns:
+        None if there is none outside of thinking, or the last doesn't end.
+    """
+    text = final_part(response)
+    boxes: list[_Box] = []
+    for start, end in _commands(text):
+        if boxes and not _is_beside(text, start, end, boxes[0]):
+            break
+        box = _box(text, start, end)
+        if box is not None and box.content.strip():
+            boxes.insert(0, box)
+        elif boxes:
+            break
+        elif box is None and text.startswith("{", end):
+            return None  # cut off
+    if not boxes:
         return None
+    if len({box.content for box in boxes}) == 1:
+        return boxes[0].content
+    return ", ".join(f"{_name_before(text, box.start)}{box.content}" for box in boxes)
+
+
+def _commands(text: str) -> Iterator[tuple[int, int]]:
+    r"""Where each \boxed begins and its argument does, from the last."""
+    place = len(text)
+    for _ in range(_TRIES):
+        place = max(text.rfind(name, 0, place) for name in (r"\boxed", r"\fbox"))
+        if place < 0:
+            return
+        if command := _BOX.match(text, place):
+            yield place, command.end()
+
+
+def _is_beside(text: str, start: int, end: int, after: _Box) -> bool:
+    box = _box(text, start, end)
+    return (
+        box is not None
+        and 0 <= after.start - box.end <= _GAP
+        and _JOINT.fullmatch(text, box.end, after.start) is not None
+    )
+
+
+def _box(text: str, start: int, end: int) -> _Box | None:
+    """The box whose argument begins at ``end``; None if it has none, or that doesn't end."""
+    if not text.startswith("{", end):
+        bare = _BARE.match(text, end)
+        return bare and _Box(start, bare.end(1), bare[1].rstrip(","))
     depth = 0
-    for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+    for brace in _BRACE.finditer(text, end, end + LONGEST + 3):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
-            return text[1 : brace.start()]
+            return _Box(start, brace.end(), text[end + 1 : brace.start()])
     return None
 
 
-_TEXT = r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|mathbf)\s*\{"
-
-#: What the answers of the benchmarks write in ways that LaTeX doesn't know, and how it would.
-_SPELLINGS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?<!\\)\$", ""),  # inside a box all is mathematics already
-        (rf"^\s*({_TEXT})\s*(-?\d(?:[\d.,]*\d)?)(?=\s+[A-Za-z])", r"\2\1"),  # \text{7 apples}
-        (rf"(^|[=(\[{{,;+*/-])\s*{_TEXT}\s*(-?\d[\d.,]*)\s*\}}", r"\1\2"),  # \text{7}
-        (r"(?<=\d)[eE]([+-]?\d+)(?![\w{])", r" \\times 10^{\1}"),  # 4.5e33
-        (r"(?<=\d)\.(?!\d)", ""),  # -1./3, and a full stop
-        (r"\bnp\.(?=[a-z])", r"\\"),  # np.arcsin(10/13)
-        (r"(?<!\\)%", r"\\%"),
-        (r"\\(?:max|min)\s*(?=\})", "m"),  # m_{\max }
-        (r"^\s*[a-zA-Z]\s*\\in(?![a-z])", ""),  # x \in [-2,7]
-        # Of these math-verify makes Euler's number and the gamma function.
-        (r"(?<![A-Za-z\\])E(?=_)", r"\\Xi"),
-        (r"\\gamma(?![a-zA-Z_(])", r"\\xi_{g}"),
-    )
-]
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
-def spelled(answer: str) -> str:
-    """An answer as LaTeX."""
-    for pattern, replacement in _SPELLINGS:
-        answer = pattern.sub(replacement, answer)
-    return answer.strip().rstrip(".").strip()
-
-
-#: Spaces and sizes, which say nothing.
-_SILENT = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad)(?![a-zA-Z])|[\s~]+")
-
-
-def letters(answer: str) -> str:
-    """An answer without what says nothing: equal letters are equal answers."""
-    return re.sub(r"\\[dt]frac", r"\\frac", _SILENT.sub("", answer))
-
-
-#: A choice, bare or in brackets, maybe with its text behind it.
-_CHOICE = re.compile(
-    rf"(?:{_TEXT})?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)[\s~:]+)?\(?([A-Ja-j])(?:[).:}}].*)?",
-    re.DOTALL,
-)
-#: A small letter is one where something follows it, as in "a) 5, b) 6", or where it ends what a
-#: conjunction begins: "vitamin c." is no choice.
-_OTHER_CHOICE = re.compile(
-    r"(?<![A-Za-z\\])(?:[A-J](?=[).:},]|\s*$)|(?:or|and)\s+\(?[a-j]\)?\s*$"
-    r"|(?<=[\s,;])\(?[a-j](?=[).:]\s*[^\s)}.]))"
-)
-
-
-def choice(answer: str) -> str | None:
-    r"""The letter of a choice, C of ``(C)``, ``Option C`` or ``C. 5 cm``; None if not just one."""
-    found = _CHOICE.fullmatch(answer.strip())
-    if found is None or _OTHER_CHOICE.search(answer, found.end(1)):
-        return None
-    return found[1].upper()
-
-
-#: Texts that are more than a unit: those with a number (m/s2 has none) or another answer.
-_MORE = re.compile(
-    rf"{_TEXT}(?!\s*or\s*\}})[^{{}}]*(?:(?<![A-Za-z^\d])\d|(?<![A-Za-z])or(?![A-Za-z]))"
-)
-
-
-def says_more(answer: str, gold: str) -> bool:
-    r"""Whether texts have numbers or alternatives and the gold answer's haven't.
-
-    The verifier leaves them out as units: of ``5\text{ or 6}`` it would take 5.
-    """
-    return _MORE.search(answer) is not None and _MORE.search(gold) is None
-
-
-#: The base of a number: 8 of 52_8.
-_BASE = re.compile(r"(?<=\d)\)?_\{?(\d+)(?!\d)")
-
-
-def has_base(answer: str, gold: str) -> bool:
-    """Whether an answer's base, if it names one, is the gold answer's, or else 10.
-
-    The verifier leaves bases out.
-    """
-    named, wanted = _BASE.findall(letters(answer)), _BASE.findall(letters(gold))
-    return not named or named[-1] == (wanted or ["10"])[-1]
-
-
-_D = r"(?:d|\\partial|\\mathrm\s*\{\s*d\s*\})"
-
-#: What asks for a computation rather than giving its result, one kind an entry.
-_COMPUTATIONS = [
-    re.compile(pattern)
-    for pattern in (
-        *(
-            rf"\\(?:operatorname\*?\s*\{{\s*)?{name}(?![a-zA-Z])"
-            for name in ("sum", "prod", "i*int", "oint", "lim(?:sup|inf)?", "coprod", "gcd", "lcm")
-        ),
-        r"\\(?:operatorname\*?\s*\{\s*)?[bp]?mod(?![a-zA-Z])",
-        r"\\(?:operatorname\*?\s*\{\s*)?(?:[lr]?floor|[lr]?ceil)(?![a-zA-Z])",
-        r"\\(?:operatorname\*?\s*\{\s*)?det(?![a-zA-Z])|\\begin\s*\{[vV]matrix",
-        r"\\(?:max|min)\s*(?:\\left\s*)?\\?[({\[]",
-        # The absolute value of a number.
-        r"(?:\||\\l?vert)(?:[\d\s.,+\-*/(){}]|\\(?:left|right|cdot|[dt]?frac|sqrt|[,;:! ]))+"
-        r"(?:\||\\r?vert)",
-        # A derivative.
-        rf"\\[dt]?frac\s*\{{\s*{_D}[^{{}}]*\}}\s*"
-        rf"\{{\s*{_D}\s*[a-z]\s*(?:\^\{{?\d\}}?\s*)?\}}",
-    )
-]
-
-
-def is_closed(answer: str, gold: str) -> bool:
-    r"""Whether an answer has no sum, gcd, determinant, … that the gold answer hasn't.
-
-    Else the question itself would pass for its answer, once the verifier has computed it. Of
-    ``\gcd(12,18)=6`` the last side counts, as for the verifier.
-    """
-    result = answer if "=" in gold else _result(answer)
-    return not any(kind.search(result) and not kind.search(gold) for kind in _COMPUTATIONS)
-
-
-def _result(answer: str) -> str:
-    """What stands behind the last = outside brackets; all of it if it is a list."""
-    depth = place = 0
-    for i, sign in enumerate(answer):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0 and sign in ",;":
-            return answer
-        if depth == 0 and sign == "=":
-            place = i + 1
-    return answer[place:]
-
-
-def is_shallow(answer: str) -> bool:
-    """Whether brackets are nested at most :data:`DEEPEST` deep, and exponents are a few."""
-    depth = deepest = 0
-    for sign in answer:
-        depth += (sign in "([{") - (sign in ")]}")
-        deepest = max(deepest, depth)
-    return deepest <= DEEPEST and answer.count("^") <= 4 * DEEPEST
+def _name_before(text: str, place: int) -> str:
+    name = _NAME_BEFORE.search(text[max(place - 40, 0) : place])
+    return name[1] if name and name[1] else ""

@@ -35,20 +35,20 @@ _OLYMPIAD = columns("question", "final_answer")
 #: Data sets by name, which is also that of their files.
 SOURCES: dict[str, Source] = {
     "openr1": Source("Elliott/Openr1-Math-46k-8192", "train", openr1_record),
-    "gsm8k_train": Source("openai/gsm8k", "train", gsm8k_record, "main"),
-    "gsm8k_test": Source("openai/gsm8k", "test", gsm8k_record, "main"),
+    "gsm8k_train": Source("openai/gsm8k", "train", gsm8k_record, "main", "number"),
+    "gsm8k_test": Source("openai/gsm8k", "test", gsm8k_record, "main", "number"),
     "math_train": Source("DigitalLearningGmbH/MATH-lighteval", "train", math_record),
     "math_test": Source("DigitalLearningGmbH/MATH-lighteval", "test", math_record),
-    "svamp": Source("ChilleD/SVAMP", "train+test", svamp_record),
-    "aime24": Source("HuggingFaceH4/aime_2024", "train", columns("problem")),
-    "aime25": Source("math-ai/aime25", "test", columns("problem")),
-    "amc23": Source("math-ai/amc23", "test", columns("question")),
+    "svamp": Source("ChilleD/SVAMP", "train+test", svamp_record, kind="number"),
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", columns("problem"), kind="number"),
+    "aime25": Source("math-ai/aime25", "test", columns("problem"), kind="number"),
+    "amc23": Source("math-ai/amc23", "test", columns("question"), kind="number"),
     "math500": Source("HuggingFaceH4/MATH-500", "test", columns("problem", solution="solution")),
     "minerva": Source("math-ai/minervamath", "test", columns("question")),
     "olympiadbench": Source("Hothan/OlympiadBench", "train", _OLYMPIAD, "OE_TO_maths_en_COMP"),
-    "arc_challenge": Source("allenai/ai2_arc", "test", arc_record, "ARC-Challenge"),
-    "arc_easy": Source("allenai/ai2_arc", "test", arc_record, "ARC-Easy"),
-    "gpqa_diamond": Source("Idavidrein/gpqa", "train", gpqa_record, "gpqa_diamond"),
+    "arc_challenge": Source("allenai/ai2_arc", "test", arc_record, "ARC-Challenge", "choice"),
+    "arc_easy": Source("allenai/ai2_arc", "test", arc_record, "ARC-Easy", "choice"),
+    "gpqa_diamond": Source("Idavidrein/gpqa", "train", gpqa_record, "gpqa_diamond", "choice"),
 }
 
 
@@ -102,14 +102,23 @@ def load(name: str) -> list[Problem]:
     """
     if name in PARTS:
         whole, levels = PARTS[name]
-        return [problem for problem in load(whole) if problem.level in levels]
+        problems = [problem for problem in load(whole) if problem.level in levels]
+        if not problems:
+            raise UpgeError(
+                f"{name}: {local_file(whole) or whole} has no problem of level "
+                f"{' or '.join(map(str, levels))}; take a file whose records have 'level'"
+            )
+        return problems
     path = local_file(name)
     if path is None:
         return fetch(SOURCES[name])
     source = SOURCES.get(path.stem)
 
     def read(record: Record) -> Problem:
-        own = "problem" in record and "answer" in record
-        return read_problem(record) if own or source is None else source.read(record)
+        if source is None:
+            return read_problem(record)
+        if "problem" in record and "answer" in record:  # our own layout
+            return source.declared(read_problem(record))
+        return source.problem(record)
 
     return load_problems(path, read)

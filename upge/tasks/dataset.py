@@ -87,7 +87,7 @@ def synthetic(
         train=[p if i in kept else replace(p, demonstration=None) for i, p in enumerate(pool)],
         validation=[p for f in IN_DISTRIBUTION for p in suite(f, "validation", validation)],
         tests={f: suite(f, "test", test) for f in (*IN_DISTRIBUTION, *OUT_OF_DISTRIBUTION)},
-        verifier=MarkedAnswer(ANSWER_MARKER),
+        verifier=MarkedAnswer(ANSWER_MARKER, exact=True),  # 049 is not 49
         unseen=frozenset(OUT_OF_DISTRIBUTION),
     )
 

@@ -1,137 +1,110 @@
-"""Comparing answers in other processes, so that none can hang, break or take over this one."""
+"""The verdict on an answer.
+
+It depends on the two answers and the declared kind alone: not on time, memory or what else is
+graded, so training and evaluation give the same one. Nothing is evaluated as code, and the work is
+bounded by the length of an answer.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import re
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
-from threading import Lock
-from typing import NamedTuple
 
-from upge.common.errors import UpgeError
-from upge.common.optional import available, hint
+from upge.tasks.reading.equality import same
+from upge.tasks.reading.grammar import (
+    SEVERAL,
+    Answer,
+    Items,
+    Quantity,
+    choice,
+    gold_choice,
+    read,
+    unknowns,
+)
+from upge.tasks.reading.lexer import Lexer, TooMuch, Unread, ascii_latex, canonical
 
-#: Several processes of a training each have their own.
-_MOST_WORKERS = 8
-
-_SCRIPT = Path(__file__).with_name("grading_worker.py")
+#: The longest answer that is read, in characters; the longest of the benchmarks has 210.
+LONGEST = 1000
 
 
 class Verdict(StrEnum):
-    """What was found of an answer: but for the first, all are worth 0."""
+    """What became of an answer: but for the first, all are worth 0."""
 
     RIGHT = "right"
     WRONG = "wrong"
-    UNBOXED = "unboxed"  # no box, or one that doesn't end
-    REFUSED = "refused"  # too long, too deep, or a computation instead of its result
-    TIME = "time"  # over its limit
-    KILLED = "killed"  # the process ended, as when the machine's memory ran out
+    UNREAD = "unread"  # it, or the gold answer, can't be read
+    UNBOXED = "unboxed"  # there is none: no box, no marker, or one that doesn't end
+    REFUSED = "refused"  # too long, nested too deep, or with too large a number
 
 
-class Settings(NamedTuple):
-    """How answers are compared.
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def grade(gold: str, answer: str, kind: str = "") -> Verdict:
+    """The verdict on an answer.
 
     Args:
-        seconds: processor time that one comparison may take; once 8 of a batch have taken it, a
-            quarter of it. So an answer's verdict hangs on the others of its batch only if it takes
-            more than that quarter, for which few do: most take milliseconds.
-        megabytes: memory that it may take (macOS does not enforce it); an answer that needs more
-            is wrong.
-        workers: processes; 0 for one a core, at most 8.
+        gold: the right answer.
+        answer: what is graded.
+        kind: what the gold answer is, one of :data:`~upge.tasks.reading.grammar.KINDS`; empty to
+            infer it.
     """
-
-    seconds: float = 1.0
-    megabytes: int = 1024
-    workers: int = 0
-
-
-class _Grader:
-    """A server of :mod:`upge.tasks.grading_worker`, started when it is first needed."""
-
-    def __init__(self, settings: Settings) -> None:
-        if not available("math_verify"):
-            raise UpgeError(
-                "math_verify, which grades mathematical answers, is not installed; install it with "
-                f"{hint('math_verify', 'math')}"
-            )
-        self.settings = settings
-        self.lock = Lock()
-        self.process: subprocess.Popen[str] | None = None
-
-    def __call__(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        with self.lock:
-            for _ in range(2):  # a server that was killed meanwhile is started again
-                if line := self._ask(json.dumps(pairs)):
-                    return [Verdict(verdict) for verdict in json.loads(line)]
-        raise UpgeError(
-            "the processes that compare answers can't be kept alive; see whether there is memory "
-            "for them, and whether math_verify can be imported"
-        )
-
-    def _ask(self, request: str) -> str:
-        """The answer of the server; empty if it has ended."""
-        if self.process is None:
-            self.process = self._start()
-        server = self.process
-        assert server.stdin is not None and server.stdout is not None
-        try:
-            server.stdin.write(request + "\n")
-            server.stdin.flush()
-            line = server.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        except BaseException:  # interrupted: its answer would be taken for that to the next batch
-            self.close()
-            raise
-        if not line:
-            self.close()
-        return line
-
-    def _start(self) -> subprocess.Popen[str]:
-        seconds, megabytes, workers = self.settings
-        count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-        return subprocess.Popen(
-            # -P: beside the script lie modules of the package, which are not to be imported.
-            [sys.executable, "-P", _SCRIPT, str(count), str(seconds), str(megabytes * 2**20)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # an interrupt from the keyboard is this process's affair
-        )
-
-    def close(self) -> None:
-        """End the server, and with it its workers."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
+    gold, answer = gold.strip(), answer.strip()
+    if kind in ("", "number") and _WHOLE.fullmatch(gold) and _WHOLE.fullmatch(answer):
+        return Verdict.RIGHT if int(gold) == int(answer) else Verdict.WRONG
+    if len(answer) > LONGEST or len(gold) > LONGEST:
+        return Verdict.REFUSED
+    try:
+        return Verdict.RIGHT if _is_right(gold, answer, kind) else Verdict.WRONG
+    except (TooMuch, RecursionError):
+        return Verdict.REFUSED
+    except Unread:
+        return Verdict.UNREAD
 
 
-@lru_cache(maxsize=8)
-def _grader(settings: Settings, process: int) -> _Grader:
-    """One a process: a fork must not share its parent's."""
-    return _Grader(settings)
+def _is_right(gold: str, answer: str, kind: str) -> bool:
+    commas = kind not in SEVERAL
+    if gold == answer or _letters(gold, commas) == _letters(answer, commas):
+        return True
+    letter = gold_choice(gold) if kind in ("", "choice") else None
+    if letter is not None:
+        return choice(answer) == letter
+    wanted = _gold(gold, kind)
+    if wanted is None:
+        raise Unread(gold)
+    units = not unknowns(wanted)
+    if same(wanted, read(answer, kind, units)):
+        return True
+    # In a list 100,200 are two.
+    return isinstance(wanted, Items) and same(wanted, read(answer, kind, units, commas=False))
 
 
-#: For what the benchmarks ask for: of their gold answers the longest takes 0.4 s.
-DEFAULT = Settings()
+@lru_cache(maxsize=4096)
+def _gold(gold: str, kind: str) -> Answer | None:
+    try:
+        return read(gold, kind)
+    except Unread:
+        return None
 
 
-def compare(pairs: list[tuple[str, str]], settings: Settings = DEFAULT) -> list[Verdict]:
-    """Whether each answer says the same as its gold answer, both in LaTeX.
+def _letters(text: str, commas: bool = True) -> str:
+    """An answer without what says nothing; as it is where it can't be read."""
+    try:
+        return canonical(Lexer(ascii_latex(text), commas).tokens()).rstrip(" .")
+    except Unread:
+        return text
 
-    Equal pairs are compared once. Servers end with this process.
 
-    Raises:
-        UpgeError: math-verify is not installed, or no process can be kept.
-    """
-    distinct = list(dict.fromkeys(pairs))
-    if not distinct:
-        return []
-    verdicts = dict(zip(distinct, _grader(settings, os.getpid())(distinct), strict=True))
-    return [verdicts[pair] for pair in pairs]
+def is_number(text: str) -> bool:
+    """Whether a text is a number as it is written, with or without a unit, and no calculation."""
+    if len(text) > LONGEST:
+        return False
+    try:
+        answer = read(text, "number")
+    except (Unread, TooMuch):
+        return False
+    tree = answer.tree if isinstance(answer, Quantity) else ("",)
+    if tree[0] == "-":
+        tree = tree[1]
+    return {part[0] for part in (tree[1:] if tree[0] == "/" else [tree])} == {"number"}

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from string import ascii_uppercase
 from typing import Any
@@ -15,7 +15,7 @@ from upge.common.errors import UpgeError
 from upge.common.hub import hub
 from upge.common.optional import require
 from upge.tasks.answers import boxed
-from upge.tasks.problem import Problem, Record, data_folder, worked
+from upge.tasks.problem import Problem, Record, data_folder, level_of, worked
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,22 @@ class Source:
         split: its split.
         read: makes a problem of a record.
         subset: its configuration, if it has several.
+        kind: what its answers are (:data:`~upge.tasks.reading.grammar.KINDS`), if that is one.
     """
 
     hub: str
     split: str
     read: Callable[[Record], Problem]
     subset: str | None = None
+    kind: str = ""
+
+    def problem(self, record: Record) -> Problem:
+        """The problem of a record."""
+        return self.declared(self.read(record))
+
+    def declared(self, problem: Problem) -> Problem:
+        """The problem with the kind that its answer is."""
+        return replace(problem, kind=problem.kind or self.kind)
 
 
 def fetch(source: Source) -> list[Problem]:
@@ -44,7 +54,7 @@ def fetch(source: Source) -> list[Problem]:
         UpgeError: the extra ``math`` is missing, the hub can't be reached, the data set is gated or
             has other columns than it had.
     """
-    datasets = require("datasets", "math")
+    datasets = require("datasets", "train")
     names = [source.hub] if source.subset is None else [source.hub, source.subset]
     print(
         f"upge: no file of {source.hub} in {data_folder()} (UPGE_DATA), asking the hub",
@@ -52,7 +62,7 @@ def fetch(source: Source) -> list[Problem]:
         flush=True,
     )
     try:
-        with hub("math"):
+        with hub("train"):
             records = datasets.load_dataset(*names, split=source.split)
     except (OSError, ValueError) as error:
         raise UpgeError(
@@ -61,7 +71,7 @@ def fetch(source: Source) -> list[Problem]:
             "has it as a file"
         ) from error
     try:
-        return [source.read(record) for record in records]
+        return [source.problem(record) for record in records]
     except (KeyError, TypeError, LookupError) as error:
         raise UpgeError(
             f"{source.hub} has changed its columns ({error!r}); set UPGE_DATA to a folder that has "
@@ -78,7 +88,7 @@ def load_gsm8k(split: str) -> list[Problem]:
     Raises:
         UpgeError: as :func:`fetch`.
     """
-    return fetch(Source("openai/gsm8k", split, gsm8k_record, "main"))
+    return fetch(Source("openai/gsm8k", split, gsm8k_record, "main", "number"))
 
 
 def gsm8k_record(record: Record) -> Problem:
@@ -106,7 +116,7 @@ def columns(
             _text(record[answer]),
             worked(record.get(solution)),
             record.get("subject") or "",
-            _level(record.get("level", 0)),
+            level_of(record.get("level")),
         )
 
     return read
@@ -118,7 +128,7 @@ def math_record(record: Record) -> Problem:
     answer = boxed(solution)
     if answer is None:
         raise KeyError(f"no box in {solution[-40:]!r}")
-    level = _level(record.get("level", 0))
+    level = level_of(record.get("level"))
     return Problem(record["problem"], answer, solution, record.get("type") or "", level)
 
 
@@ -168,9 +178,3 @@ def _text(answer: Any) -> str:
     if isinstance(answer, list):
         return ", ".join(map(_text, answer))
     return re.sub(r"(?<=\d)\.0+$", "", str(answer)) if not isinstance(answer, str) else answer
-
-
-def _level(level: Any) -> int:
-    """5 of 5 or of ``Level 5``; 0 of what has no number."""
-    found = re.search(r"\d+", str(level))
-    return int(found[0]) if found else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from upge.common.errors import UpgeError
 from upge.common.optional import require
+from upge.tasks.reading.grammar import KINDS
 
 Record = Mapping[str, Any]
 
@@ -31,6 +33,7 @@ class Problem:
         family: the kind of problem; results are reported by it.
         level: difficulty, from 1; 0 if not known.
         split: the part of the data set that it was drawn for.
+        kind: what the answer is (:data:`~upge.tasks.reading.grammar.KINDS`); empty if not known.
     """
 
     prompt: str
@@ -39,6 +42,7 @@ class Problem:
     family: str = ""
     level: int = 0
     split: str = ""
+    kind: str = ""
 
 
 def data_folder() -> Path:
@@ -74,16 +78,33 @@ def read_problem(record: Record) -> Problem:
         str(record["answer"]),
         worked(record.get("solution")),
         record.get("family") or record.get("subject") or "",
-        record.get("level") or 0,
+        level_of(record.get("level")),
+        kind=record.get("answer_kind") or "",
     )
+
+
+def level_of(level: Any) -> int:
+    """A level as a whole number: 5 of 5, 5.0, ``5`` or ``Level 5``; 0 of what has no number.
+
+    Raises:
+        ValueError: it is no whole number, or too large.
+    """
+    digits = re.search(r"\d+", str(level))
+    whole = int(digits[0]) if digits else 0
+    if isinstance(level, float) and math.isfinite(level) and whole != level:
+        raise ValueError(f"'level' is {level}, which is no whole number")
+    if whole >= 2**31:
+        raise ValueError("'level' is too large")
+    return whole
 
 
 def load_problems(path: Path, read: Callable[[Any], Problem] = read_problem) -> list[Problem]:
     """Read a JSON Lines or Parquet file with ``problem``, ``answer`` and maybe ``solution``.
 
-    ``family`` or ``subject`` (a text) and ``level`` (a whole number) are read too, where they are
-    given. Null, which Parquet writes into rows that lack a field, is as good as no such field, and
-    so is a blank solution.
+    ``family`` or ``subject`` (a text), ``level`` (5, 5.0 or ``Level 5``) and ``answer_kind``
+    (:data:`~upge.tasks.reading.grammar.KINDS`) are read too, where they are given. Null, which
+    Parquet writes into rows that lack a field, is as good as no such field, and so is a blank
+    solution.
 
     Args:
         path: the file; a name that ends in ``.parquet`` is Parquet.
@@ -114,8 +135,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Record]]:
-    require("pyarrow", "math")
-    parquet = require("pyarrow.parquet", "math")
+    require("pyarrow", "train")
+    parquet = require("pyarrow.parquet", "train")
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
@@ -131,17 +152,27 @@ _FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
     "solution": ((str, NoneType), True),
     "family": ((str, NoneType), True),
     "subject": ((str, NoneType), True),
-    "level": ((int, NoneType), True),
+    "level": ((int, float, str, NoneType), True),
+    "answer_kind": ((str, NoneType), True),
 }
 
 
 def _parse(path: Path, place: str, given: Any, read: Callable[[Any], Problem]) -> Problem:
     try:
-        return read(json.loads(given) if isinstance(given, str) else given)
+        problem = read(json.loads(given) if isinstance(given, str) else given)
+        _check_texts(problem)
+        return problem
     except (ValueError, KeyError, TypeError, LookupError, RecursionError) as error:
         raise UpgeError(
             f"{path}, {place}: wanted a JSON record with 'problem' and 'answer' ({error!r})"
         ) from error
+
+
+def _check_texts(problem: Problem) -> None:
+    texts = {"problem": problem.prompt, "answer": problem.answer, "solution": problem.demonstration}
+    for name, text in texts.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in text or ""):
+            raise ValueError(f"{name!r} has half of a surrogate pair, which is no character")
 
 
 def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool) -> None:
@@ -154,5 +185,5 @@ def _check_field(record: Any, name: str, types: tuple[type, ...], optional: bool
         raise ValueError(f"{name!r} is {value}, which is no number")
     if not optional and not str(value).strip():
         raise ValueError(f"{name!r} is empty")
-    if optional and isinstance(value, int) and abs(value) >= 2**31:
-        raise ValueError(f"{name!r} is too large")
+    if name == "answer_kind" and value and value not in KINDS:
+        raise ValueError(f"{name!r} is {value!r}, wanted one of {', '.join(KINDS)}")

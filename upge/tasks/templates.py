@@ -2,6 +2,9 @@ r"""How a problem becomes a prompt, and a solution a demonstration whose answer 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from upge.common.errors import UpgeError, unknown
@@ -24,9 +27,12 @@ TEMPLATES = {
 #: The tokenizer's own template.
 CHAT = "chat"
 
+#: What stands for a question and an answer where a chat template is looked at.
+_QUESTION, _ANSWER = "What is 1+1?", "It is 2."
+
 
 def prompt(problem: str, template: str, tokenizer: Any = None) -> str:
-    """The prompt of a problem, to be encoded without further special tokens.
+    """The prompt of a problem, as :func:`upge.tasks.encoding.encode` takes it.
 
     Args:
         problem: the question.
@@ -34,7 +40,7 @@ def prompt(problem: str, template: str, tokenizer: Any = None) -> str:
         tokenizer: read for ``chat`` alone.
 
     Raises:
-        UpgeError: an unknown template, or a tokenizer without one.
+        UpgeError: an unknown template; a tokenizer without one, or with one that can't be rendered.
     """
     if template in TEMPLATES:
         return TEMPLATES[template].replace("«problem»", problem)
@@ -46,8 +52,80 @@ def prompt(problem: str, template: str, tokenizer: Any = None) -> str:
             f"{', '.join(TEMPLATES)}"
         )
     message = {"role": "user", "content": f"{problem}\n{INSTRUCTION}"}
-    text: str = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    return render(tokenizer, [message], opened=True)
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opened: bool = False) -> str:
+    """A conversation as text, by the tokenizer's chat template.
+
+    Args:
+        tokenizer: has a chat template.
+        messages: with ``role`` and ``content`` each.
+        opened: whether the assistant's turn is opened behind them.
+
+    Raises:
+        UpgeError: the template can't be rendered.
+    """
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=opened, tokenize=False
+        )
+    except Exception as error:  # templates may raise what they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")[:200]
+        raise UpgeError(
+            f"the chat template of the model's tokenizer fails ({reason}); mend chat_template in "
+            "the tokenizer's folder, or take another template than chat"
+        ) from error
     return text
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What a chat template writes around a user's message and the assistant's answer to it.
+
+    Args:
+        before: in front of the message.
+        opening: behind it, up to the answer.
+        closing: behind the answer.
+    """
+
+    before: str
+    opening: str
+    closing: str
+
+    def has(self, prompt: str) -> bool:
+        """Whether a prompt is in this format, as far as that shows."""
+        if self.opening:
+            return prompt.endswith(self.opening)
+        return bool(self.before) and prompt.startswith(self.before)
+
+
+def chat_format(tokenizer: Any) -> ChatFormat | None:
+    """The format of a tokenizer's chat template; None where it has none that can be rendered."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    key = json.dumps([tokenizer.chat_template, tokenizer.special_tokens_map], default=str)
+    if key not in _FORMATS:
+        _FORMATS[key] = _chat_format(tokenizer)
+    return _FORMATS[key]
+
+
+#: Formats by template and special tokens.
+_FORMATS: dict[str, ChatFormat | None] = {}
+
+
+def _chat_format(tokenizer: Any) -> ChatFormat | None:
+    user = {"role": "user", "content": _QUESTION}
+    assistant = {"role": "assistant", "content": _ANSWER}
+    try:
+        opened = render(tokenizer, [user], opened=True)
+        answered = render(tokenizer, [user, assistant])
+    except UpgeError:  # said where the template is asked for
+        return None
+    if _QUESTION not in opened or _ANSWER not in answered:
+        return None
+    before, opening = opened.split(_QUESTION, 1)
+    return ChatFormat(before, opening, answered.rsplit(_ANSWER, 1)[1])
 
 
 def demonstration(solution: str, answer: str) -> str:

@@ -1,40 +1,40 @@
-"""What determines a run."""
+"""The configuration of a run, and the key under which its results are kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
-from upge.advantage import GroupCentered, GroupZScore, LeaveOneOut, One, Reward, Signed
 from upge.algorithms import algorithm
+from upge.common.code import Code, code_of, code_of_parts, digest, versions
 from upge.common.config import Config
 from upge.common.errors import UpgeError
 from upge.common.files import file_digest
 from upge.estimator import Estimator, Term
 from upge.models.bases import base_folder
-from upge.rollouts.backends import Backend
+from upge.rollouts.backends import ENGINES, Backend
 from upge.rollouts.sampler import Sampling
 from upge.tasks.benchmarks import local_file
 from upge.tasks.synthetic import FAMILIES, IN_DISTRIBUTION, LEVELS
 from upge.training.gradient import Fault
 
-#: Raised whenever a change of the code changes the numbers of a run: finished runs then start anew.
-NUMBERS = 2
+#: Sizes of a step or an evaluation, bounded so that a typing error can't exhaust the memory.
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 
-#: Fields that runs were made without, and the defaults that say the same as their absence.
-_YOUNGER: dict[tuple[str, ...], Any] = {
-    ("backend",): "transformers",
-    ("precision",): None,
-    ("data", "wrong_demonstrations"): "keep",
+#: Modules that only runs with an engine go through.
+_ENGINE_MODULES = ("upge.rollouts.vllm", "upge.rollouts.vllm_worker")
+
+#: Packages that grade answers, by the kind of the data.
+_GRADERS: Mapping[str, tuple[str, ...]] = {
+    "benchmarks": ("mpmath",),
+    "reasoning_gym": ("reasoning-gym",),
 }
 
-#: What a step or an evaluation is made of: no typing error may ask for more than any memory holds.
-Count = Annotated[int, Field(gt=0, le=1_000_000)]
-#: How the names of files with a model's weights end, and of those with its settings and tokenizer.
+#: Suffixes of files with a model's weights, and of those with its settings and tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 
@@ -97,6 +97,7 @@ class JsonLines(Config):
         prompt: how a problem becomes a prompt.
         demonstration: how a solution becomes a response; it has to end in marker and answer.
         marker: what the answer stands behind; the last one counts.
+        exact: whether answers that are numbers are compared letter by letter, as all others are.
     """
 
     kind: Literal["jsonl"]
@@ -107,6 +108,7 @@ class JsonLines(Config):
     prompt: str = "{problem}\n"
     demonstration: str = "{solution}\n#### {answer}"
     marker: str = "####"
+    exact: bool = False
 
 
 class Benchmarks(Config):
@@ -125,7 +127,7 @@ class Benchmarks(Config):
         overlap: what happens to training problems that a validation or test set has too.
         wrong_demonstrations: what happens to those that the verifier grades as wrong: kept, or
             dropped and counted.
-        answer_seconds: processor time that comparing one answer may take.
+        answer_seconds: of no effect: read from older configurations, until 0.3.
     """
 
     kind: Literal["benchmarks"]
@@ -165,13 +167,13 @@ RENAMED = {
 
 
 def _renamed(name: str, default: int) -> Any:
-    """A field that is also read by its old name."""
+    """A field that is also read under its old name."""
     old = next(old for old, new in RENAMED.items() if new == name)
     return Field(default=default, validation_alias=AliasChoices(name, old))
 
 
 def current_names(given: Any) -> Any:
-    """A run's configuration with today's names for its keys, those of its stages too."""
+    """A run's configuration with old keys renamed, in its stages too."""
     if isinstance(given, list):
         return [current_names(item) for item in given]
     if not isinstance(given, dict):
@@ -180,29 +182,70 @@ def current_names(given: Any) -> Any:
     return named | ({"stages": current_names(named["stages"])} if "stages" in named else {})
 
 
+#: A data set of reasoning-gym by name, or a name of one's own with ``dataset``, and its fields.
+GymSets = dict[str, dict[str, Any]]
+
+
+class ReasoningGym(Config):
+    """Problems that reasoning-gym generates and grades; see :mod:`upge.tasks.reasoning_gym`.
+
+    A set is ``NAME: {FIELD: VALUE, …}`` with the fields of the data set's configuration there, as
+    ``gsm_symbolic: {size: 900, seed: 7}``; a set of another name says by ``dataset`` what it is.
+
+    Args:
+        train: what is trained on; of it go the problems that are validated or tested on.
+        validation: what settings are chosen by; None holds out ``held_out`` problems of ``train``.
+        test: what is measured at the end, a suite a set.
+        unseen: names of the suites that are out of distribution.
+        held_out: validation problems to take from ``train``, where no set is named.
+        prompt: how a problem becomes a prompt.
+        marker: what the answer stands behind; the last one counts.
+        answer_seconds: processor time that grading one answer may take.
+    """
+
+    kind: Literal["reasoning_gym"]
+    train: GymSets = Field(min_length=1)
+    validation: GymSets | None = None
+    test: GymSets = Field(default={})
+    unseen: tuple[str, ...] = ()
+    held_out: Count = 64
+    prompt: str = "{problem}\n"
+    marker: str = "####"
+    answer_seconds: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if others := set(self.unseen) - self.test.keys():
+            raise ValueError(
+                f"unseen: got {min(others)!r}, wanted some of the suites of test: "
+                f"{', '.join(self.test)}"
+            )
+        return self
+
+
 class Stage(Config):
     """One algorithm for some steps; a list of stages is a pipeline, as SFT→GRPO.
 
     Args:
         algorithm: its name in the registry.
         options: its options, over the registry's defaults.
-        steps: batches of questions to train on.
-        prompts_per_step: questions in a step.
-        group_size: responses sampled for each, n.
-        minibatches: optimizer steps a batch: it is split into so many parts of whole questions.
+        steps: rollout batches to train on.
+        prompts_per_step: prompts per step.
+        group_size: responses sampled per prompt, n.
+        minibatches: parts of whole groups that a step's batch is split into, an update each.
         epochs: passes over those parts.
-        lr: constant learning rate of AdamW, after ``warmup`` optimizer steps.
+        lr: learning rate of AdamW, constant after ``warmup`` updates.
         betas, weight_decay: of AdamW.
-        warmup: optimizer steps over which the rate rises linearly.
-        max_grad_norm: gradients are scaled down to this norm; None for no clip.
-        skip_norm: a step whose gradient norm exceeds it is skipped; None for no skip.
-        entropy_bonus: c of c·H, H the mean entropy over all tokens of rows that bear weight.
-        temperature: of the rollouts.
-        micro_batch: rows a micro-batch, in the order they come; None for rows of like lengths
-            within the run's token budget.
-        faults: faults of other trainers to commit, off by default; see
-            :data:`upge.training.gradient.Fault`.
-        on_bad_step: what a loss or gradient that is not finite leads to; it is never averaged in.
+        warmup: updates over which the rate rises linearly.
+        max_grad_norm: gradients are clipped to this norm; None for no clip.
+        skip_norm: an update whose gradient norm exceeds it is skipped; None for no skip.
+        entropy_bonus: c of c·H, H the mean entropy over all tokens of rows with nonzero weight.
+        temperature: sampling temperature of the rollouts.
+        micro_batch: rows per micro-batch, in order; None for rows of similar length within the
+            run's ``tokens_per_microbatch``.
+        faults: known bugs of other trainers to inject; see :data:`upge.training.gradient.Fault`.
+        on_bad_step: what happens if the loss or its gradient is not finite; the batch is never
+            trained on.
     """
 
     algorithm: str
@@ -236,7 +279,7 @@ class Stage(Config):
         online = [term for term in estimator.terms if term.samples == "online"]
         if self.group_size == 1 and online and all(map(_compares_rollouts, online)):
             raise ValueError(
-                f"group_size: got 1, but {self.algorithm} compares the rollouts of a question with "
+                f"group_size: got 1, but {self.algorithm} compares the rollouts of a prompt with "
                 "each other; wanted at least 2"
             )
         if "values" in estimator.needs:
@@ -244,54 +287,56 @@ class Stage(Config):
                 f"algorithm: {self.algorithm} needs a critic, which the loop doesn't train; take "
                 "one with a group advantage, as grpo"
             )
+        if further := estimator.needs - {"logp", "entropy", "old_logp"}:
+            raise ValueError(
+                f"options: {self.algorithm} with these reads {min(further)}, which the loop "
+                "doesn't provide; leave them out, or call the estimator in a loop of your own"
+            )
         if self.faults and self.micro_batch is None:
-            raise ValueError("faults: are faults of gradient accumulation; set micro_batch too")
+            raise ValueError("faults: they concern gradient accumulation; set micro_batch too")
         if "mean_of_means" in self.faults and self.samples_rollouts:
             raise ValueError(
-                f"faults: mean_of_means would tear the groups of {self.algorithm} apart; take an "
+                f"faults: mean_of_means would split the groups of {self.algorithm}; take an "
                 "algorithm without rollouts"
             )
         return self
 
     @property
     def estimator(self) -> Estimator:
-        """The algorithm with its options."""
-        return algorithm(self.algorithm)(**self.options)
+        """The algorithm with its options; built once."""
+        build = algorithm(self.algorithm).build
+        return _estimator(build, self.algorithm, tuple(self.options.items()))
 
     @property
     def samples_rollouts(self) -> bool:
-        """Whether some term reads rollouts, in its advantage or gate if not otherwise."""
-        return any(
-            term.samples != "offline" or term.gate is not None or _reads_others(term)
-            for term in self.estimator.terms
-        )
+        """Whether some term's weights depend on rollouts."""
+        return self.estimator.reads("online")
 
     @property
     def reads_demonstrations(self) -> bool:
-        """Whether some term reads demonstrations."""
-        return any(term.samples != "online" for term in self.estimator.terms)
+        """Whether some term's weights depend on demonstrations."""
+        return self.estimator.reads("offline")
 
 
-def _reads_others(term: Term) -> bool:
-    """Whether the advantage hangs on more than the trajectory and its like."""
-    alone = isinstance(term.advantage, One | Signed | Reward)
-    return not alone and getattr(term.advantage, "over", "online") != "offline"
+@lru_cache(maxsize=256)
+def _estimator(build: object, name: str, options: tuple[tuple[str, float | str], ...]) -> Estimator:
+    """Kept as long as the registry has that builder under that name."""
+    return algorithm(name)(**dict(options))
 
 
 def _compares_rollouts(term: Term) -> bool:
-    """Whether the advantage vanishes where a question has one rollout."""
-    compares = isinstance(term.advantage, GroupZScore | GroupCentered | LeaveOneOut)
-    return compares and getattr(term.advantage, "over", "online") == "online"
+    """Whether the advantage vanishes where a prompt has one rollout."""
+    return term.advantage.centers and term.advantage.compares == "online"
 
 
 class Evaluation(Config):
     """When and how the policy is evaluated.
 
     Args:
-        every: steps between validations; None for none.
-        validation_samples: responses a validation problem.
-        test_samples: responses a test problem, after the last step; None for no test.
-        temperature, top_p: the paper's sampling (section 4.1).
+        every: steps between validations; None for no validation.
+        validation_samples: responses per validation problem.
+        test_samples: responses per test problem, after the last step; None for no test.
+        temperature, top_p: sampling parameters; the paper's by default (section 4.1).
     """
 
     every: PositiveInt | None = 50
@@ -306,7 +351,7 @@ class Evaluation(Config):
         return self
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """As the rollout backend takes it."""
+        """The sampling parameters, for responses of at most ``max_tokens``."""
         return Sampling(max_tokens, self.temperature, self.top_p)
 
 
@@ -317,24 +362,28 @@ class RunConfig(Config):
         name: the method, as tables call it.
         model: a base model's name, a hub id, or a folder in the Hugging Face format.
         data: the problems.
-        stages: what is trained, in order; without any the model is measured as it is.
-        evaluation: when and how it is measured.
-        seed: of the order of questions and of all sampling.
+        stages: what is trained, in order; without any, the model is evaluated untrained.
+        evaluation: when and how it is evaluated.
+        seed: of the order of prompts and of all sampling.
         max_tokens: the longest response, in tokens.
-        long_demonstrations: what happens to demonstrations beyond it.
-        tokens_per_microbatch: padded tokens a micro-batch, at most.
-        checkpoint_every: steps between checkpoints; where these take long, every two minutes too.
+        long_demonstrations: whether longer demonstrations are an error, or dropped.
+        tokens_per_microbatch: the most padded tokens of a micro-batch.
+        checkpoint_every: steps between checkpoints; they are also at most two minutes and a step
+            apart.
         norms_every: steps between measurements of each term's gradient norm; None for none.
-        trackers: where metrics also go, besides the run's folder.
+        trackers: experiment trackers that metrics are also sent to.
         backend: what samples the responses; see :mod:`upge.rollouts.backends`.
-        precision: of matrix products, while training and, with the backend ``transformers``, while
-            sampling; weights, gradients and AdamW's moments are float32 in any case, so that no
-            small update is rounded away. None for what Accelerate's launcher says, else float32.
+        precision: of matrix products in training and, with the backend ``transformers``, in
+            sampling; weights, gradients and AdamW's moments are always float32, so that no small
+            update is rounded away. None for the launcher's choice, else float32.
+        trust_remote_code: whether Python code that comes with the model may run.
     """
 
     name: str
     model: str = "tiny"
-    data: Annotated[Synthetic | JsonLines | Benchmarks, Field(discriminator="kind")] = Synthetic()
+    data: Annotated[
+        Synthetic | JsonLines | Benchmarks | ReasoningGym, Field(discriminator="kind")
+    ] = Synthetic()
     stages: tuple[Stage, ...]
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -346,6 +395,7 @@ class RunConfig(Config):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     backend: Backend = "transformers"
     precision: Literal["float32", "bfloat16"] | None = None
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -357,50 +407,78 @@ class RunConfig(Config):
             )
         if self.tokens_per_microbatch < self.max_tokens:
             raise ValueError(
-                f"tokens_per_microbatch: got {self.tokens_per_microbatch}, in which no response of "
-                f"max_tokens {self.max_tokens} fits; wanted more"
+                f"tokens_per_microbatch: got {self.tokens_per_microbatch}, which a response of "
+                f"max_tokens {self.max_tokens} exceeds; raise it"
             )
         return self
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """The number of steps, over all stages."""
         return sum(stage.steps for stage in self.stages)
 
     @property
-    def _files(self) -> list[Path]:
-        """Files whose contents determine the result: one's own problems and model."""
-        base = base_folder(self.model)
-        model = base or Path(self.model)
-        files = sorted(model.iterdir()) if model.is_dir() else [model]
-        # The package's bases change in no other way than their weights do.
-        read = _WEIGHTS if base else _WEIGHTS + _SETTINGS
-        return _files_of(self.data) + [p for p in files if p.suffix in read and p.is_file()]
+    def setup(self) -> str:
+        """Hash of the configuration and the files it names, but for what changes no number.
+
+        Defaults are left out, since they are part of the code.
+        """
+        unused: set[str] = {"name", "trackers", "checkpoint_every"}
+        values = self.model_dump(mode="json", exclude=unused, exclude_defaults=True)
+        data = [file_digest(path, whole=True) for path in _files_of(self.data)]
+        return digest([values, data, [file_digest(path) for path in _model_files(self.model)]])
+
+    @property
+    def course(self) -> str:
+        """The :attr:`setup` without the last stage's number of steps: what a longer run continues.
+
+        The learning rate is constant after its warmup, so no step depends on that number.
+        """
+        *before, last = self.stages or (None,)
+        stages = () if last is None else (*before, last.model_copy(update={"steps": 1}))
+        return self.model_copy(update={"stages": stages}).setup
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Digests of the modules that the run goes through, and versions of packages."""
+        unused = () if self.backend in ENGINES else _ENGINE_MODULES
+        packages = ("torch", "transformers", *({"vllm"} & {self.backend}))
+        graders = _GRADERS.get(self.data.kind, ())
+        registered = [algorithm(stage.algorithm).build for stage in self.stages]
+        return (
+            _loop_code(unused)
+            | code_of_parts(*registered, *(stage.estimator for stage in self.stages))
+            | versions(*packages, *graders)
+        )
 
     @property
     def key(self) -> str:
-        """Hash of all that determines the result; name and trackers do not.
-
-        Fields younger than the first runs count only where they are set, so that these keep theirs.
-        """
-        given = self.model_dump(mode="json", exclude={"name", "trackers"})
-        for path, default in _YOUNGER.items():
-            _forget(given, path, default)
-        given["numbers"] = NUMBERS
-        given["files"] = [file_digest(path) for path in self._files]
-        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+        """Hash of all that determines the result: configuration, files and code."""
+        return key_of(self.setup, self.code)
 
 
-def _forget(given: dict[str, Any], path: tuple[str, ...], default: Any) -> None:
-    """Remove the value at a path, in place, where it is the default."""
-    *outer, last = path
-    for name in outer:
-        given = given[name]
-    if last in given and given[last] == default:
-        del given[last]
+def key_of(setup: str, code: Code) -> str:
+    """The key of a run of that :attr:`~RunConfig.setup` by that code."""
+    return digest([setup, dict(code)])[:12]
 
 
-def _files_of(data: Synthetic | JsonLines | Benchmarks) -> list[Path]:
+@cache
+def _loop_code(without: tuple[str, ...]) -> dict[str, str]:
+    """The loop's modules when first asked for: later changes don't affect this process."""
+    return code_of("upge.training.loop", without=without)
+
+
+def _model_files(model: str) -> list[Path]:
+    """Files of a model's weights, settings and tokenizer; of the package's bases the weights."""
+    base = base_folder(model)
+    path = base or Path(model)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    # The package's bases change in no other way than their weights do.
+    read = _WEIGHTS if base else _WEIGHTS + _SETTINGS
+    return [file for file in files if file.suffix in read and file.is_file()]
+
+
+def _files_of(data: Synthetic | JsonLines | Benchmarks | ReasoningGym) -> list[Path]:
     if isinstance(data, Benchmarks):
         return [path for name in data.sets if (path := local_file(name)) is not None]
     if isinstance(data, JsonLines):

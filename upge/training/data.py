@@ -10,18 +10,19 @@ from string import Formatter
 from typing import Any
 
 from upge.common.errors import UpgeError
-from upge.common.optional import require
 from upge.models.pretrained import load_tokenizer
+from upge.tasks import reasoning_gym
 from upge.tasks.benchmarks import UNSEEN, load
+from upge.tasks.confined import Settings
 from upge.tasks.contamination import overlaps
 from upge.tasks.dataset import Dataset, split_off, synthetic
-from upge.tasks.grading import Settings
 from upge.tasks.lengths import within
 from upge.tasks.math_verifier import BoxedAnswer
 from upge.tasks.problem import Problem, load_problems
+from upge.tasks.synthetic import Split
 from upge.tasks.templates import demonstration, prompt
 from upge.tasks.verifier import MarkedAnswer, Verifier
-from upge.training.config import Benchmarks, JsonLines, RunConfig, Synthetic
+from upge.training.config import Benchmarks, GymSets, JsonLines, ReasoningGym, RunConfig, Synthetic
 
 
 def load_dataset(config: RunConfig) -> Dataset:
@@ -29,11 +30,12 @@ def load_dataset(config: RunConfig) -> Dataset:
     data = config.data
     if isinstance(data, Benchmarks):
         return _benchmarks(data, config)
+    if isinstance(data, ReasoningGym):
+        return _reasoning_gym(data, config)
     return _synthetic(data) if isinstance(data, Synthetic) else _json_lines(data)
 
 
 def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
-    require("math_verify", "math")  # which the first answer may need only hours later
     tokenizer = load_tokenizer(config.model)
     tests = {Path(name).stem: load(name) for name in data.test_sets}
     if data.validation_set is None:
@@ -48,7 +50,7 @@ def _benchmarks(data: Benchmarks, config: RunConfig) -> Dataset:
         prompt=data.max_prompt,
         demonstration=config.max_tokens if config.long_demonstrations == "drop" else None,
     )
-    verifier = BoxedAnswer(Settings(data.answer_seconds))
+    verifier = BoxedAnswer()
     wrong: Counter[str] = Counter()
     if data.wrong_demonstrations == "drop":
         train, wrong = right(train, verifier)
@@ -116,6 +118,60 @@ def _prompted(problems: list[Problem], template: str, tokenizer: Any) -> list[Pr
     ]
 
 
+def _reasoning_gym(data: ReasoningGym, config: RunConfig) -> Dataset:
+    MarkedAnswer(data.marker)  # says which markers there are
+    sealed: dict[tuple[str, str], str] = {}
+
+    def load(sets: GymSets, split: Split) -> dict[str, list[Problem]]:
+        loaded: dict[str, list[Problem]] = {}
+        for name, fields in sets.items():
+            given = dict(fields)
+            loaded[name] = []
+            for problem, grader in reasoning_gym.load(given.pop("dataset", name), given, split):
+                problem = _gym_prompted(problem, data)
+                sealed[problem.prompt, problem.answer] = grader
+                loaded[name].append(problem)
+        return loaded
+
+    train = [problem for problems in load(data.train, "train").values() for problem in problems]
+    tests = load(data.test, "test")
+    if data.validation is None:
+        train, validation = split_off(train, data.held_out, seed=0)
+    else:
+        sets = load(data.validation, "validation").values()
+        validation = [problem for problems in sets for problem in problems]
+    _check_solutions(train, data, config)
+    held = {p.prompt for problems in (validation, *tests.values()) for p in problems}
+    kept = [problem for problem in train if problem.prompt not in held]
+    if not kept:
+        raise UpgeError("data.train: all of its problems are validated or tested on too; take more")
+    verifier = reasoning_gym.ScoredAnswer(data.marker, sealed, Settings(data.answer_seconds))
+    shown, wrong = right(kept, verifier)
+    dropped = Counter({"the same as one that is validated or tested on": len(train) - len(kept)})
+    return Dataset(
+        shown, validation, tests, verifier, unseen=frozenset(data.unseen), dropped=dropped + wrong
+    )
+
+
+def _gym_prompted(problem: Problem, data: ReasoningGym) -> Problem:
+    solution = problem.demonstration
+    if solution and data.marker not in solution:
+        solution = f"{solution}\n{data.marker} {problem.answer}"
+    prompt = _filled(data.prompt, problem=problem.prompt)
+    return replace(problem, prompt=prompt, demonstration=solution)
+
+
+def _check_solutions(problems: list[Problem], data: ReasoningGym, config: RunConfig) -> None:
+    """Refuse to learn from solutions where the data sets have none."""
+    readers = [stage.algorithm for stage in config.stages if stage.reads_demonstrations]
+    if readers and not any(problem.demonstration for problem in problems):
+        raise UpgeError(
+            f"data.train: {readers[0]} learns from demonstrations, but {', '.join(data.train)} has "
+            f"no worked solutions; take gsm_symbolic or {reasoning_gym.WORD_PROBLEMS}, or an "
+            "algorithm without demonstrations, as grpo"
+        )
+
+
 def _synthetic(data: Synthetic) -> Dataset:
     supply = data.supply
     return synthetic(
@@ -139,7 +195,7 @@ def _json_lines(data: JsonLines) -> Dataset:
     if data.test is not None:
         path = Path(data.test)
         tests[path.stem] = [_formatted(problem, data) for problem in load_problems(path)]
-    return Dataset(train, validation, tests, MarkedAnswer(data.marker))
+    return Dataset(train, validation, tests, MarkedAnswer(data.marker, data.exact))
 
 
 def _formatted(problem: Problem, data: JsonLines) -> Problem:

@@ -1,4 +1,4 @@
-"""A step's experience: questions → rollouts → rewards → one batch of trajectories."""
+"""A step's experience: prompts → rollouts → rewards → one batch of trajectories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
-from upge.tasks.encoding import check_vocabulary, encode, tokens_left
+from upge.tasks.encoding import check_vocabulary, encode, encode_response, tokens_left
 from upge.tasks.problem import Problem
 from upge.tasks.verifier import Verifier
 from upge.training.config import RunConfig
@@ -25,9 +25,9 @@ class Question:
 
     Args:
         problem: as text.
-        prompt: ids of the prompt.
-        demonstration: ids of the demonstration with its end of sequence; None without one.
-        reward: what the verifier says of the demonstration.
+        prompt: token ids of the prompt.
+        demonstration: token ids of the demonstration, end of sequence included; None without one.
+        reward: the verifier's reward of the demonstration.
     """
 
     problem: Problem
@@ -45,19 +45,20 @@ def encode_questions(
     drop_long: bool,
     demonstrations: bool = True,
 ) -> list[Question]:
-    """The problems as ids; the reward of their demonstrations comes from the verifier.
+    """The problems as token ids, with the verifier's rewards of their demonstrations.
 
     Args:
         problems: as text.
-        tokenizer: what encodes them.
+        tokenizer: the model's.
         verifier: grades the demonstrations.
         max_tokens: the longest response.
-        drop_long: whether a longer demonstration is left out; it is an error otherwise.
-        demonstrations: whether any are read; otherwise they are left out unseen.
+        drop_long: whether longer demonstrations are dropped, rather than an error.
+        demonstrations: whether any are read; otherwise all are dropped, unchecked.
 
     Raises:
         UpgeError: no problems; a character that the tokenizer lacks; a demonstration longer than
-            ``max_tokens`` (its end would be cut and it would fail) unless these are dropped.
+            ``max_tokens``, whose answer would be cut off, unless these are dropped; no
+            demonstration is right.
     """
     if not problems:
         raise UpgeError("train: there are no problems; name a file that has some")
@@ -65,13 +66,13 @@ def encode_questions(
     rewards = verifier(texts, problems)
     questions = []
     for problem, text, reward in zip(problems, texts, rewards, strict=True):
-        ids = [*encode(tokenizer, text), tokenizer.eos_token_id] if text else None
+        ids = encode_response(tokenizer, text) if text else None
         if ids is not None and len(ids) > max_tokens:
             if not drop_long:
                 raise UpgeError(
-                    f"a demonstration has {len(ids)} tokens, max_tokens is {max_tokens}, so its "
-                    f"end would be cut and it would fail ({problem.prompt[:40]!r}); raise "
-                    "max_tokens, or set long_demonstrations: drop"
+                    f"a demonstration has {len(ids)} tokens, but max_tokens is {max_tokens}, which "
+                    f"would cut off its answer ({problem.prompt[:40]!r}); raise max_tokens, or set "
+                    "long_demonstrations: drop"
                 )
             ids = None
         questions.append(Question(problem, encode(tokenizer, problem.prompt), ids, reward))
@@ -88,7 +89,7 @@ def encode_questions(
 def check_lengths(
     trained: Sequence[list[int]], tested: Sequence[list[int]], config: RunConfig, model: Any
 ) -> None:
-    """Refuse what no micro-batch holds, no position of the model, or none of its tokens.
+    """Check that prompts and responses fit into a micro-batch, and into the model.
 
     Args:
         trained: prompts that are trained on.
@@ -97,29 +98,27 @@ def check_lengths(
         model: the model's configuration.
 
     Raises:
-        UpgeError: the longest prompt and response are longer; the tokenizer is another model's.
+        UpgeError: the longest prompt and response don't; the tokenizer is another model's.
     """
     check_vocabulary([*trained, *tested], model)
     prompt = max(map(len, trained))
     if prompt + config.max_tokens > config.tokens_per_microbatch:
         raise UpgeError(
-            f"tokens_per_microbatch: got {config.tokens_per_microbatch}, in which the longest "
-            f"prompt ({prompt} tokens) and a response of max_tokens {config.max_tokens} don't fit; "
-            "wanted at least "
-            f"{prompt + config.max_tokens}"
+            f"tokens_per_microbatch: got {config.tokens_per_microbatch}, but the longest prompt "
+            f"({prompt} tokens) and a response of max_tokens {config.max_tokens} need "
+            f"{prompt + config.max_tokens}; raise it"
         )
     prompt = max(map(len, [*trained, *tested]))
     positions = getattr(model, "max_position_embeddings", None)
     if positions is not None and prompt + config.max_tokens > positions:
         raise UpgeError(
             f"max_tokens: got {config.max_tokens}, which with the longest prompt ({prompt} tokens) "
-            f"is more than the model's {positions} positions; wanted "
-            f"{tokens_left(positions - prompt)}"
+            f"exceeds the model's {positions} positions; wanted {tokens_left(positions - prompt)}"
         )
 
 
 def question_order(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Indices of the ``size`` questions of a step (from 0); epochs are shuffled one by one."""
+    """Indices of a step's ``size`` questions out of ``count``; each epoch is shuffled anew."""
     places = range(step * size, (step + 1) * size)
     orders: dict[int, list[int]] = {}
     for epoch in {place // count for place in places}:
@@ -133,11 +132,11 @@ class Experience:
     """What a step learns from.
 
     Args:
-        batch: rollouts first, each question's together, then demonstrations.
+        batch: rollouts, grouped by question, then demonstrations.
         solved: slot and share of solved rollouts, P, of each of the process's questions.
-        finished: (rollouts,) bool, whether a rollout ended by itself.
-        prompt_tokens: tokens of the prompts that were encoded to sample.
-        finite: whether the policy gave every rollout a probability.
+        finished: (rollouts,) bool, whether a rollout ended before ``max_tokens``.
+        prompt_tokens: tokens of the prompts that were sampled from.
+        finite: whether every rollout's log-probability is finite.
     """
 
     batch: TrajectoryBatch
@@ -168,11 +167,11 @@ def collect(
         slots: their places among the questions of all processes.
         sampler: the rollout backend; None where no term reads rollouts.
         demonstrations: whether some term reads demonstrations.
-        samples: rollouts a question.
-        settings: how they are sampled.
-        seeds: one a question.
-        verifier: grades them.
-        tokenizer: decodes them.
+        samples: rollouts per question.
+        settings: sampling parameters.
+        seeds: one per question.
+        verifier: grades the rollouts.
+        tokenizer: decodes the rollouts.
         device: of the batch.
         all_sum: sums a tensor over processes, if there are several.
     """
@@ -219,8 +218,7 @@ def _rollout_rows(
     tokens, logp = rollouts.tokens.tolist(), rollouts.logp.float().cpu()
     responses = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
     asked = [question for question in questions for _ in range(samples)]
-    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    rewards = verifier(texts, [question.problem for question in asked])
+    rewards = verifier(rollouts.texts(tokenizer), [question.problem for question in asked])
     return [
         _Row(question.prompt, response, reward, slots[i // samples], logp[i, : len(response)])
         for i, (question, response, reward) in enumerate(

@@ -1,7 +1,7 @@
-"""One gradient of the estimator: micro-batches under global normalisers, zero-weight rows left out.
+"""∇J of a batch: micro-batches under global normalizers, without rows whose weight is 0.
 
-A batch is planned as a whole and split afterwards, so that the gradient does not hang on how it is
-split, over micro-batches or over processes.
+A batch is planned as a whole and split afterwards, so the gradient doesn't depend on how it is
+split, over micro-batches or processes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator, Plan, term_metrics
+from upge.training.processes import sum_over_processes
 
-#: What spoiled baselines of this literature (arXiv 2604.23747), to be shown by switching it on.
-#: ``last_micro_batch_only``: under gradient accumulation the gradients of all micro-batches but the
-#: last are lost (DeepSpeed ZeRO 1/2 with an offloaded optimizer). ``mean_of_means``: each
-#: micro-batch is divided by its own count of tokens, and the means are averaged (OpenRLHF).
+#: Known trainer bugs, injectable for ablation; they spoiled baselines (arXiv 2604.23747).
+#: ``last_micro_batch_only``: gradient accumulation loses the gradients of all micro-batches but the
+#: last (DeepSpeed ZeRO 1/2 with an offloaded optimizer). ``mean_of_means``: each micro-batch is
+#: divided by its own number of tokens, and the means are averaged (OpenRLHF).
 Fault = Literal["last_micro_batch_only", "mean_of_means"]
 
 
 @dataclass
 class GradientReport:
-    """What was seen while a gradient was taken, summed over micro-batches and processes.
+    """Statistics of a gradient, summed over micro-batches and processes.
 
     Attributes:
         terms: (terms, 5), :meth:`upge.estimator.TermEstimate.sums` of each.
         loss: −Σ w log π, without the entropy bonus.
-        computed, avoided: tokens (prompt and response) that went through the policy, and of rows
-            that had no weight.
-        finite: whether every log-probability and the loss were.
-        updates: how many gradients are summed up here.
+        computed, avoided: tokens (prompt and response) that went through the policy, and those of
+            rows without weight.
+        finite: whether every log-probability and the loss are finite.
+        updates: the number of gradients that this is a sum over.
     """
 
     terms: Tensor
@@ -45,7 +46,7 @@ class GradientReport:
     updates: int = 1
 
     def __add__(self, other: GradientReport) -> GradientReport:
-        """Of the gradients of both."""
+        """The statistics of both gradients."""
         return GradientReport(
             self.terms + other.terms,
             self.loss + other.loss,
@@ -56,7 +57,7 @@ class GradientReport:
         )
 
     def metrics(self) -> dict[str, float]:
-        """As the run's records have it: masses and loss a gradient, tokens of all of them."""
+        """Entries of metrics.jsonl: masses and loss as means, tokens as sums."""
         named = {
             f"term{i}/{name}": value
             for i, sums in enumerate(self.terms / self.updates)
@@ -75,9 +76,9 @@ class GradientAccumulator:
     Args:
         policy: π_θ, as prepared by Accelerate.
         accelerator: Accelerate's object, for backward passes and sums over processes.
-        tokens_per_microbatch: padded tokens a micro-batch, at most (but always a row).
-        micro_batch: rows a micro-batch, in the order they come, in place of a token budget.
-        faults: faults of other trainers to commit, see :data:`Fault`.
+        tokens_per_microbatch: the most padded tokens of a micro-batch (but at least a row).
+        micro_batch: rows per micro-batch, in order, in place of a number of tokens.
+        faults: bugs to inject, see :data:`Fault`.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class GradientAccumulator:
         self.micro_batch, self.faults = micro_batch, faults
 
     def plan(self, estimator: Estimator, batch: TrajectoryBatch) -> Plan:
-        """The estimator on the batch, with the whole batch's entropy where it weighs by that."""
-        scored = self._scored(batch) if weighs_by_batch(estimator) else batch
+        """The estimator on the batch, with the batch's entropy if a term weighs by it."""
+        scored = self._scored(batch) if estimator.weighs_by_batch else batch
         return estimator.plan(scored, partial=True)
 
     def score(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
@@ -122,12 +123,12 @@ class GradientAccumulator:
 
         Args:
             plan: the estimator on the process's part of the batch.
-            entropy_bonus: c; H is the mean entropy over all tokens of rows that bear weight.
-            only: the term to take alone; all of them if not given.
+            entropy_bonus: c; H is the mean entropy over all tokens of rows with nonzero weight.
+            only: the one term to take; all of them if not given.
         """
         batch, needed = plan.batch, plan.nonzero_rows()
         rows = needed.nonzero().flatten()
-        live_tokens = self._sum(batch.mask[rows].sum()).clamp(min=1)
+        active_tokens = self._sum(batch.mask[rows].sum()).clamp(min=1)
         report = _empty_report(len(plan.parts), batch.mask.device)
         micros = list(self._micro_batches(batch, rows))
         for i, micro in enumerate(micros):
@@ -148,7 +149,7 @@ class GradientAccumulator:
                 if only is not None:
                     loss = -(estimate.terms[only].weights * logp).sum()
                 if entropy_bonus:
-                    loss = loss - entropy_bonus * entropy.sum() / live_tokens
+                    loss = loss - entropy_bonus * entropy.sum() / active_tokens
                 # Accelerate averages gradients over processes; ours are parts of one sum.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
                 report.terms += torch.stack([term.sums() for term in estimate.terms])
@@ -157,7 +158,7 @@ class GradientAccumulator:
         return self._reduced(report)
 
     def _micro_batches(self, batch: TrajectoryBatch, rows: Tensor) -> Iterator[Tensor]:
-        """The rows in parts; as many parts in every process."""
+        """The rows in parts, the same number in every process."""
         parts = self._by_length(_lengths(batch)[rows])
         if self.micro_batch is not None:
             places = list(range(len(rows)))
@@ -168,14 +169,14 @@ class GradientAccumulator:
             counts = self.accelerator.gather(torch.tensor([count], device=rows.device))
             count = int(counts.max())
         if self.accelerator.distributed_type == "DEEPSPEED":
-            count = max(count, 1)  # its engine steps on what a backward pass left, if only zeros
+            count = max(count, 1)  # its engine needs a backward pass before a step, if of zeros
         for part in parts:
             yield rows[torch.tensor(part, device=rows.device)]
         for _ in range(count - len(parts)):
             yield rows[:0]
 
     def _by_length(self, lengths: Tensor) -> list[list[int]]:
-        """Places of rows of like lengths, in parts within the token budget."""
+        """Places of rows of similar length, in parts within ``tokens_per_microbatch``."""
         parts: list[list[int]] = []
         for place in lengths.argsort(stable=True).tolist():
             length = int(lengths[place])
@@ -185,11 +186,11 @@ class GradientAccumulator:
         return parts
 
     def _likelihood(self, part: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """Log π_θ and entropy (N, T) of a micro-batch, computed no wider than its longest row."""
+        """Log π_θ and entropy (N, T) of a micro-batch, cut to its longest row for the policy."""
         assert part.tokens is not None
         width = max(int(_lengths(part).max()), 2) if len(part.mask) else 2
         tokens, mask = part.tokens[:, :width], part.mask[:, :width]
-        if not len(mask):  # an empty part still takes part in what processes do together
+        if not len(mask):  # an empty part still takes part in collectives
             tokens, mask = tokens.new_zeros(1, 2), mask.new_zeros(1, 2)
         logp, entropy = self.policy(tokens, mask)
         missing = part.mask.shape[1] - logp.shape[1]
@@ -199,9 +200,9 @@ class GradientAccumulator:
 
     @contextmanager
     def _last_only(self, last: bool) -> Iterator[None]:
-        """Gradients are summed over processes with the last micro-batch; shards with each.
+        """Sum gradients over processes with the last micro-batch; of shards, with each.
 
-        Until they are, FSDP would keep whole gradients, 4 bytes a parameter on every GPU.
+        Otherwise FSDP would keep unsharded gradients, 4 bytes per parameter on every GPU.
         """
         self.accelerator.sync_gradients = last
         at_once = last or self.accelerator.distributed_type == "FSDP"
@@ -222,26 +223,13 @@ class GradientAccumulator:
 
 
 def _with_own_counts(part: Plan, parts: int) -> Plan:
-    """A micro-batch normalised by its own counts and averaged over ``parts``: the fault."""
+    """A micro-batch normalized by its own counts and averaged over ``parts``: the bug."""
     own = part.estimator.plan(part.batch, partial=True)
     scaled = (
         replace(mine, advantage=whole.advantage, scale=mine.scale / parts)
         for mine, whole in zip(own.parts, part.parts, strict=True)
     )
     return replace(part, parts=tuple(scaled))
-
-
-def weighs_by_batch(estimator: Estimator) -> bool:
-    """Whether the whole batch's entropy has to be known, by a forward pass, before it is split."""
-    return estimator.weighs_by_batch
-
-
-def sum_over_processes(accelerator: Any, x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if accelerator.num_processes == 1:
-        return x
-    total: Tensor = accelerator.reduce(x, reduction="sum")
-    return total
 
 
 def _lengths(batch: TrajectoryBatch) -> Tensor:

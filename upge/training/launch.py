@@ -1,4 +1,4 @@
-"""The processes of a launcher, and the strategy by which they share the policy."""
+"""The processes that a launcher starts, and the strategy by which they share the policy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,37 +13,37 @@ import torch
 from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.training.precision import MIXED
+from upge.training.processes import TIMEOUT, main_first
 from upge.training.strategy import FullyShard, Strategy
-from upge.training.vigil import main_first
 
-#: What the loop has been made for; see :mod:`upge.training.precision`.
+#: Supported values of Accelerate's ``mixed_precision``; see :mod:`upge.training.precision`.
 _PRECISIONS = ("no", "bf16", "fp16")
 
 
 def open_accelerator(**options: Any) -> Any:
-    """Accelerate's object, as the launcher configures it; processes wait long for each other.
+    """Accelerate's object, as the launcher configures it.
 
     Args:
         options: further ones of ``accelerate.Accelerator``.
 
     Raises:
-        UpgeError: the launcher asks for what the loop isn't made for.
+        UpgeError: the launcher asks for something that the loop doesn't support.
     """
     accelerate = require("accelerate", "train")
-    group: dict[str, Any] = {"timeout": timedelta(hours=12)}  # while the main one evaluates
+    group: dict[str, Any] = {"timeout": TIMEOUT}
     if _asked("DEEPSPEED"):
         require("deepspeed", "deepspeed")
         if not torch.cuda.is_available():
             group["backend"] = "gloo"  # Accelerate knows of no backend for DeepSpeed on a CPU
-    patient = accelerate.InitProcessGroupKwargs(**group)
+    processes = accelerate.InitProcessGroupKwargs(**group)
     launched_processes()
     _check_precision(options.get("mixed_precision"))
     try:
-        accelerator = accelerate.Accelerator(kwargs_handlers=[patient], **options)
+        accelerator = accelerate.Accelerator(kwargs_handlers=[processes], **options)
     except (ValueError, ImportError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UpgeError(
-            f"processes can't be opened as the launcher says ({said}); see its configuration, and "
+            f"the launcher's processes can't be connected ({said}); check its configuration, and "
             "WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT and ACCELERATE_* in the environment"
         ) from error
     _check_launch(accelerator)
@@ -53,26 +52,26 @@ def open_accelerator(**options: Any) -> Any:
 
 
 def _check_precision(asked: str | None) -> None:
-    """Refuse another precision than the process's first, which Accelerate would go on with."""
+    """Refuse to change the precision within a process, where Accelerate would keep the first."""
     state = require("accelerate.state", "train")
     wanted = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if state.is_initialized() and (held := state.AcceleratorState().mixed_precision) != wanted:
         raise UpgeError(
-            f"precision: got {_called(wanted)}, but this process has computed in {_called(held)}, "
-            "which Accelerate keeps; start a process for each"
+            f"precision: got {_called(wanted)}, but Accelerate keeps this process's first one, "
+            f"{_called(held)}; start a process for each"
         )
 
 
 def _called(precision: str) -> str:
-    """Accelerate's word for a precision as a configuration has it."""
+    """A configuration's name of a precision, from Accelerate's."""
     return next((own for own, theirs in MIXED.items() if theirs == precision), precision)
 
 
 def launched_processes() -> int:
-    """How many processes a launcher has started, 1 without one.
+    """The number of processes that a launcher has started; 1 without a launcher.
 
     Raises:
-        UpgeError: ``WORLD_SIZE`` in the environment is no number of processes.
+        UpgeError: ``WORLD_SIZE`` in the environment isn't a number of processes.
     """
     given = os.environ.get("WORLD_SIZE", "1")
     if not given.isdecimal() or int(given) < 1:
@@ -81,18 +80,18 @@ def launched_processes() -> int:
 
 
 def _check_launch(accelerator: Any) -> None:
-    """Refuse what would train something else, in one voice."""
+    """Reject unsupported launches; one process reports."""
     started, steps = launched_processes(), accelerator.gradient_accumulation_steps
     precision, fault = accelerator.mixed_precision, ""
     if accelerator.num_processes < started:
         fault = (
-            f"{started} processes were launched, but Accelerate found no GPU and would have each "
-            "train alone; for processes on CPUs set ACCELERATE_USE_CPU=true in the environment"
+            f"{started} processes were launched, but Accelerate found no GPU and would train in "
+            "each alone; to train on CPUs, set ACCELERATE_USE_CPU=true in the environment"
         )
     elif steps != 1:
         fault = (
             f"gradient_accumulation_steps: got {steps} from the launcher, wanted 1: the loop "
-            "accumulates by itself, and each gradient would be divided once more"
+            "accumulates gradients itself, and they would be divided twice"
         )
     elif precision not in _PRECISIONS:
         fault = (
@@ -109,7 +108,7 @@ def _asked(kind: str) -> bool:
 
 
 def _load_whole(accelerator: Any) -> None:
-    """Have transformers load all weights in every process, whatever the launcher says."""
+    """Make transformers load all weights in every process, whatever the launcher says."""
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     if _kind(accelerator) == "FSDP":
         accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
@@ -125,7 +124,7 @@ def _kind(accelerator: Any) -> str:
 
 @contextmanager
 def unchanged(accelerator: Any) -> Iterator[None]:
-    """Forget afterwards what is prepared within, and what Accelerate thereby fills in."""
+    """Undo afterwards what Accelerate prepares within, and what it fills in meanwhile."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     config = getattr(accelerator.state.deepspeed_plugin, "deepspeed_config", {})
     before = copy.deepcopy(config)
@@ -142,24 +141,24 @@ def unchanged(accelerator: Any) -> Iterator[None]:
 
 
 def open_strategy(accelerator: Any, model: Any) -> Strategy:
-    """Spread a model over the processes as the launcher says.
+    """Shard or replicate a model over the processes, as the launcher says.
 
     Args:
         accelerator: Accelerate's object.
         model: a transformers model with the same weights in every process.
 
     Raises:
-        UpgeError: a way that the loop isn't made for.
+        UpgeError: the loop doesn't support it.
     """
     kind = _kind(accelerator)
     if _asked("FSDP") and kind != "FSDP":
         raise UpgeError(
             f"FSDP was asked for, but Accelerate doesn't shard on {accelerator.device.type} and "
-            "would go on without; launch with the configuration for plain data parallelism"
+            "would train without it; launch with the configuration for plain data parallelism"
         )
     if kind not in _STRATEGIES:
         raise UpgeError(
-            f"the training loop isn't made for {kind}; launch it with plain data parallelism, "
+            f"the training loop doesn't support {kind}; launch it with plain data parallelism, "
             "FSDP2 or DeepSpeed ZeRO-2 or 3 (experiments/launch has configurations)"
         )
     strategy: Strategy = _STRATEGIES[kind](accelerator, model)

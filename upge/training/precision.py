@@ -1,15 +1,15 @@
 """The precision of matrix products: the same while sampling as while training.
 
-Under ``bfloat16`` Accelerate wraps the policy's forward pass in autocast: weights, gradients and
-AdamW's moments stay float32, products are bfloat16, and log π is taken in float32 of bfloat16
-logits. It knows nothing of the sampler, which reads the model beneath; here both are of one
-precision, an engine that copies the weights included. That makes them one policy on small models
-alone: on larger ones sums in another order (a cache, other shapes) leave ratios π_θ/π_θold of a few
-per cent from 1 in bfloat16, where float32 leaves some millionths. A clip of 0.2 does not see them;
-who wants ratios of 1 on-policy takes float32.
+Under ``bfloat16`` Accelerate runs the policy's forward pass under autocast: weights, gradients and
+AdamW's moments stay float32, products are bfloat16, and log π is computed in float32 from bfloat16
+logits. The sampler reads the model beneath, outside of that autocast; :class:`AutocastSampler`
+gives it the same precision, which an engine that copies the weights has as well. Even so the two
+are one policy on small models only. On larger ones, sums in another order (a cache, other shapes)
+leave on-policy ratios π_θ/π_θold a few percent from 1 in bfloat16, and some millionths in float32.
+A clip of 0.2 isn't affected; for on-policy ratios of 1, take float32.
 
-Weights are never bfloat16 themselves: it has 8 bits, so that an AdamW step of 5e-6 to a weight of
-0.01 would round to none.
+Weights themselves are never bfloat16: with its 8 bits of precision, an AdamW step of 5e-6 on a
+weight of 0.01 would be rounded away.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch
 
 from upge.rollouts.sampler import Rollouts, Sampler, Sampling
 
-#: Precisions as Accelerate calls them.
+#: Accelerate's names of precisions.
 MIXED = {"float32": "no", "bfloat16": "bf16"}
 
 
 def products(accelerator: Any) -> torch.dtype | None:
-    """What matrix products are computed in; None where that is the weights' own."""
+    """The dtype of matrix products; None where it is that of the weights."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
@@ -36,7 +36,7 @@ class AutocastSampler:
     """A :class:`~upge.rollouts.sampler.Sampler` in the accelerator's precision.
 
     Args:
-        sampler: what samples.
+        sampler: the sampler.
         accelerator: Accelerate's object.
     """
 

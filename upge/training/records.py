@@ -1,43 +1,47 @@
-"""Run folders: what was asked, where it ran, what was measured at each step, what came out.
+"""Run folders: what was asked, by which code, where it ran, what each step measured, what came out.
 
 config.json        the resolved configuration
+code.json          what else determines the result: digests of the code, versions of packages
 provenance.json    commit, versions, hardware, when it was started and resumed
 metrics.jsonl      one line a step
-checkpoints/       the newest two
+checkpoints/       the newest two, see :mod:`upge.training.checkpoint`
 evaluation/        sampled responses as Parquet, a file for each evaluation
 bad_steps/         batches whose gradient was not finite, or above ``skip_norm``
 policy/            the trained model and its tokenizer, in the Hugging Face format
-result.json        the final numbers; there if and only if the run is finished
+result.json        the final numbers, and digests of the files above; there if and only if the run
+                   is finished
+lock               held by the main process
+reported           there once one of several processes has reported how the run was cut short
 
 A line of metrics.jsonl:
 
 step, stage              from 1; from 0, in the order of the configuration
 reward                   mean over the step's rollouts
 solved                   share of solved rollouts of each question, P
-offline_ratio            demonstrations among the samples that some term reads through an open gate
-demonstrations           how many these are
+offline_ratio            share of demonstrations among the rows whose gate is open for some term
+demonstrations           how many demonstrations these are
 response_length          tokens, mean over rollouts
-finished                 share of rollouts that ended by themselves
-entropy                  mean of −log π over all rollout tokens, nats: of the policy that sampled
-                         them, at its temperature, without bias
+finished                 share of rollouts that ended before max_tokens
+entropy                  mean of −log π over all rollout tokens, nats: an unbiased estimate for the
+                         policy that sampled them, at its temperature
 mismatch/logp, /kl, /ratio   between sampler and policy, where another engine samples (vllm):
                          see :func:`upge.rollouts.mismatch.mismatch`
 tokens_sampled           of all rollouts
 tokens_computed          of prompts and responses that went forward and backward
-tokens_avoided           of those that had no weight
+tokens_avoided           of rows whose weight is 0 whatever the policy
 term0/mass               Σ|w| of the algorithm's first term; terms as in ``upge algorithms NAME``
 term0/clip_fraction      share of its tokens that the stabilizer changes
 term0/effective_sample_size  of its ratios π_θ/π_ref, over its tokens: 1 where all are equal
-per_term_grad_norm               each term's gradient norm, every ``norms_every`` steps
+per_term_grad_norm       each term's gradient norm, every ``norms_every`` steps
 grad_norm                of the whole gradient, before the clip
-loss                     −Σ w log π: not comparable between steps but for SFT
+loss                     −Σ w log π; comparable between steps for SFT alone
 skipped                  updates that were not applied
-flops                    of sampling and training, not of measuring the mismatch
+flops                    of sampling and training, without measuring the mismatch
 validation               accuracy, every ``evaluation.every`` steps and after the last
-seconds, cpu_seconds     of the step with its validation
+seconds, cpu_seconds     of the step and its validation
 
-What rollouts alone have is missing where none were sampled. Of several updates a step, masses,
-loss and norms are means, tokens sums.
+Entries about rollouts are absent where none were sampled. Over several updates in a step, masses,
+loss and norms are means, token counts are sums.
 """
 
 from __future__ import annotations
@@ -46,20 +50,94 @@ import errno
 import io
 import json
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from upge.common.code import differing, listed
+from upge.common.config import Config
 from upge.common.errors import UpgeError
-from upge.common.files import atomic_write, locked, parse_object, read_json, sync, write_json
+from upge.common.files import (
+    atomic_write,
+    check_name,
+    file_digest,
+    locked,
+    read_json,
+    sync,
+    write_json,
+)
 from upge.common.provenance import provenance
-from upge.training.config import RunConfig
+from upge.training.config import RunConfig, key_of
 
-#: What a result has beside the accuracies of the suites.
-_AVERAGES = ("in_distribution", "out_of_distribution")
+Accuracy = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+#: Bytes that are written to see whether anything can be.
+_PROBE = 4096
+
+#: One step's metrics.
+Line = dict[str, Any]
+
+
+class _Line(BaseModel):
+    """What the loop reads of a line of metrics.jsonl."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int
+    validation: Accuracy = 0.0
+
+
+class Origin(Config):
+    """What code.json holds: what determined a run's numbers.
+
+    Attributes:
+        setup, course, code: see :class:`~upge.training.config.RunConfig`.
+    """
+
+    setup: str
+    course: str
+    code: dict[str, str]
+
+
+class _Result(Config):
+    """What result.json holds.
+
+    Attributes:
+        steps: of the run.
+        suites: accuracy on each test suite.
+        in_distribution, out_of_distribution: their averages, where there are any.
+        files: digests of what else the run wrote last, by path in its folder.
+    """
+
+    steps: int
+    suites: dict[str, Accuracy] = Field(default={})
+    in_distribution: Accuracy | None = None
+    out_of_distribution: Accuracy | None = None
+    files: dict[str, str]
+
+
+def parse_metrics(text: str) -> list[Line]:
+    """The lines of metrics.jsonl, up to one that is damaged, cut short or not the next step's."""
+    lines: list[Line] = []
+    for text_of_line in text.split("\n")[:-1]:
+        try:
+            step = _Line.model_validate_json(text_of_line).step
+        except ValidationError:
+            break
+        if step != len(lines) + 1:
+            break
+        lines.append(json.loads(text_of_line))
+    return lines
+
+
+def metrics_text(lines: Iterable[Line]) -> str:
+    """The content of metrics.jsonl."""
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 class RunFolder:
@@ -67,7 +145,7 @@ class RunFolder:
 
     Args:
         path: where it is. :func:`run_folder` names it after the method, the seed and the hash of
-            the configuration.
+            what determines the result.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,92 +160,124 @@ class RunFolder:
         """The final numbers, if the run is finished.
 
         Raises:
-            UpgeError: they were changed into something else.
+            UpgeError: they, or files that the run wrote last, aren't what it wrote.
         """
         path = self.path / "result.json"
-        found = read_json(path)
-        if found is not None and not self._is_whole(found):
+        if (content := read_json(path)) is None:
+            return None
+        remedy = "restore it, or delete result.json: rerunning the command then makes it again"
+        try:
+            result = _Result.model_validate_json(json.dumps(content))
+        except ValidationError:
             raise UpgeError(
-                f"{path}: doesn't hold the run's accuracies any more; restore it, or delete it: "
-                "the same upge train then goes on from the last checkpoint, if there is one"
-            )
-        return found
+                f"{path}: doesn't hold the run's accuracies any more; {remedy}"
+            ) from None
+        for name, digest in result.files.items():
+            file = self.path / name
+            # A folder that is gone as a whole was deleted, to free space, and misleads nobody.
+            if file.parent.exists() and file_digest(file) != digest:
+                raise UpgeError(f"{file}: isn't what the run wrote; {remedy}")
+        if len(self.metrics()) != result.steps:
+            raise UpgeError(f"{self.metrics_path}: isn't what the run wrote; {remedy}")
+        return {name: value for name, value in content.items() if name not in ("files", "steps")}
 
-    def _is_whole(self, result: Mapping[str, Any]) -> bool:
-        """Whether a result is of the right types, and has the suites that were tested."""
-        suites = result.get("suites", {})
-        if suites == {} and any(self.evaluation.glob("*.parquet")):  # what a test leaves first
-            return False
-        averages = [result.get(name) for name in _AVERAGES]
-        known = [average for average in averages if average is not None]
-        return isinstance(suites, dict) and all(map(_is_accuracy, [*suites.values(), *known]))
+    @property
+    def origin(self) -> Origin | None:
+        """What determined the run's numbers, where this is known."""
+        held = read_json(self.path / "code.json")
+        try:
+            return None if held is None else Origin.model_validate_json(json.dumps(held))
+        except ValidationError:
+            return None
 
-    def check(self, config: RunConfig) -> None:
+    def changed(self, config: RunConfig) -> list[str]:
+        """Modules and packages in which the code of the folder's run differs from today's."""
+        return [] if self.origin is None else differing(self.origin.code, config.code)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result, whole or not."""
+        return (self.path / "result.json").is_file()
+
+    def check(self, config: RunConfig, keep: bool = False) -> None:
         """Refuse a folder that holds another run.
 
+        Args:
+            config: the run that is wanted.
+            keep: whether one by other code will do.
+
         Raises:
-            UpgeError: the folder's configuration determines other numbers.
+            UpgeError: its configuration is another one, or its code.
         """
-        own = read_json(self.path / "config.json")
-        if own is not None and own.get("key") != config.key:
+        check_name(self.path)
+        origin = self.origin
+        if origin is None and not (self.path / "config.json").exists():
+            return
+        if origin is None or origin.setup != config.setup:
             raise UpgeError(
                 f"{self.path}: holds a run with another configuration; choose another --out or "
                 "delete it"
             )
+        if not keep and (changed := self.changed(config)):
+            raise UpgeError(
+                f"{self.path}: holds this run by other code ({listed(changed)}); choose another "
+                "--out, delete it, or give --keep"
+            )
 
-    def open(self, config: RunConfig) -> None:
-        """Write the configuration and note the start.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from working on the same run."""
+        with locked(self.path, "run"):
+            (self.path / "reported").unlink(missing_ok=True)
+            yield
+
+    def probe(self) -> None:
+        """See that whatever the run writes can be written, which the last step alone would show.
 
         Raises:
-            OSError: something here can't be written, which the last step alone would find out.
+            OSError: something can't.
         """
-        for folder in (self.policy, self.evaluation):
-            _try_folder(folder)
+        for folder in (self.path, self.checkpoints, self.policy, self.evaluation):
+            folder.mkdir(exist_ok=True)
+            atomic_write(folder / ".probe", bytes(_PROBE)).unlink()
+            with suppress(OSError):  # it isn't empty
+                folder.rmdir()
         if (place := self.path / "result.json").is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
-        given = {"key": config.key} | config.model_dump(mode="json")
-        write_json(self.path / "config.json", given)
+
+    def open(self, config: RunConfig) -> None:
+        """Write the configuration and note the start."""
+        code, origin = config.code, self.origin
+        if origin is not None:  # a run that is kept is of several versions from now on
+            code |= dict.fromkeys(differing(origin.code, code), "several versions")
+        now = Origin(setup=config.setup, course=config.course, code=code)
+        write_json(self.path / "code.json", now.model_dump())
+        key = key_of(config.setup, code)
+        write_json(self.path / "config.json", {"key": key} | config.model_dump(mode="json"))
         starts = (read_json(self.path / "provenance.json") or {}).get("starts")
         before = starts if isinstance(starts, list) else []
         write_json(self.path / "provenance.json", {"starts": [*before, provenance()]})
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep a second process from working on the same run."""
-        return locked(self.path, "run")
-
-    def append(self, line: Mapping[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         """Add a step's metrics."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(metrics_text([line]))
 
-    def flush(self) -> None:
-        """Have the metrics on the disk before a checkpoint relies on them."""
-        sync(self.metrics_path)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The steps' metrics, up to a line that is damaged or not the next step's."""
+    def metrics(self) -> list[Line]:
+        """The steps' metrics, see :func:`parse_metrics`; none if there is no file."""
         try:
-            lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+            return parse_metrics(self.metrics_path.read_text(encoding="utf-8", errors="replace"))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        found: list[dict[str, Any]] = []
-        for line in map(parse_object, lines):
-            if line is None or line.get("step") != len(found) + 1:
-                break
-            if not _is_accuracy(line.get("validation", 0)):
-                break
-            found.append(line)
-        return found
 
     @property
     def recorded(self) -> int:
         """The last step whose metrics are there."""
         return len(self.metrics())
 
-    def rewind(self, step: int) -> None:
-        """Forget the metrics of later steps: they are done again."""
-        kept = [json.dumps(line) + "\n" for line in self.metrics()[:step]]
-        atomic_write(self.metrics_path, "".join(kept))
+    def rewind(self, lines: Iterable[Line]) -> None:
+        """Replace the metrics by those that a checkpoint holds: later steps are done again."""
+        atomic_write(self.metrics_path, metrics_text(lines))
 
     def keep_bad_step(self, name: str, batch: Mapping[str, Any]) -> Path:
         """Write a batch that no update was made from; the path of the file."""
@@ -176,14 +286,61 @@ class RunFolder:
         write_tensors(path, batch)
         return path
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the final numbers."""
-        write_json(self.path / "result.json", result)
+    def finish(self, result: Mapping[str, Any], steps: int) -> None:
+        """Write the final numbers, once all that belongs to them is on the disk.
+
+        Args:
+            result: accuracies, see :class:`_Result`.
+            steps: of the run.
+        """
+        folders = [folder for folder in (self.policy, self.evaluation) if folder.exists()]
+        files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+        for path in (*files, *folders, self.metrics_path, self.path):
+            sync(path)
+        digests = {str(file.relative_to(self.path)): file_digest(file) for file in files}
+        write_json(self.path / "result.json", {"steps": steps} | dict(result) | {"files": digests})
+
+    def reports(self) -> bool:
+        """Whether this process is the first to report how the run was cut short."""
+        try:
+            (self.path / "reported").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:
+            pass  # nothing can be written here, or the run was cut short before its folder was made
+        return True
 
 
 def run_folder(runs: Path, config: RunConfig) -> RunFolder:
     """The folder of a run below ``runs``."""
     return RunFolder(runs / f"{config.name}-s{config.seed}-{config.key}")
+
+
+def of_other_code(runs: Path, config: RunConfig) -> list[RunFolder]:
+    """Runs below ``runs`` that differ in their code alone, the one that got farthest first."""
+    others = [
+        folder
+        for folder, origin in _relatives(runs, config)
+        if origin.setup == config.setup and folder.changed(config)
+    ]
+    return sorted(others, key=lambda folder: (not folder.is_finished, -folder.recorded))
+
+
+def of_other_length(folder: RunFolder, config: RunConfig) -> list[RunFolder]:
+    """Runs beside a run's folder that differ from it in the steps of the last stage alone."""
+    return [
+        other
+        for other, origin in _relatives(folder.path.parent, config)
+        if other.path != folder.path
+        and (origin.course, origin.code) == (config.course, config.code)
+    ]
+
+
+def _relatives(runs: Path, config: RunConfig) -> Iterator[tuple[RunFolder, Origin]]:
+    """Runs of that name and seed, as far as it is known what they are."""
+    for path in sorted(runs.glob(f"{escape(config.name)}-s{config.seed}-*")):
+        if (origin := RunFolder(path).origin) is not None:
+            yield RunFolder(path), origin
 
 
 def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
@@ -193,34 +350,20 @@ def write_tensors(path: Path, value: Mapping[str, Any]) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def file_error(error: Exception, folder: Path, step: int) -> UpgeError:
+def file_error(error: Exception, folder: Path, resumes: str) -> UpgeError:
     """What kept a run from writing, in a sentence.
 
     Args:
         error: as it was raised.
         folder: the run's.
-        step: of the newest checkpoint.
+        resumes: where the run resumes when it is started again.
     """
     full = {errno.ENOSPC, errno.EDQUOT}
     if getattr(error, "errno", None) in full or "No space left" in str(error):
         return UpgeError(
-            f"{folder}: the disk is full; free space and run the same command: it resumes from "
-            f"step {step}"
+            f"{folder}: the disk is full; free space and rerun the command: it {resumes}"
         )
     return UpgeError(
         f"{getattr(error, 'filename', None) or folder}: can't be used "
         f"({getattr(error, 'strerror', None) or error}); mend that, or choose another --out"
     )
-
-
-def _try_folder(path: Path) -> None:
-    """Make a folder and see that it can be written to; an empty one is not left."""
-    path.mkdir(exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with suppress(OSError):  # it isn't empty
-        path.rmdir()
-
-
-def _is_accuracy(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1

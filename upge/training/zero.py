@@ -16,7 +16,7 @@ from torch import Tensor
 from upge.common.errors import UpgeError
 from upge.common.optional import require
 from upge.models.policy import Policy
-from upge.training.strategy import OptimizerState, Strategy
+from upge.training.strategy import Moments, Strategy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,7 +34,7 @@ class Zero(Strategy):
         accelerator.deepspeed_engine_wrapped = _Backward(self.policy)
         self._zero = self.policy.optimizer
         self._api = require("deepspeed", "deepspeed").utils
-        # The engine made its float32 weights of the model's in bfloat16; a run goes on from these.
+        # The engine rounded its float32 weights to bfloat16; a resumed run needs the exact ones.
         for own, shards in zip(model.parameters(), self.policy.parameters(), strict=True):
             self._write("fp32_param", shards, own.detach())
 
@@ -43,9 +43,9 @@ class Zero(Strategy):
         stage = plugin.deepspeed_config["zero_optimization"]["stage"]
         if stage not in (2, 3):
             raise UpgeError(
-                f"zero_stage: got {stage}, which the loop isn't made for; wanted 2 or 3"
+                f"zero_stage: got {stage}, which the loop doesn't support; wanted 2 or 3"
             )
-        # The loop has micro-batches of its own, of no fixed size, and accumulates them itself.
+        # The loop makes micro-batches of varying size, and accumulates gradients itself.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
 
@@ -89,23 +89,22 @@ class Zero(Strategy):
         self._zero.optimizer.state.clear()
         self._zero._hp_optimizer_states_linked = False
 
-    def _load_moments(self, state: OptimizerState) -> None:
-        step = state["state"][0]["step"]
+    def _load_moments(self, moments: Moments) -> None:
         for flat in self._flat_parameters():
             zeros = {name: torch.zeros_like(flat) for name in _MOMENTS}
-            self._zero.optimizer.state[flat] = {"step": step.clone(), **zeros}
+            self._zero.optimizer.state[flat] = {"step": moments[0]["step"].clone(), **zeros}
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
             self._zero._lazy_init_hp_params_optimizer_state()
         for index, parameter in enumerate(self.policy.parameters()):
             for name in _MOMENTS:
-                value = state["state"][index][name].to(self.accelerator.device)
+                value = moments[index][name].to(self.accelerator.device)
                 self._write("optimizer_state", parameter, value, name)
 
-    def _moments(self) -> dict[str, Any]:
+    def _moments(self) -> Moments:
         if not self._zero.optimizer.state:  # no step has been taken
             return {}
         step = next(iter(self._zero.optimizer.state.values()))["step"]
-        moments = {
+        return {
             index: {"step": step.clone().cpu()}
             | {
                 name: self._api.safe_get_full_optimizer_state(parameter, name).cpu()
@@ -113,34 +112,32 @@ class Zero(Strategy):
             }
             for index, parameter in enumerate(self.policy.parameters())
         }
-        settings = {k: v for k, v in self._zero.param_groups[0].items() if k != "params"}
-        return {"state": moments, "param_groups": [settings | {"params": list(moments)}]}
 
     def _write(self, what: str, parameter: Any, whole: Tensor, *options: str) -> None:
-        """Set a parameter's master weights, gradient or moments; in all processes."""
+        """Set a parameter's master weights, gradient or moments; called in all processes."""
         if not hasattr(parameter, "ds_tensor"):
             getattr(self._api, f"safe_set_full_{what}")(parameter, whole, *options)
             return
-        # ZeRO-3's shards are of one size, the last one padded: DeepSpeed cuts whole values as if
-        # every size could be divided.
+        # ZeRO-3's shards are of equal size, the last one padded, but DeepSpeed splits values as if
+        # every size were divisible.
         size, process = parameter.ds_tensor.numel(), self.accelerator.process_index
         padding = size * self.accelerator.num_processes - whole.numel()
         own = torch.nn.functional.pad(whole.flatten(), (0, padding))[size * process :][:size]
         getattr(self._api, f"safe_set_local_{what}")(parameter, own, *options)
 
     def _flat_parameters(self) -> Iterator[Tensor]:
-        """The process's part of the parameters, as the inner optimizer has it."""
+        """The process's shard of the parameters, flat as in the inner optimizer."""
         names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
         yield from next(getattr(self._zero, name) for name in names if hasattr(self._zero, name))
 
 
 class _Backward:
-    """What Accelerate calls in place of the engine: its own wrapper steps with the last pass."""
+    """Stands in for Accelerate's wrapper of the engine, which would step with the last pass."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
 
     def backward(self, loss: Tensor, sync_gradients: bool = True, **options: Any) -> None:
-        """Add to the gradients; exchanged where they are synchronised."""
+        """Add to the gradients, and reduce them over processes if ``sync_gradients``."""
         self.engine.set_gradient_accumulation_boundary(sync_gradients)
         self.engine.backward(loss, **options)

@@ -42,7 +42,7 @@ def copy_model(source: str, target: Path, changes: dict[str, Any]) -> None:
 
 
 def _download(source: str) -> Path:
-    hub = require("huggingface_hub", "lm")
+    hub = require("huggingface_hub", "train")
     try:
         return Path(hub.snapshot_download(source))
     except (OSError, ValueError) as error:

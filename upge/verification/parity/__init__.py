@@ -95,7 +95,7 @@ def _error(library: LibraryName, name: str, changed: dict[str, Value]) -> float:
 def _missing(library: LibraryName) -> str:
     if available(library):
         return ""
-    return f"{library} is not installed; install it with {hint(library, 'parity')}"
+    return f"{library} is not installed; install it with {hint(library, library)}"
 
 
 def _no_function(library: LibraryName, entry: Algorithm) -> str:
