@@ -144,9 +144,13 @@ HUGE = 10**400
         ({"reward": [HUGE, 0]}, "reward: got"),
         ({"logp": [[-HUGE, 0], [0, 0]]}, "logp: got"),
         # the longest response allowed
-        ({"max_length": -1}, "max_length: got -1, wanted at least 1"),
-        ({"max_length": 0}, "max_length: got 0, wanted at least 1"),
-        ({"max_length": 1}, "max_length: got 1, wanted at least 1 and the longest response's 2"),
+        ({"max_length": -1}, "max_length: got -1, wanted a whole number of tokens, at least 1"),
+        ({"max_length": 0}, "max_length: got 0, wanted a whole number of tokens, at least 1"),
+        (
+            {"max_length": 1},
+            "max_length: got 1, wanted a whole number of tokens, at least 1 and the "
+            "longest response's 2",
+        ),
         ({"max_length": 8.0}, "max_length: got 8.0, wanted a whole number"),
         ({"max_length": "8"}, "max_length: got '8', wanted a whole number"),
         ({"max_length": True}, "max_length: got True, wanted a whole number"),
