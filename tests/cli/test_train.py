@@ -305,7 +305,7 @@ def test_progress(
     assert done.code == 0 and done.out.startswith("grpo, seed 0: 3 steps; ")
     for text in shown:
         assert text in done.err
-    assert shown or "step " not in done.err and "reward 0.000" not in done.err
+    assert shown or ("step " not in done.err and "reward 0.000" not in done.err)
 
 
 # ------------------------------------------------------------------------------------- other code
