@@ -354,6 +354,20 @@ def test_the_mask_ends_at_the_first_end_of_sequence(seed: int, bias: float) -> N
         assert mask == [True] * size + [False] * (length - size)
 
 
+def test_any_of_several_ends_ends_a_response() -> None:
+    """Of the generation configuration, of the caller, and none twice or beyond the vocabulary."""
+    model, prompts, length = random_model(3), [[2], [3, 5]], 8
+    model.generation_config.eos_token_id = [4, EOS, VOCABULARY + 5]
+    rollouts = CachedSampler(model, [6, 4])(prompts, 50, Sampling(length), seeds_of(prompts))
+    ended = set()
+    for tokens, mask, finished in zip(*(rollouts[i].tolist() for i in (0, 1, 3)), strict=True):
+        size = sum(mask)
+        assert not {EOS, 4, 6} & {*tokens[: size - 1]}
+        assert finished == (tokens[size - 1] in (EOS, 4, 6))
+        ended |= {tokens[size - 1]} if finished else set()
+    assert ended == {EOS, 4, 6}
+
+
 class Counted:
     """A model that counts the rows of its forward passes."""
 

@@ -49,6 +49,8 @@ def trajectories(
         old_logp = _stacked(old_logp, torch.zeros(mask.shape, dtype=old_logp.dtype, device=device))
         old_logp = pad(old_logp, (prompt_ids.shape[1], 0))
     group = torch.arange(len(reward), device=device) // size
+    # TRL clears the mask of a truncated completion, which remains in its group.
+    member = torch.cat([reward.isfinite(), torch.ones_like(questions, dtype=torch.bool)])
     return TrajectoryBatch(
         mask=pad(scored, (prompt_ids.shape[1], 0)),
         reward=torch.cat([reward, demonstration_reward[questions]]).nan_to_num(),
@@ -58,6 +60,7 @@ def trajectories(
         tokens=torch.cat([prompt_ids, _stacked(rollouts["completion_ids"], ids)], 1),
         attention=torch.cat([prompt_mask.bool(), completion_mask], 1),
         max_length=max_length,
+        member=member,
         all_sum=all_sum,
     )
 
