@@ -333,7 +333,7 @@ _row("rloo", "RLOO", "arXiv 2402.14740, eq. 8",
      lambda: _on_policy(LeaveOneOut(), TrajectoryMean()))
 _row("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL",
      lambda clip: _rollouts(BatchZScore(), TokenMean(), Clip(clip, clip)), clip=_CLIP)
-_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
+_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; without its dynamic sampling, a choice of data",
      lambda clip_low, clip_high: _rollouts(GroupZScore(), TokenMean(), Clip(clip_low, clip_high)),
      clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
      clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"))

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from upge.common.errors import UpgeError
+
 Scalar = Any
 """A 0-dim torch tensor, a sympy expression or a float."""
 
@@ -1049,3 +1051,17 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
     )
 }
 """Every loss by its name."""
+
+
+def loss_of(name: str) -> Callable[..., Scalar]:
+    """The published loss of an algorithm.
+
+    Raises:
+        UpgeError: there is none of that name.
+    """
+    if name not in LOSSES:
+        raise UpgeError(
+            f"{name} has no published loss to compare with; add one of that name to "
+            "upge/verification/published.py, or set LOSSES[name] in your script"
+        )
+    return LOSSES[name]
