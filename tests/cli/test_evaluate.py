@@ -698,6 +698,9 @@ def test_what_cannot_be_sampled(run: Run, tmp_path: Path, speller: Path) -> None
     endless = tmp_path / "endless"
     shutil.copytree(speller, endless)
     settings = json.loads((endless / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name in ("config.json", "generation_config.json"):  # which have an end, too
+        ends = json.loads((endless / name).read_text(encoding="utf-8")) | {"eos_token_id": None}
+        (endless / name).write_text(json.dumps(ends), encoding="utf-8")
     for token in (None, "<unheard-of>"):
         settings["eos_token"] = token
         (endless / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

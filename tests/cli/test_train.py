@@ -635,7 +635,7 @@ def test_a_run_without_any_reward_ends_with_a_hint(
     )
     command = ("train", "-a", "grpo", "--model", speller, "--data", easy, *SMALL, "--out", out)
     options = ("--max-tokens", 6, "--set", "data.marker='='", "--set", "data.prompt='{problem}'")
-    done = run(*command, *options)
+    done = run(*command, *options, "--group-size", 64)
     assert done.code == 0 and "Hint" not in done.err, done.err
 
 

@@ -381,8 +381,9 @@ class Counted:
 
 def test_prompts_are_encoded_once_and_finished_responses_leave() -> None:
     model, prompts, samples, length = ended_at(random_model(), 1.5), [[2], [3, 4], [5]], 40, 20
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    rollouts = CachedSampler(model, EOS)(prompts, samples, Sampling(length), seeds_of(prompts))
+    rollouts = sampler(prompts, samples, Sampling(length), seeds_of(prompts))
     lengths = rollouts.mask.sum(1)
     encoded, *steps = counted.rows
     assert encoded == len(prompts)
@@ -407,8 +408,9 @@ def test_rows_bound_a_forward_pass() -> None:
 def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rows as their caches at full length and their logits fit, and the same responses."""
     model, prompts, settings = random_model(), [[i, 2, 3] for i in range(2, 5)] * 3, Sampling(5)
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    whole = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    whole = sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 9  # prompts of the first pass
     c = model.config
     cache = (
@@ -422,12 +424,15 @@ def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     row = cache + c.vocab_size * 36
     counted.rows.clear()
     monkeypatch.setenv("UPGE_SAMPLER_MEMORY", str(9.5 * row / 2**30))
-    bounded = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    sampler = CachedSampler(model, EOS)
+    counted.rows.clear()
+    bounded = sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 4 and max(counted.rows) <= 8  # of 9, whole groups
     assert responses(bounded) == responses(whole)
     monkeypatch.setenv("UPGE_SAMPLER_MEMORY", "1e-9")
+    sampler = CachedSampler(model, EOS)
     counted.rows.clear()
-    CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 1
 
 
@@ -441,8 +446,9 @@ def test_an_amount_of_memory_that_is_none(monkeypatch: pytest.MonkeyPatch, given
 @given(prompts=prompts_of_any_length, samples=st.integers(1, 3))
 def test_a_single_token(prompts: list[list[int]], samples: int) -> None:
     model = random_model()
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    rollouts = CachedSampler(model, EOS)(prompts, samples, Sampling(1), seeds_of(prompts))
+    rollouts = sampler(prompts, samples, Sampling(1), seeds_of(prompts))
     assert rollouts.tokens.shape == (len(prompts) * samples, 1) and rollouts.mask.all()
     assert torch.equal(rollouts.finished, rollouts.tokens[:, 0] == EOS)
     assert counted.rows == [len(prompts)]
@@ -465,7 +471,8 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     model = random_model().train(training)
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    CachedSampler(model, EOS)([[2]], 2, Sampling(3), [0])
+    sampler = CachedSampler(model, EOS)
+    sampler([[2]], 2, Sampling(3), [0])
     assert model.training is training and not any(modes) and modes
 
     def fail(*_: Any) -> None:
@@ -473,7 +480,7 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
 
     model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="on purpose"):
-        CachedSampler(model, EOS)([[2]], 2, Sampling(3), [0])
+        sampler([[2]], 2, Sampling(3), [0])
     assert model.training is training
 
 
