@@ -62,6 +62,7 @@ def save_model(folder: Path, alphabet: str) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=600,
+        eos_token_id=1,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng():
@@ -635,7 +636,7 @@ def test_a_run_without_any_reward_ends_with_a_hint(
     )
     command = ("train", "-a", "grpo", "--model", speller, "--data", easy, *SMALL, "--out", out)
     options = ("--max-tokens", 6, "--set", "data.marker='='", "--set", "data.prompt='{problem}'")
-    done = run(*command, *options, "--group-size", 64)
+    done = run(*command, *options)
     assert done.code == 0 and "Hint" not in done.err, done.err
 
 
