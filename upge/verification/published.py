@@ -38,6 +38,8 @@ class Sample:
         demonstration: whether it comes from the demonstrator rather than from the policy.
         values: ``V(s_t)`` before each token; constants, read by the losses with GAE.
         entropy: entropy of ``pi_theta`` at each position; constants, read by the SRFT losses.
+        sampler_logp, ref_logp, teacher_logp: log-probabilities of the tokens under the sampler of a
+            rollout, a reference, and a teacher; constants.
     """
 
     logp: Sequence[Scalar]
@@ -47,6 +49,9 @@ class Sample:
     demonstration: bool
     values: Sequence[Scalar] | None = None
     entropy: Sequence[Scalar] | None = None
+    sampler_logp: Sequence[Scalar] | None = None
+    ref_logp: Sequence[Scalar] | None = None
+    teacher_logp: Sequence[Scalar] | None = None
 
 
 class Ops(Protocol):
