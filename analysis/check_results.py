@@ -88,7 +88,9 @@ def _changed(run: Run) -> str:
         commit = run.starts[0]["commit"] if run.starts else "unknown"
         return f"from commit {commit}, before records named their code"
     modules = [name for name in run.code if "." in name]
-    return listed(differing({name: run.code[name] for name in modules}, _today(tuple(modules))), 20)
+    made = {name: run.code[name] for name in modules}
+    changed = differing(made, _today(tuple(modules)))
+    return listed(changed, 20) if changed else ""
 
 
 @cache

@@ -98,17 +98,16 @@ def write_records(runs: Runs, folder: Path) -> list[Path]:
     steps = _frame({run.path.name: run.steps for run in runs.finished}, STEP_COLUMNS)
     answers = _frame({run.path.name: run.answers for run in runs.finished}, ANSWER_COLUMNS)
     make_folder(folder)
-    code = {folder / _CODE: json.dumps(codes, indent=1, sort_keys=True) + "\n"} if codes else {}
-    return atomic_write_all(
-        {
-            folder / _RUNS: _lines(lines),
-            folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
-            folder / _SELECTION: _lines([runs.selection]),
-            folder / _STEPS: _parquet(steps),
-            folder / _ANSWERS: _parquet(answers),
-        }
-        | code
-    )
+    files: dict[Path, str | bytes] = {
+        folder / _RUNS: _lines(lines),
+        folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
+        folder / _SELECTION: _lines([runs.selection]),
+        folder / _STEPS: _parquet(steps),
+        folder / _ANSWERS: _parquet(answers),
+    }
+    if codes:
+        files[folder / _CODE] = json.dumps(codes, indent=1, sort_keys=True) + "\n"
+    return atomic_write_all(files)
 
 
 def _lines(values: Iterable[Mapping[str, Any]]) -> str:
