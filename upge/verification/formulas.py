@@ -15,6 +15,7 @@ from upge.advantage import (
     GAE,
     BatchZScore,
     GroupCentered,
+    GroupRelative,
     GroupZScore,
     KLGradient,
     LeaveOneOut,
@@ -291,6 +292,13 @@ def _group_centered(a: GroupCentered, rows: Rows, i: int, t: int) -> Scalar:
     return rows.reward(i) - _mean(among) if among else rows.reward(i)
 
 
+@formula(GroupRelative)
+def _group_relative(a: GroupRelative, rows: Rows, i: int, t: int) -> Scalar:
+    among = rows.rewards(rows.question(i, a.over))
+    nothing = _all_equal(among) or _mean(among) == 0
+    return 0 if nothing else (rows.reward(i) - _mean(among)) / _mean(among)
+
+
 @formula(LeaveOneOut)
 def _leave_one_out(a: LeaveOneOut, rows: Rows, i: int, t: int) -> Scalar:
     others = rows.rewards([j for j in rows.question(i, "online") if j != i])
@@ -300,8 +308,11 @@ def _leave_one_out(a: LeaveOneOut, rows: Rows, i: int, t: int) -> Scalar:
 
 @formula(BatchZScore)
 def _batch_z_score(a: BatchZScore, rows: Rows, i: int, t: int) -> Scalar:
-    among = [rows.reward(j) for j in rows.of("online") for _ in range(rows.length(j))]
-    return 0 if _all_equal(among) else _z_score(rows.reward(i), among, rows.maths)
+    def x(j: int) -> Scalar:
+        return rows.reward(j) if a.of == "reward" else _group_centered(GroupCentered(), rows, j, t)
+
+    among = [x(j) for j in rows.of("online") for _ in range(rows.length(j))]
+    return 0 if _all_equal(among) else _z_score(x(i), among, rows.maths)
 
 
 @formula(KLGradient)
