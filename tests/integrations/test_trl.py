@@ -361,6 +361,26 @@ def test_tokens_whose_log_probability_the_sampler_does_not_tell(tmp_path: Path) 
     assert_equal(taken[1], taken[0], TOLERANCE)
 
 
+@pytest.mark.parametrize(("success", "shown"), [(None, 1 / (1 + 3 * SIZE)), (2.0, 3 / (3 + SIZE))])
+def test_the_threshold_of_success_opens_the_gate(
+    success: float | None, shown: float, tmp_path: Path
+) -> None:
+    """No reward reaches 2: all questions with a demonstration are gated, rollouts of one remain."""
+    trainer = UpgeTrainer(
+        model(),
+        reward_funcs=reward,
+        args=config(tmp_path, logging_steps=1),
+        train_dataset=table(),
+        processing_class=tokenizer(),
+        rollout_func=rollout_func(model()),
+        algorithm="hpt",
+        success=success,
+    )
+    trainer.train()
+    (seen,) = [row for row in trainer.state.log_history if "offline_ratio" in row]
+    assert seen["offline_ratio"] == pytest.approx(shown)
+
+
 def test_metrics_tell_the_gate(tmp_path: Path) -> None:
     trainer, _ = trained(tmp_path, "hpt", logging_steps=1)
     (seen,) = [row for row in trainer.state.log_history if "offline_ratio" in row]

@@ -18,6 +18,7 @@ def trajectories(
     demonstration_reward: Tensor,
     *,
     max_length: int,
+    success: float | None = None,
     all_sum: Callable[[Tensor], Tensor],
 ) -> TrajectoryBatch:
     """Each question's rollouts, then the demonstrations; prompts and responses side by side.
@@ -31,6 +32,7 @@ def trajectories(
         demonstrations: token ids for each question, with their end; empty without one.
         demonstration_reward: (questions,), NaN likewise.
         max_length: the longest response the run allows.
+        success: see :class:`upge.batch.TrajectoryBatch`.
         all_sum: sums a tensor over all processes.
     """
     device, size = reward.device, len(reward) // len(demonstrations)
@@ -61,6 +63,7 @@ def trajectories(
         attention=torch.cat([prompt_mask.bool(), completion_mask], 1),
         max_length=max_length,
         member=member,
+        success=success,
         all_sum=all_sum,
     )
 
