@@ -110,7 +110,7 @@ HUGE = 10**400
         ({"rewards": [1, 0]}, "unknown field of the batch 'rewards'; did you mean 'reward'?"),
         (
             {"tokens": [[1, 2], [3, 4]]},
-            "unknown field of the batch 'tokens'; known: demo_logp, ent",
+            "unknown field of the batch 'tokens'; known: demo_logp",
         ),
         # shapes
         ({"logp": -1.0}, "logp: got -1.0, wanted a list of N lists of T numbers"),
