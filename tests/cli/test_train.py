@@ -540,6 +540,7 @@ def test_what_the_last_step_writes_is_tried_before_the_first(
     assert run(*command).out == line
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, reader: Path) -> None:
     data = sums(tmp_path / "sums.jsonl")
     command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL)

@@ -528,6 +528,7 @@ def test_another_demonstration_is_refused(demonstration: Any) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "sentence"), [("htp", "unknown algorithm 'htp'"), ("ppo", "ppo needs a critic's")]
 )
+@pytest.mark.slow
 def test_examples_refuse_without_a_traceback(example: str, algorithm: str, sentence: str) -> None:
     if example == "verl_example":
         pytest.importorskip("verl")

@@ -288,6 +288,7 @@ def test_another_recipe_is_trained_anew(
     assert contents(out / "tiny") != before and len(os.listdir(cache)) == 2
 
 
+@pytest.mark.slow
 def test_all_are_trained_before_any_is_put_in_place(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +350,7 @@ def test_an_interruption_leaves_the_old_base(
     assert contents(folder) == before and build.is_made(folder, MINUTE)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_nothing_that_is_taken_for_a_base(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys, time\n"

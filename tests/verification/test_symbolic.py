@@ -60,6 +60,7 @@ def test_it_holds_for_other_options(name: str, options: dict[str, float]) -> Non
 
 
 @pytest.mark.parametrize("name", ["ppo_dual_clip", "gmpo"])
+@pytest.mark.slow
 def test_a_finer_grid_finds_no_further_cells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = symbolic._around
 

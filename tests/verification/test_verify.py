@@ -70,6 +70,7 @@ def test_the_estimator_is_the_gradient_of_the_published_loss(name: str) -> None:
     assert result.batches == len(SEEDS) and result.nonzero >= len(SEEDS) / 4
 
 
+@pytest.mark.slow
 def test_of_the_printed_rows_only_cispo_is_refuted() -> None:
     findings = {f.algorithm: f for f in check_printed(ask(*REGISTRY))}
     assert list(findings) == list(REGISTRY)
@@ -101,6 +102,7 @@ class Nonsense(Advantage):
         return torch.full_like(batch.reward, math.nan)[:, None]
 
 
+@pytest.mark.slow
 def test_a_broken_published_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("grpo", "dft"):
         loss = published.LOSSES[name]
