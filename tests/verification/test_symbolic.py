@@ -34,6 +34,7 @@ from upge.verification.symbolic import PATTERNS, verify_symbolic
 # --- the proof holds ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # make reproduce-table1 proves every row, too
 @pytest.mark.parametrize("name", REGISTRY)
 def test_published_gradient_is_the_row(name: str) -> None:
     result = verify_symbolic(REGISTRY[name])
