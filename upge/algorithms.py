@@ -379,7 +379,7 @@ _row("nsr", "Negative samples alone", "NSR, arXiv 2506.01347",
      lambda: _on_policy(_FAILED, TrajectoryMean()))
 _row("w_reinforce", "Weighted REINFORCE", "W-REINFORCE, arXiv 2506.01347",
      lambda positive: _on_policy(Signed(positive, -1.0), TrajectoryMean()),
-     positive=Option(0.1, "arXiv 2506.01347: λ of its experiments"))
+     positive=Option(0.1, "λ of arXiv 2506.01347; the value its code recommends"))
 _row("asymre", "AsymRE", "arXiv 2506.20520",
      lambda delta: (
          _on_policy(GroupCentered(), TrajectoryMean()),
