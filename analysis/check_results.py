@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from analysis.figures.catalog import FIGURES
+from analysis.records import is_recorded, read_records
 from analysis.results import RESULTS, figure_texts
+from analysis.run import Run
+from upge.common.code import code_of, differing, listed
 from upge.common.errors import UpgeError
 
 #: The records, a folder a comparison, below the root of the repository.
@@ -57,6 +60,44 @@ def contradictions(root: Path, names: Iterable[str] = RESULTS) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def other_code(records: Path) -> list[str]:
+    """Comparisons whose runs other code than today's made, a sentence each.
+
+    Runs that kept no digests are told by their commits.
+
+    Raises:
+        UpgeError: records that are missing or damaged.
+    """
+    sentences = []
+    for folder in sorted(path for path in records.iterdir() if is_recorded(path)):
+        finished = read_records(folder).finished
+        makers: dict[str, int] = {}
+        for run in finished:
+            if changed := _changed(run):
+                makers[changed] = makers.get(changed, 0) + 1
+        sentences += [
+            f"{folder.name}: {count} of {len(finished)} runs: {changed}"
+            for changed, count in sorted(makers.items())
+        ]
+    return sentences
+
+
+def _changed(run: Run) -> str:
+    """What has changed since a run; empty if nothing has."""
+    if not run.code:
+        commit = run.starts[0]["commit"] if run.starts else "unknown"
+        return f"from commit {commit}, before records named their code"
+    modules = [name for name in run.code if "." in name]
+    made = {name: run.code[name] for name in modules}
+    changed = differing(made, _today(tuple(modules)))
+    return listed(changed, 20) if changed else ""
+
+
+@cache
+def _today(modules: tuple[str, ...]) -> dict[str, str]:
+    return {name: digest for name, digest in code_of(*modules).items() if name in modules}
+
+
 def _contradiction(root: Path, path: str, text: str | None) -> str | None:
     try:
         committed = (root / path).read_bytes()
@@ -85,6 +126,8 @@ def main(root: Annotated[Path, typer.Argument(help="Of the repository.")] = Path
     if found:
         sys.exit("\n".join([*found, "Make these results again, or restore the records."]))
     print(f"{root / RECORDS}: all tables and figures follow")
+    if old := other_code(root / RECORDS):
+        print("\n".join(["Made by other code than today's:", *old]))
 
 
 if __name__ == "__main__":

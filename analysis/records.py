@@ -6,6 +6,7 @@ trials.jsonl     the same of the trials that learning rates were chosen by, with
 selection.json   the choice
 steps.parquet    what was measured at each step of each run
 answers.parquet  correct answers, samples and tokens of each test problem of each run
+code.json        digests of the modules that made runs, by what a run's line calls them
 
 No digit is lost: tables and figures from records equal those from the runs, bit for bit.
 """
@@ -34,12 +35,13 @@ from analysis.run import (
     check_run,
 )
 from experiments.records import CHOICES
+from upge.common.code import digest
 from upge.common.errors import UpgeError
-from upge.common.files import atomic_write_all, make_folder
+from upge.common.files import atomic_write_all, make_folder, read_json
 from upge.training.config import current_names
 
 _RUNS, _TRIALS, _SELECTION = "runs.jsonl", "trials.jsonl", "selection.json"
-_STEPS, _ANSWERS = "steps.parquet", "answers.parquet"
+_STEPS, _ANSWERS, _CODE = "steps.parquet", "answers.parquet", "code.json"
 _REMEDY = "restore it, or make the comparison again, which writes its records"
 
 #: Old names of columns.
@@ -61,6 +63,7 @@ class _Finished(BaseModel):
     config: _Known
     starts: list[dict[str, str]]
     result: dict[str, Any]
+    code: str | None = None
 
 
 class _Unfinished(BaseModel):
@@ -83,8 +86,10 @@ def write_records(runs: Runs, folder: Path) -> list[Path]:
     Raises:
         UpgeError: the folder can't be written to.
     """
+    codes = {digest(dict(run.code)): dict(run.code) for run in runs.finished if run.code}
     lines: list[Mapping[str, Any]] = [
         {"folder": r.path.name, "config": r.config, "starts": r.starts, "result": r.result}
+        | ({"code": digest(dict(r.code))} if r.code else {})
         for r in runs.finished
     ]
     for name, known in runs.unfinished.items():
@@ -93,15 +98,16 @@ def write_records(runs: Runs, folder: Path) -> list[Path]:
     steps = _frame({run.path.name: run.steps for run in runs.finished}, STEP_COLUMNS)
     answers = _frame({run.path.name: run.answers for run in runs.finished}, ANSWER_COLUMNS)
     make_folder(folder)
-    return atomic_write_all(
-        {
-            folder / _RUNS: _lines(lines),
-            folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
-            folder / _SELECTION: _lines([runs.selection]),
-            folder / _STEPS: _parquet(steps),
-            folder / _ANSWERS: _parquet(answers),
-        }
-    )
+    files: dict[Path, str | bytes] = {
+        folder / _RUNS: _lines(lines),
+        folder / _TRIALS: _lines(asdict(trial) for trial in runs.trials),
+        folder / _SELECTION: _lines([runs.selection]),
+        folder / _STEPS: _parquet(steps),
+        folder / _ANSWERS: _parquet(answers),
+    }
+    if codes:
+        files[folder / _CODE] = json.dumps(codes, indent=1, sort_keys=True) + "\n"
+    return atomic_write_all(files)
 
 
 def _lines(values: Iterable[Mapping[str, Any]]) -> str:
@@ -144,6 +150,7 @@ def read_records(folder: Path) -> Runs:
     steps = _by_run(folder / _STEPS, ["run", "step"])
     answers = _by_run(folder / _ANSWERS, ["run", *ANSWER_COLUMNS])
     nothing = pd.DataFrame(columns=list(ANSWER_COLUMNS))
+    codes = read_json(folder / _CODE) or {}
     finished: list[Run] = []
     unfinished: dict[str, tuple[str, int] | None] = {}
     for line in _read_lines(folder / _RUNS, _RUN):
@@ -152,7 +159,8 @@ def read_records(folder: Path) -> Runs:
             unfinished[name] = config and (config["name"], config["seed"])
             continue
         frames = steps.get(name, pd.DataFrame()), answers.get(name, nothing)
-        run = Run(folder / name, config, line["starts"], line["result"], *frames)
+        code = codes.get(str(line.get("code")), {})
+        run = Run(folder / name, config, line["starts"], line["result"], *frames, code)
         if (name in steps) != bool(config.get("stages")) or (name in answers) != bool(run.suites):
             raise _mixed(folder, name)
         finished.append(run)

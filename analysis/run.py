@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Run:
         result: the final numbers.
         steps: a row a step with those of :data:`STEP_COLUMNS` that were measured.
         answers: a row a test problem with :data:`ANSWER_COLUMNS`.
+        code: digests of the modules that made it; empty for runs that kept none.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Run:
     result: Mapping[str, Any]
     steps: pd.DataFrame
     answers: pd.DataFrame
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

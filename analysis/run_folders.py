@@ -59,7 +59,8 @@ def _run(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Ru
     frames = [_answers(path, name) for name in (suites if isinstance(suites, dict) else ())]
     answers = pd.concat(frames) if frames else pd.DataFrame(columns=list(ANSWER_COLUMNS))
     answers = answers.sort_values(list(PROBLEM), ignore_index=True)
-    run = Run(path, config, _starts(path), result, _steps(path), answers)
+    code = (read_json(path / "code.json") or {}).get("code", {})
+    run = Run(path, config, _starts(path), result, _steps(path), answers, code)
     check_run(run, _REMEDY)
     return run
 

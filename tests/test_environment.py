@@ -55,7 +55,7 @@ def test_lock_satisfies_pyproject(requirement: str) -> None:
     locked = {
         canonicalize_name(name): Version(version)
         for lock in ("requirements.lock", "requirements-nodeps.lock")
-        for name, version in (pin.split("==") for pin in pins(lock))
+        for name, version in (pin.partition(";")[0].split("==") for pin in pins(lock))
     }
     wanted = Requirement(requirement)
     assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)])

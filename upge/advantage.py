@@ -225,6 +225,27 @@ class GroupCentered(_GroupAdvantage):
 
 
 @dataclass(frozen=True)
+class GroupRelative(_GroupAdvantage):
+    """Â = (R − mean)/mean over the question's rollouts, and 0 where none succeeds (mean 0).
+
+    Made for R ∈ {0, 1}. Source: MaxRL, arXiv 2602.02710.
+    """
+
+    choices: ClassVar[tuple[str, ...]] = (_EQUAL,)
+
+    @property
+    def text(self) -> str:
+        """The deviation in units of the mean."""
+        return f"(R − mean_{_GROUPS[self.over]})/mean_{_GROUPS[self.over]}"
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        m = _group_moments(batch, self.over)
+        mean = batch.reward - m.deviation
+        nothing = m.equal | (mean.abs() <= (batch.reward_noise or 0.0))
+        return torch.where(nothing, 0.0, m.deviation / torch.where(nothing, 1.0, mean))[:, None]
+
+
+@dataclass(frozen=True)
 class LeaveOneOut(Advantage):
     """Â = R − mean of the question's other rollouts (RLOO, arXiv 2402.14740, eq. 8).
 
@@ -244,17 +265,26 @@ class LeaveOneOut(Advantage):
 
 @dataclass(frozen=True)
 class BatchZScore(Advantage):
-    """Â = (R − mean)/std over all rollout tokens of the batch, each bearing its trajectory's R.
+    """Â = (x − mean)/std over all rollout tokens of the batch, each bearing its trajectory's x.
 
-    std divides by (tokens − 1). Source: REINFORCE++, arXiv 2501.03262.
+    x is R, or R less its question's mean (``centered``). std divides by (tokens − 1). Source:
+    REINFORCE++ and its variant with a baseline, arXiv 2501.03262.
     """
 
-    symbol: ClassVar[str] = "(R − mean_batch)/std_batch"
+    of: Literal["reward", "centered"] = "reward"
+    limits: ClassVar[Limits] = {"of": ("reward", "centered")}
     choices: ClassVar[tuple[str, ...]] = (_BESSEL, _NO_EPSILON, _EQUAL)
     over: ClassVar[Samples] = "online"
 
+    @property
+    def text(self) -> str:
+        """Of R, or of R − mean of the group."""
+        x = "R" if self.of == "reward" else "c"
+        where = "" if self.of == "reward" else ", c = R − mean_Gon"
+        return f"({x} − mean_batch)/std_batch{where}"
+
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        reward = batch.reward
+        reward = batch.reward if self.of == "reward" else GroupCentered()(batch)[:, 0]
         tokens = batch.tokens_of("online").sum(1).double()
         count = batch.all_sum(tokens.sum())
         mean = batch.all_sum((tokens * reward).sum()) / count.clamp(min=1)

@@ -16,6 +16,7 @@ from upge.advantage import (
     GAE,
     BatchZScore,
     GroupCentered,
+    GroupRelative,
     GroupZScore,
     LeaveOneOut,
     One,
@@ -333,7 +334,10 @@ _row("rloo", "RLOO", "arXiv 2402.14740, eq. 8",
      lambda: _on_policy(LeaveOneOut(), TrajectoryMean()))
 _row("reinforce_plus_plus", "REINFORCE++", "arXiv 2501.03262, without its KL",
      lambda clip: _rollouts(BatchZScore(), TokenMean(), Clip(clip, clip)), clip=_CLIP)
-_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; its dynamic sampling is the training loop's",
+_row("reinforce_plus_plus_baseline", "REINFORCE++ with a baseline",
+     "arXiv 2501.03262, without its KL",
+     lambda clip: _rollouts(BatchZScore("centered"), TokenMean(), Clip(clip, clip)), clip=_CLIP)
+_row("dapo", "DAPO", "arXiv 2503.14476, eq. 8; without its dynamic sampling, a choice of data",
      lambda clip_low, clip_high: _rollouts(GroupZScore(), TokenMean(), Clip(clip_low, clip_high)),
      clip_low=Option(0.2, "DAPO, arXiv 2503.14476, section 4.1"),
      clip_high=Option(0.28, "DAPO, arXiv 2503.14476, section 4.1"))
@@ -351,6 +355,11 @@ _row("gspo_token", "GSPO-token", "GSPO, arXiv 2507.18071, eq. 13–14",
      lambda clip_low, clip_high: _terms("gspo", clip_low=clip_low, clip_high=clip_high),
      "With one advantage a trajectory its gradient is GSPO's.",
      clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
+_row("luspo", "LUSPO", "arXiv 2602.05261",
+     lambda clip_low, clip_high:
+         _sequences(GroupZScore(), QuestionSum(), Clip(clip_low, clip_high, "sequence")),
+     "GSPO with each trajectory's term times its length.",
+     clip_low=_GSPO_LOW, clip_high=_GSPO_HIGH)
 _row("gmpo", "GMPO", "arXiv 2507.20673",
      lambda clip_low, clip_high:
          _sequences(GroupZScore(), QuestionMean(), GeometricClip(clip_low, clip_high)),
@@ -360,6 +369,24 @@ _row("sapo", "SAPO", "arXiv 2511.20347",
          _rollouts(GroupZScore(), QuestionMean(), SigmoidGate(tau_pos, tau_neg)),
      tau_pos=Option(1.0, "SAPO, arXiv 2511.20347, section 5; TRL's default"),
      tau_neg=Option(1.05, "SAPO, arXiv 2511.20347, section 5; TRL's default"))
+
+_row("maxrl", "MaxRL", "arXiv 2602.02710",
+     lambda: _on_policy(GroupRelative(), TrajectoryMean()),
+     "Made for R ∈ {0, 1}. A question without a success has no gradient.")
+_row("psr", "Positive samples alone", "PSR, arXiv 2506.01347",
+     lambda: _on_policy(_SOLVED, TrajectoryMean()))
+_row("nsr", "Negative samples alone", "NSR, arXiv 2506.01347",
+     lambda: _on_policy(_FAILED, TrajectoryMean()))
+_row("w_reinforce", "Weighted REINFORCE", "W-REINFORCE, arXiv 2506.01347",
+     lambda positive: _on_policy(Signed(positive, -1.0), TrajectoryMean()),
+     positive=Option(0.1, "λ of arXiv 2506.01347; the value its code recommends"))
+_row("asymre", "AsymRE", "arXiv 2506.20520",
+     lambda delta: (
+         _on_policy(GroupCentered(), TrajectoryMean()),
+         _on_policy(One(), TrajectoryMean(), coefficient=delta)),
+     "The baseline is the group's mean less delta. No ratio makes up for an older π_θold.",
+     delta=Option(0.1, "this package: small, as arXiv 2506.20520 finds a baseline slightly below "
+                       "the mean stable"))
 
 # Demonstrations, and mixtures.
 

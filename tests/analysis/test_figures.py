@@ -330,6 +330,7 @@ def test_figure_1_marks_what_table_1s_rows_and_hpt_take_within_the_page() -> Non
 # ----------------------------------------------------------------------------------------- drawing
 
 
+@pytest.mark.slow
 def test_figures_are_written_the_same_every_time_without_caption(
     table2: Path, tmp_path: Path
 ) -> None:

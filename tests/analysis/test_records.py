@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import pandas as pd
 import pytest
 from fake_runs import START, config, write_run
 
-from analysis.check_results import RECORDS, rebuilt
+from analysis.check_results import RECORDS, other_code, rebuilt
 from analysis.keep_records import main
 from analysis.methods import METHODS
 from analysis.records import is_recorded, write_records
 from analysis.run import ANSWER_COLUMNS, STEP_COLUMNS, Run, Runs
 from analysis.runs import load_runs
+from upge.common.code import code_of
 from upge.common.errors import UpgeError
 
 
@@ -222,3 +224,18 @@ def test_no_finished_run_replaces_no_records(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: .*nowhere: is no folder of a comparison"):
         main([tmp_path / "nowhere"], tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_code_of_each_run_is_kept_and_changes_are_named(records: Path, tmp_path: Path) -> None:
+    runs = load_runs(records)
+    today = code_of("upge.training.gradient")
+    other = today | {"upge.advantage": "0" * 64}
+    codes = [today, other, {}]
+    made = [replace(run, code=codes[min(i, 2)]) for i, run in enumerate(runs.finished)]
+    write_records(replace(runs, finished=made), tmp_path / "kept" / "comparison")
+    assert [dict(run.code) for run in load_runs(tmp_path / "kept" / "comparison").finished] == [
+        dict(run.code) for run in made
+    ]
+    *unknown, changed = other_code(tmp_path / "kept")
+    assert changed == f"comparison: 1 of {len(made)} runs: upge.advantage"
+    assert unknown and all("runs: from commit " in sentence for sentence in unknown)

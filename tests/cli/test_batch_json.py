@@ -55,7 +55,11 @@ def test_tokens_may_be_demonstrations_one_by_one() -> None:
 
 def test_questions_have_any_names() -> None:
     three = {name: [row[0], row[0], row[0]] for name, row in GOOD.items()}
-    for names, same in ((["b", "a", "b"], [0, 1, 0]), ([9, 2, 9], [0, 1, 0]), ([-1, 3, 4], None)):
+    for names, same in (
+        (["b", "a", "b"], [0, 1, 0]),
+        ([9, 2, 9], [0, 1, 0]),
+        ([1, "1", 1], [0, 1, 0]),
+    ):
         group = parse_batch(json.dumps(three | {"group": names})).group
         assert group.tolist() == (same or [0, 1, 2])
 
@@ -77,6 +81,7 @@ def test_an_empty_batch() -> None:
         ("{'logp': 1}", "the batch is no JSON"),
         ('{"logp": [[-1.0]]', "the batch is no JSON"),
         ("[1, 2]", "the batch is a JSON list, wanted an object"),
+        ('{"logp": [[-1]], "logp": [[-2]]}', "the batch has 'logp' twice in one map, wanted once"),
         ("null", "the batch is a JSON NoneType, wanted an object"),
         ("[" * 100_000, "the batch is no JSON"),
     ],
@@ -103,7 +108,10 @@ HUGE = 10**400
     ("changes", "message"),
     [
         ({"rewards": [1, 0]}, "unknown field of the batch 'rewards'; did you mean 'reward'?"),
-        ({"tokens": [[1, 2], [3, 4]]}, "unknown field of the batch 'tokens'; known: entropy, gr"),
+        (
+            {"tokens": [[1, 2], [3, 4]]},
+            "unknown field of the batch 'tokens'; known: demo_logp",
+        ),
         # shapes
         ({"logp": -1.0}, "logp: got -1.0, wanted a list of N lists of T numbers"),
         ({"logp": [-1.0, -0.5]}, "logp: got -1.0, wanted a list of N lists of T numbers"),
@@ -144,9 +152,13 @@ HUGE = 10**400
         ({"reward": [HUGE, 0]}, "reward: got"),
         ({"logp": [[-HUGE, 0], [0, 0]]}, "logp: got"),
         # the longest response allowed
-        ({"max_length": -1}, "max_length: got -1, wanted at least 1"),
-        ({"max_length": 0}, "max_length: got 0, wanted at least 1"),
-        ({"max_length": 1}, "max_length: got 1, wanted at least 1 and the longest response's 2"),
+        ({"max_length": -1}, "max_length: got -1, wanted a whole number of tokens, at least 1"),
+        ({"max_length": 0}, "max_length: got 0, wanted a whole number of tokens, at least 1"),
+        (
+            {"max_length": 1},
+            "max_length: got 1, wanted a whole number of tokens, at least 1 and the "
+            "longest response's 2",
+        ),
         ({"max_length": 8.0}, "max_length: got 8.0, wanted a whole number"),
         ({"max_length": "8"}, "max_length: got '8', wanted a whole number"),
         ({"max_length": True}, "max_length: got True, wanted a whole number"),

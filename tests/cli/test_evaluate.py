@@ -588,7 +588,9 @@ def test_metrics_are_those_of_the_samples(
     for k in (1, 2, 4, 8, 16):
         chances = [1 - comb(16 - sum(own), k) / comb(16, k) for own in right]
         assert row[f"pass@{k}"] == pytest.approx(sum(chances) / 5, rel=1e-12)
-    assert (row["right"], row["wrong"]) == (sum(map(sum, right)), 80 - sum(map(sum, right)))
+    unboxed = sum("a" not in text for texts in kept.texts for text in texts)
+    assert (row["right"], row["unboxed"]) == (sum(map(sum, right)), unboxed)
+    assert row["right"] + row["wrong"] + row["unboxed"] == 80
     settings = {"samples": 16, "temperature": 1.0, "top_p": 1.0, "max_tokens": 3, "seed": 0}
     settings |= {"model": str(speller), "prompt": "{problem}=", "out": str(tmp_path / "kept")}
     assert settings.items() <= shown.items() and "'a'" in shown["verifier"]
@@ -696,6 +698,9 @@ def test_what_cannot_be_sampled(run: Run, tmp_path: Path, speller: Path) -> None
     endless = tmp_path / "endless"
     shutil.copytree(speller, endless)
     settings = json.loads((endless / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name in ("config.json", "generation_config.json"):  # which have an end, too
+        ends = json.loads((endless / name).read_text(encoding="utf-8")) | {"eos_token_id": None}
+        (endless / name).write_text(json.dumps(ends), encoding="utf-8")
     for token in (None, "<unheard-of>"):
         settings["eos_token"] = token
         (endless / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -62,6 +62,7 @@ def save_model(folder: Path, alphabet: str) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=600,
+        eos_token_id=1,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng():
@@ -305,7 +306,7 @@ def test_progress(
     assert done.code == 0 and done.out.startswith("grpo, seed 0: 3 steps; ")
     for text in shown:
         assert text in done.err
-    assert shown or "reward" not in done.err
+    assert shown or ("step " not in done.err and "reward 0.000" not in done.err)
 
 
 # ------------------------------------------------------------------------------------- other code
@@ -539,6 +540,7 @@ def test_what_the_last_step_writes_is_tried_before_the_first(
     assert run(*command).out == line
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, reader: Path) -> None:
     data = sums(tmp_path / "sums.jsonl")
     command = ("train", "-a", "sft", "--model", reader, "--data", data, *SMALL)

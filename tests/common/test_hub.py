@@ -78,7 +78,7 @@ def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     with (
-        pytest.raises(UpgeError, match=r"install it with pip install '\.\[math\]'"),
+        pytest.raises(UpgeError, match=r"install it with pip install 'upge\[train\]'"),
         hub.hub("train"),
     ):
         pass

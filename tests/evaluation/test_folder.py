@@ -53,7 +53,9 @@ def test_a_finished_suite_is_one_file_that_other_readers_know(whole: EvaluationF
     graded = Letters().judge(table["response"], [p for p in BOTH[0].problems for _ in range(3)])
     assert table["verdict"] == graded
     assert read.rewards.flatten().tolist() == [float(v == "right") for v in graded]
-    assert table["tokens"] == [len(text) for text in table["response"]]
+    ends = [int(finished) for finished in table["finished"]]  # a token, and no text
+    lengths = [len(text) + end for text, end in zip(table["response"], ends, strict=True)]
+    assert table["tokens"] == lengths
     assert len(set(table["verdict"])) > 2 and len(set(table["finished"])) == 2
 
 

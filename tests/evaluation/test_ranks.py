@@ -88,6 +88,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], A
     return contents(out), rows(printed)
 
 
+@pytest.mark.slow
 def test_neither_waits_for_the_other_and_the_results_are_those_of_one(
     tmp_path: Path, alone: tuple[dict[str, bytes], Any]
 ) -> None:

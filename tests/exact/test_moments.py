@@ -30,7 +30,14 @@ from upge.exact.enumeration import NetworkPolicy, Policy, TabularPolicy, Tree
 from upge.exact.instance import Setting
 from upge.exact.moments import exact, moments, monte_carlo, prepared
 from upge.exact.objective import Objective
-from upge.normalization import NORMALIZERS, Normalizer, SequenceMean, TokenMean, TrajectoryMean
+from upge.normalization import (
+    NORMALIZERS,
+    Counted,
+    Normalizer,
+    SequenceMean,
+    TokenMean,
+    TrajectoryMean,
+)
 from upge.reference import CurrentPolicy, RolloutPolicy
 
 #: Trajectories 1, 01, 000, 001 (eos 1), and 1, 01, 00.
@@ -199,8 +206,8 @@ def test_trajectories_that_cannot_be_drawn_are_left_out() -> None:
 class RootMean(Normalizer):
     """Z = √tokens, which reads the lengths of the whole group."""
 
-    def __call__(self, batch: TrajectoryBatch, tokens: Tensor, counted: Tensor) -> Tensor:
-        return counted.sum().to(batch.dtype) ** -0.5
+    def __call__(self, batch: TrajectoryBatch, read: Counted, counted: Counted) -> Tensor:
+        return counted.tokens.sum().to(batch.dtype) ** -0.5
 
 
 @dataclass(frozen=True)

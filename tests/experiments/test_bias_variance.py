@@ -301,7 +301,7 @@ def test_a_result_is_kept_until_recipe_or_code_changes(
     recipe.write_text(text, encoding="utf-8")
     monkeypatch.setattr(command, "RECIPES", tmp_path)
     drawn: list[str] = []
-    monkeypatch.setattr(command, "draw", lambda name, out: drawn.append(name))
+    monkeypatch.setattr(command, "draw", lambda name, out, stamp=False: drawn.append(name))
     out = tmp_path / "out"
 
     def said() -> str:

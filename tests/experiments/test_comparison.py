@@ -65,8 +65,10 @@ class Pretended:
                 yield job, Failure(job, "it diverged")
                 continue
             job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.append({"step": job.config.steps, "validation": value})
-            job.folder.finish({"in_distribution": value})
+            steps = [{"step": step} for step in range(1, job.config.steps)]
+            steps.append({"step": job.config.steps, "validation": value})
+            job.folder.metrics_path.write_text("".join(json.dumps(s) + "\n" for s in steps))
+            job.folder.finish({"in_distribution": value}, job.config.steps)
             yield job, None
 
 
@@ -191,7 +193,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(run, tmp_path, monk
         ({"seeds": 0}, "seeds: got 0"),
         (stage(share="half"), "methods.a.0.share: got 'half', wanted a number"),
         *((stage(share=x), f"methods.a.0.share: got {x}") for x in (0, -1)),
-        (stage(lr_of=["a"]), "methods.a.0.lr_of: got ['a'], wanted a word"),
+        (stage(lr_of=["a"]), "methods.a.0.lr_of: got ['a'], wanted a text"),
         ({"methods": {"a": []}}, "methods.a: got [], "),
         ({"methods": {"a": [3]}}, "methods.a.0: got 3, wanted a mapping"),
         ({"methods": {"base": [{"algorithm": "sft"}]}}, "'base' trains nothing; give"),

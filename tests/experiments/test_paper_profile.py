@@ -291,6 +291,7 @@ def test_nodes_share_one_plan(machine: Machine) -> None:
     assert (done.returncode, refused) == (1, lines[:2])
 
 
+@pytest.mark.slow
 def test_benchmarks_are_measured_on_the_run_s_folder(machine: Machine) -> None:
     done, lines = machine.run("evaluate.sh")
     assert (done.returncode, lines) == (2, [])

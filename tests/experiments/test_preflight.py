@@ -18,8 +18,9 @@ from upge.training import data
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 TOKENIZER = SimpleNamespace(
-    chat_template="…",
-    apply_chat_template=lambda messages, **options: messages[0]["content"],
+    chat_template="{{ messages[0].content }}",
+    get_chat_template=lambda: "{{ messages[0].content }}",
+    special_tokens_map={},
     encode=lambda text, add_special_tokens: text.split(),
 )
 

@@ -276,6 +276,111 @@ def test_a_rollout_without_reward_takes_part_in_nothing(tmp_path: Path) -> None:
         assert_equal(gradients.seen[0][0], expected(upge.get("grpo"), model()), TOLERANCE)
 
 
+#: Rollouts of TRL that max_completion_length cut off: question and place.
+CUT = {(1, 2), (3, 1), (3, 3)}
+
+
+def cut_off(policy: Any) -> Callable[..., dict[str, Any]]:
+    """As ``rollout_func``, with no end behind the responses in CUT."""
+    places = {
+        (prompt, rollouts[j]): (i, j) in CUT
+        for i, (prompt, _, rollouts) in enumerate(QUESTIONS)
+        for j in range(SIZE)
+    }
+
+    def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        rows = rollout_func(policy)(prompts, trainer)
+        texts = {p: r for p, _, r in QUESTIONS}
+        for i, prompt in enumerate(prompts):
+            if places[prompt, texts[prompt][i % SIZE]]:
+                for name in ("completion_ids", "logprobs"):
+                    rows[name][i] = rows[name][i][:-1]
+        return rows
+
+    return sample
+
+
+def test_truncated_completions_without_loss_stay_in_their_groups(tmp_path: Path) -> None:
+    """Dr. GRPO by hand: Â = R − mean over all rollouts, the truncated among them."""
+    policy, gradients = model(), Gradients()
+    UpgeTrainer(
+        policy,
+        reward_funcs=reward,
+        args=config(tmp_path, mask_truncated_completions=True),
+        train_dataset=table(),
+        processing_class=tokenizer(),
+        callbacks=[gradients],
+        rollout_func=cut_off(copy.deepcopy(policy)),
+        algorithm="dr_grpo",
+    ).train()
+    policy, total = model(), torch.zeros(())
+    for i, (prompt, _, rollouts) in enumerate(QUESTIONS):
+        mean = sum(reward(list(rollouts))) / SIZE
+        for j, response in enumerate(rollouts):
+            if (i, j) in CUT:
+                continue
+            logp, _ = row_logp(policy, prompt, response)
+            old = torch.tensor(sampler_logp(model(), prompt, response))
+            advantage = float(response.endswith("#")) - mean
+            ratio = (logp - old).exp()
+            clipped = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+            total = total - clipped.sum() / LONGEST
+    (total / (len(QUESTIONS) * SIZE)).backward()
+    wanted = {name: p.grad for name, p in policy.named_parameters()}
+    assert_equal(gradients.seen[0][0], wanted, TOLERANCE)
+
+
+def test_tokens_whose_log_probability_the_sampler_does_not_tell(tmp_path: Path) -> None:
+    """Their ratio is 1 at the first step, as if the sampler had told the policy's own."""
+
+    def partly(policy: Any, known: bool) -> Callable[..., dict[str, Any]]:
+        def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
+            rows = rollout_func(policy)(prompts, trainer)
+            texts = {p: r for p, _, r in QUESTIONS}
+            for i, prompt in enumerate(prompts):
+                logp, _ = row_logp(policy, prompt, texts[prompt][i % SIZE])
+                rows["logprobs"][i][-1] = logp[-1].item() if known else None
+            return rows
+
+        return sample
+
+    taken = []
+    for known in (True, False):
+        policy, gradients = model(), Gradients()
+        UpgeTrainer(
+            policy,
+            reward_funcs=reward,
+            args=config(tmp_path),
+            train_dataset=table(),
+            processing_class=tokenizer(),
+            callbacks=[gradients],
+            rollout_func=partly(copy.deepcopy(policy), known),
+            algorithm="grpo",
+        ).train()
+        taken.append(gradients.seen[0][0])
+    assert_equal(taken[1], taken[0], TOLERANCE)
+
+
+@pytest.mark.parametrize(("success", "shown"), [(None, 1 / (1 + 3 * SIZE)), (2.0, 3 / (3 + SIZE))])
+def test_the_threshold_of_success_opens_the_gate(
+    success: float | None, shown: float, tmp_path: Path
+) -> None:
+    """No reward reaches 2: all questions with a demonstration are gated, rollouts of one remain."""
+    trainer = UpgeTrainer(
+        model(),
+        reward_funcs=reward,
+        args=config(tmp_path, logging_steps=1),
+        train_dataset=table(),
+        processing_class=tokenizer(),
+        rollout_func=rollout_func(model()),
+        algorithm="hpt",
+        success=success,
+    )
+    trainer.train()
+    (seen,) = [row for row in trainer.state.log_history if "offline_ratio" in row]
+    assert seen["offline_ratio"] == pytest.approx(shown)
+
+
 def test_metrics_tell_the_gate(tmp_path: Path) -> None:
     trainer, _ = trained(tmp_path, "hpt", logging_steps=1)
     (seen,) = [row for row in trainer.state.log_history if "offline_ratio" in row]
@@ -423,6 +528,7 @@ def test_another_demonstration_is_refused(demonstration: Any) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "sentence"), [("htp", "unknown algorithm 'htp'"), ("ppo", "ppo needs a critic's")]
 )
+@pytest.mark.slow
 def test_examples_refuse_without_a_traceback(example: str, algorithm: str, sentence: str) -> None:
     if example == "verl_example":
         pytest.importorskip("verl")

@@ -63,4 +63,4 @@ def test_a_row_an_architecture() -> None:
     text = markdown(frame)
     assert "Of 3, 2 are trained and sampled from." in text
     assert "(plain) in 1" in text and "(adjusted), in 1" in text
-    assert text.count("\n| ") == 4
+    assert text.count("\n| ") == 5  # header, rule and rows

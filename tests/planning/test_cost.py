@@ -63,8 +63,9 @@ def counted(shape: ModelShape, batch: Batch, checkpointing: bool) -> int:
     tokens = torch.randint(0, shape.vocab_size, (int(batch.sequences), length))
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     mask[:, batch.prompt + 1 :] = True
+    policy = Policy(model)
     with FlopCounterMode(display=False) as counter:
-        logp, _ = Policy(model)(tokens, mask)
+        logp, _ = policy(tokens, mask)
         logp.sum().backward()
     rotary = shape.query_width // shape.num_attention_heads * (length - 1)
     return counter.get_total_flops() - rotary  # positions times frequencies

@@ -21,8 +21,8 @@ from upge.likelihood import _chunk_likelihood
 from upge.planning import memory
 from upge.planning.memory import check_run_memory, run_memory
 from upge.planning.setting import Assumptions, Setting, load_assumptions, setting_of
-from upge.rollouts import CachedSampler
 from upge.rollouts.cached import LOGIT_BYTES
+from upge.rollouts.decoding import Cached
 from upge.training.config import RunConfig
 
 LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
@@ -187,8 +187,8 @@ def test_bytes_a_parameter_are_those_of_the_launch_files(file: str, per_paramete
 
 def test_the_cache_is_as_large_as_planned() -> None:
     model = model_of(TINY)
-    _, _, cache = CachedSampler(model, 1)._encode([[5] * 9, [6] * 9])
-    tensors = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+    decoder = Cached(model, [[5] * 9, [6] * 9], 1, 0)
+    tensors = [x for layer in decoder.cache.layers for x in (layer.keys, layer.values)]
     measured = sum(x.numel() * x.element_size() for x in tensors)
     assert measured == 2 * 9 * TINY.cache_bytes(4)
 

@@ -39,7 +39,7 @@ def test_backends_by_name(open_as):
 
 @pytest.mark.skipif(available("vllm"), reason="vLLM is installed")
 def test_a_missing_backend_says_how_to_install_it(open_as):
-    with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install '\.\[vllm\]'"):
+    with pytest.raises(UpgeError, match=r"vllm can't be imported.*pip install 'upge\[vllm\]'"):
         open_as("vllm")
     with pytest.raises(UpgeError, match=r"vllm is not installed; .* take backend: transformers"):
         check_backend("vllm")

@@ -354,6 +354,20 @@ def test_the_mask_ends_at_the_first_end_of_sequence(seed: int, bias: float) -> N
         assert mask == [True] * size + [False] * (length - size)
 
 
+def test_any_of_several_ends_ends_a_response() -> None:
+    """Of the generation configuration, of the caller, and none twice or beyond the vocabulary."""
+    model, prompts, length = random_model(3), [[2], [3, 5]], 8
+    model.generation_config.eos_token_id = [4, EOS, VOCABULARY + 5]
+    rollouts = CachedSampler(model, [6, 4])(prompts, 50, Sampling(length), seeds_of(prompts))
+    ended = set()
+    for tokens, mask, finished in zip(*(rollouts[i].tolist() for i in (0, 1, 3)), strict=True):
+        size = sum(mask)
+        assert not {EOS, 4, 6} & {*tokens[: size - 1]}
+        assert finished == (tokens[size - 1] in (EOS, 4, 6))
+        ended |= {tokens[size - 1]} if finished else set()
+    assert ended == {EOS, 4, 6}
+
+
 class Counted:
     """A model that counts the rows of its forward passes."""
 
@@ -367,8 +381,9 @@ class Counted:
 
 def test_prompts_are_encoded_once_and_finished_responses_leave() -> None:
     model, prompts, samples, length = ended_at(random_model(), 1.5), [[2], [3, 4], [5]], 40, 20
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    rollouts = CachedSampler(model, EOS)(prompts, samples, Sampling(length), seeds_of(prompts))
+    rollouts = sampler(prompts, samples, Sampling(length), seeds_of(prompts))
     lengths = rollouts.mask.sum(1)
     encoded, *steps = counted.rows
     assert encoded == len(prompts)
@@ -393,8 +408,9 @@ def test_rows_bound_a_forward_pass() -> None:
 def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rows as their caches at full length and their logits fit, and the same responses."""
     model, prompts, settings = random_model(), [[i, 2, 3] for i in range(2, 5)] * 3, Sampling(5)
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    whole = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    whole = sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 9  # prompts of the first pass
     c = model.config
     cache = (
@@ -408,12 +424,15 @@ def test_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     row = cache + c.vocab_size * 36
     counted.rows.clear()
     monkeypatch.setenv("UPGE_SAMPLER_MEMORY", str(9.5 * row / 2**30))
-    bounded = CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    sampler = CachedSampler(model, EOS)
+    counted.rows.clear()
+    bounded = sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 4 and max(counted.rows) <= 8  # of 9, whole groups
     assert responses(bounded) == responses(whole)
     monkeypatch.setenv("UPGE_SAMPLER_MEMORY", "1e-9")
+    sampler = CachedSampler(model, EOS)
     counted.rows.clear()
-    CachedSampler(model, EOS)(prompts, 2, settings, seeds_of(prompts))
+    sampler(prompts, 2, settings, seeds_of(prompts))
     assert counted.rows[0] == 1
 
 
@@ -427,8 +446,9 @@ def test_an_amount_of_memory_that_is_none(monkeypatch: pytest.MonkeyPatch, given
 @given(prompts=prompts_of_any_length, samples=st.integers(1, 3))
 def test_a_single_token(prompts: list[list[int]], samples: int) -> None:
     model = random_model()
+    sampler = CachedSampler(model, EOS)
     counted = Counted(model)
-    rollouts = CachedSampler(model, EOS)(prompts, samples, Sampling(1), seeds_of(prompts))
+    rollouts = sampler(prompts, samples, Sampling(1), seeds_of(prompts))
     assert rollouts.tokens.shape == (len(prompts) * samples, 1) and rollouts.mask.all()
     assert torch.equal(rollouts.finished, rollouts.tokens[:, 0] == EOS)
     assert counted.rows == [len(prompts)]
@@ -451,7 +471,8 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     model = random_model().train(training)
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    CachedSampler(model, EOS)([[2]], 2, Sampling(3), [0])
+    sampler = CachedSampler(model, EOS)
+    sampler([[2]], 2, Sampling(3), [0])
     assert model.training is training and not any(modes) and modes
 
     def fail(*_: Any) -> None:
@@ -459,7 +480,7 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
 
     model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="on purpose"):
-        CachedSampler(model, EOS)([[2]], 2, Sampling(3), [0])
+        sampler([[2]], 2, Sampling(3), [0])
     assert model.training is training
 
 

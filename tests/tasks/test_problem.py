@@ -10,7 +10,7 @@ import pytest
 
 from upge import UpgeError
 from upge.common import hub as hub_access
-from upge.tasks.hub import gsm8k_problem, load_gsm8k
+from upge.tasks.hub import Source, fetch, gsm8k_problem, gsm8k_record
 from upge.tasks.problem import DEFAULT_DATA, Problem, data_folder, load_problems
 
 
@@ -195,6 +195,9 @@ def test_a_record_of_the_hub() -> None:
         gsm8k_problem("How many?", "no mark")
 
 
+GSM8K = Source("openai/gsm8k", "train", gsm8k_record, "main", "number")
+
+
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked of the hub is asked of a stand-in."""
@@ -212,7 +215,7 @@ def test_the_hub(
         return [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert load_gsm8k("train") == [Problem("1 + 1?", "2", "It is 2.", kind="number")]
+    assert fetch(GSM8K) == [Problem("1 + 1?", "2", "It is 2.", kind="number")]
     said = f"upge: no file of openai/gsm8k in {tmp_path} (UPGE_DATA), asking the hub\n"
     assert capsys.readouterr() == ("", said)
 
@@ -224,12 +227,12 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(UpgeError) as error:
-        load_gsm8k("train")
+        fetch(GSM8K)
     assert "openai/gsm8k can't be had from the hub (ConnectionError); see" in str(error.value)
     assert "set UPGE_DATA to a folder" in str(error.value)
     assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        UpgeError, match=r"datasets can't be imported .*; install it with .*\[math\]"
+        UpgeError, match=r"datasets can't be imported .*; install it with .*\[train\]"
     ):
-        load_gsm8k("train")
+        fetch(GSM8K)

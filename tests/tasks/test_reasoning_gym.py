@@ -17,7 +17,7 @@ from upge.common.optional import available
 if not available("reasoning_gym"):
     pytest.skip("reasoning_gym is not installed", allow_module_level=True)
 
-from upge.tasks import grading_reasoning_gym, reasoning_gym
+from upge.tasks import confined_reasoning_gym, reasoning_gym
 from upge.tasks.confined import Settings
 from upge.tasks.problem import Problem
 from upge.tasks.reasoning_gym import WORD_PROBLEMS, ScoredAnswer, load
@@ -104,7 +104,7 @@ def test_problems_that_differ_by_process_want_a_fixed_seed(monkeypatch: pytest.M
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
-    with pytest.raises(UpgeError, match=r"reasoning_gym.*pip install '\.\[reasoning\]'"):
+    with pytest.raises(UpgeError, match=r"reasoning_gym.*pip install 'upge\[reasoning\]'"):
         load("chain_sum", {}, "train")
 
 
@@ -203,12 +203,12 @@ def test_all_that_the_library_evaluates_is_known() -> None:
             by_eval.add(module)
         if re.search(r"(?:parse_expr|sympify)\(answer", text) and "sympy" in text:
             by_parse_expr.add(module.rpartition(".")[2])
-    assert by_eval == {*grading_reasoning_gym.EVALUATING}
+    assert by_eval == {*confined_reasoning_gym.EVALUATING}
     assert by_parse_expr == {*BY_PARSE_EXPR, "polynomial_multiplication"}
 
 
 def test_arithmetic_is_all_that_is_parsed() -> None:
-    parse = grading_reasoning_gym.parse_arithmetic
+    parse = confined_reasoning_gym.parse_arithmetic
     for text in ("(82 + 20)*67 - 1/3", "-X**5/7 + 2.5*sin(X) + C", "exp(x)*log(x)", " 1 "):
         parse(text)
     for text in ("x.y", "'a'", "x_y", "eval(1)", "f(x)[0]", "x = 1", "{1}", "opens(x)"):

@@ -213,6 +213,7 @@ def test_the_command_refuses_what_is_faulty(monkeypatch):
 # ----------------------------------------------------------------------------------- two processes
 
 
+@pytest.mark.slow
 def test_a_faulty_launcher_is_not_trained_under(tmp_path):
     config = tiny_runs.Tiny(tmp_path).config("sft", tokens_per_microbatch=16)
     file = tmp_path / "run.json"

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from tiny_runs import Tiny, numbers, run, weights
 
 from upge.common.errors import UpgeError
-from upge.rollouts.cached import CachedSampler
+from upge.rollouts import cached
+from upge.rollouts.decoding import Cached
 from upge.training import loop, prepare
 from upge.training.gradient import GradientAccumulator
 from upge.training.precision import AutocastSampler
@@ -43,7 +44,7 @@ def test_sampling_and_training_are_of_one_precision(
     """Else most of the ratios π_θ/π_θold would be off by as much as rounding to 8 bits makes."""
     seen: list[torch.dtype] = []
     differences: list[float] = []
-    sample, likelihood = CachedSampler._forward, GradientAccumulator._likelihood
+    sample, likelihood = Cached._forward, GradientAccumulator._likelihood
 
     def sampled(self, ids, *rest):
         logits = sample(self, ids, *rest)
@@ -55,7 +56,15 @@ def test_sampling_and_training_are_of_one_precision(
         differences.extend((logp - part.old_logp)[part.mask].abs().tolist())
         return logp, entropy
 
-    monkeypatch.setattr(CachedSampler, "_forward", sampled)
+    compare = cached.find_decoding
+
+    def compared(model):
+        decoding = compare(model)
+        seen.clear()  # whose forward passes sample nothing
+        return decoding
+
+    monkeypatch.setattr(cached, "find_decoding", compared)
+    monkeypatch.setattr(Cached, "_forward", sampled)
     monkeypatch.setattr(GradientAccumulator, "_likelihood", scored)
     folder = run(tiny.config("grpo", precision="bfloat16"), tmp_path / "run")
     assert set(seen) == {torch.bfloat16}
@@ -66,7 +75,7 @@ def test_sampling_and_training_are_of_one_precision(
     assert weights(folder) != (tiny.model / "model.safetensors").read_bytes()
     monkeypatch.setattr(AutocastSampler, "__call__", lambda self, *asked: self.sampler(*asked))
     run(tiny.config("grpo", precision="bfloat16"), tmp_path / "other")
-    assert set(seen) == {torch.bfloat16, torch.float32}
+    assert set(seen) == {torch.float32}
     assert max(differences) > max(10 * close, 1e-3)
 
 

@@ -60,6 +60,7 @@ def test_two_configurations_are_a_sentence(tiny, tmp_path):
     assert not list((tmp_path / "out").glob("*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_two_folders_are_a_sentence(tiny, tmp_path):
     """One of which has a checkpoint; and one of which is finished."""
     config = tiny.config("grpo")

@@ -76,11 +76,13 @@ def test_a_row_that_is_wrong(
     assert published != ours
 
 
+@pytest.mark.slow
 def test_the_search_is_repeatable() -> None:
     first, again = (smallest_counterexample(REGISTRY["sft"], get("dft")) for _ in range(2))
     assert first is not None and first == again
 
 
+@pytest.mark.slow
 def test_another_clip_is_found() -> None:
     """Ratios between 1/2 and 2, where clips of 0.2 and 0.4 differ, are among the batches tried."""
     assert smallest_counterexample(REGISTRY["grpo"], get("grpo", clip=0.4)) is not None

@@ -19,7 +19,13 @@ from upge.models.pretrained import SMOLLM2
 from upge.tasks.problem import Problem, data_folder
 from upge.verification import published, real
 from upge.verification.numeric import Case, agreement, estimator_gradient, published_gradient
-from upge.verification.real import gsm8k, partial_credit, real_case, verify_real
+from upge.verification.real import (
+    data_name,
+    partial_credit,
+    real_case,
+    verify_real,
+    word_problems,
+)
 from upge.verification.verify import REAL_COSINE, REAL_TOLERANCE, Request, check_real
 
 #: Before the tests set their own.
@@ -172,24 +178,28 @@ def test_problems_that_do_not_fit(
         real_case(model)
 
 
-def test_problems_of_the_hub_where_there_are_none_here(
+def test_generated_problems_where_there_are_none_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(real, "load_gsm8k", lambda split: [Problem("from the hub", split)])
-    assert len(gsm8k()) == len(PROBLEMS)
+    assert len(word_problems()) == len(PROBLEMS) and data_name() == "GSM8K"
     monkeypatch.setenv("UPGE_DATA", str(tmp_path))
     with pytest.raises(UpgeError, match="set UPGE_DATA to the folder"):
-        gsm8k()  # a folder that was asked for is not replaced
+        word_problems()  # a folder that was asked for is not replaced
     monkeypatch.delenv("UPGE_DATA")
     monkeypatch.chdir(tmp_path)
-    assert gsm8k() == [Problem("from the hub", "train")]
+    assert data_name() == "gsm_symbolic"
+    if not available("reasoning_gym"):
+        pytest.skip("reasoning_gym is not installed")
+    problems = word_problems()
+    assert len({p.prompt for p in problems}) > 100
+    assert all(p.demonstration and p.answer in p.demonstration for p in problems)
 
 
 def test_reasons_instead_of_errors(tmp_path: Path) -> None:
     findings = list(check_real(Request(("sft", "grpo"), model=str(tmp_path))))
     assert [(f.algorithm, f.verdict, f.error) for f in findings] == [
-        ("sft", "none", None),
-        ("grpo", "none", None),
+        ("sft", "not run", None),
+        ("grpo", "not run", None),
     ]
     assert all(f"no model can be loaded from '{tmp_path}'" in f.note for f in findings)
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import ClassVar
 
 import pytest
@@ -12,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from upge.advantage import Reward
+from upge.advantage import KLGradient, Reward
 from upge.algorithms import GATES, REGISTRY, algorithm, get
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.component import Component
-from upge.estimator import EntropyWeight, Estimator, Term, compose
+from upge.estimator import KL_GRADIENTS, EntropyWeight, Estimator, Term, compose
 from upge.feedback import Gate
 from upge.normalization import NORMALIZERS, TokenMean
-from upge.reference import ConstantOne
+from upge.reference import ConstantOne, CurrentPolicy
 from upge.stabilization import Clip, Stabilization
 from upge.verification import formulas as twins
 from upge.verification import published, symbolic
@@ -33,6 +34,7 @@ from upge.verification.symbolic import PATTERNS, verify_symbolic
 # --- the proof holds ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # make reproduce-table1 proves every row, too
 @pytest.mark.parametrize("name", REGISTRY)
 def test_published_gradient_is_the_row(name: str) -> None:
     result = verify_symbolic(REGISTRY[name])
@@ -59,6 +61,7 @@ def test_it_holds_for_other_options(name: str, options: dict[str, float]) -> Non
 
 
 @pytest.mark.parametrize("name", ["ppo_dual_clip", "gmpo"])
+@pytest.mark.slow
 def test_a_finer_grid_finds_no_further_cells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = symbolic._around
 
@@ -210,6 +213,9 @@ def batches(draw: st.DrawFn) -> list[Sample]:
             demonstration=demonstration,
             values=tokens(st.floats(-2, 2)),
             entropy=tokens(st.floats(0, 3)),
+            sampler_logp=[min(x + draw(st.floats(-1, 1)), 0.0) for x in logp],
+            ref_logp=tokens(st.floats(-6, -0.1)),
+            teacher_logp=tokens(st.floats(-6, -0.1)),
         )
 
     kinds = draw(st.lists(st.booleans(), max_size=5))
@@ -231,6 +237,9 @@ def torch_weights(estimator: Estimator, samples: list[Sample], max_length: int) 
         offline=torch.tensor([sample.demonstration for sample in samples]),
         old_logp=double("old_logp"),
         values=double("values"),
+        sampler_logp=double("sampler_logp"),
+        ref_logp=double("ref_logp"),
+        teacher_logp=double("teacher_logp"),
         max_length=max_length,
     )
     return estimator(batch, double("logp"), double("entropy")).weights
@@ -248,6 +257,14 @@ def estimators() -> Iterator[tuple[str, Estimator]]:
     yield "grpo with a capped ratio", get("grpo", clip=0.4, is_cap=1.1)
     for gate in GATES:
         yield f"hpt with {gate}", get("hpt_global_token", gate=gate, gamma=0.4)
+    for psi in KL_GRADIENTS:
+        yield f"dapo with a {psi} penalty", get("dapo", kl=0.3, kl_gradient=psi)
+    distillation = Term("online", CurrentPolicy(), KLGradient("k2", "teacher"), TokenMean())
+    yield "on-policy distillation", compose(distillation)
+    for level, rule in product(("token", "sequence", "geometric"), ("truncate", "mask", "reject")):
+        bounds = {"correction_low": 0.7, "correction_high": 1.2}
+        yield f"grpo, {level} {rule}", get("grpo", correction=f"{level}-{rule}", **bounds)
+    yield "rloo with a KL in the reward", get("rloo", kl_reward=0.2)
     for sign in (-1, 1):
         term = Term(
             "online", ConstantOne(), Reward(), TokenMean(), entropy_weight=EntropyWeight(sign)

@@ -102,7 +102,7 @@ def test_csv_leaves_empty_what_was_not_asked() -> None:
     (line,) = lines(table1_csv(rows_of([Finding("float64", "grpo", "pass", 1e-15)])))
     filled = {"algorithm", "reference", "advantage", "stabilizer", "float64_err"}
     assert {column for column in COLUMNS if line[column]} == filled
-    missing = Finding("printed", "grpo", "none", note="needs pip install 'upge[theory]'")
+    missing = Finding("printed", "grpo", "not run", note="needs pip install 'upge[theory]'")
     (line,) = lines(table1_csv(rows_of([missing])))
     assert line["exact"] == "" and "upge[theory]" in line["note"]
     refuted = Finding("symbolic", "grpo", "fail", note="r = 2")

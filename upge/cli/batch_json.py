@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,23 +9,25 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError, unknown
+from upge.common.files import parse_strictly
 
 #: Fields of (N, T) numbers, and whether they must be there.
-_TOKEN_FIELDS = {"logp": True, "mask": True, "old_logp": False, "values": False, "entropy": False}
+_OTHERS = ("old_logp", "sampler_logp", "ref_logp", "teacher_logp", "demo_logp", "values", "entropy")
+_TOKEN_FIELDS = {"logp": True, "mask": True} | dict.fromkeys(_OTHERS, False)
 _ROW_FIELDS = {"reward": True, "group": True, "offline": False}
 
 
 def parse_batch(text: str) -> TrajectoryBatch:
     """Read ``logp``, ``mask``, ``reward``, ``group`` and what else is there, in float64.
 
-    ``logp``, ``old_logp``, ``mask``, ``values`` and ``entropy`` are N × T lists over response
-    positions, ``reward``, ``group`` and ``offline`` lists of N; ``offline`` may be N × T too and is
-    all false if left out.
+    ``logp``, ``mask``, ``values``, ``entropy`` and the log-probabilities of other policies are
+    N × T lists over response positions, ``reward``, ``group`` and ``offline`` lists of N;
+    ``offline`` may be N × T too and is all false if left out.
 
     Raises:
         UpgeError: not JSON, a field that is missing, unknown, ragged or of the wrong type.
     """
-    record = _load(text)
+    record = parse_strictly(text, "batch")
     known = [*_TOKEN_FIELDS, *_ROW_FIELDS, "max_length"]
     for name in record:
         if name not in known:
@@ -46,21 +46,15 @@ def parse_batch(text: str) -> TrajectoryBatch:
         group=_questions(record["group"]),
         offline=_flags(offline),
         old_logp=numbers.get("old_logp"),
+        sampler_logp=numbers.get("sampler_logp"),
+        ref_logp=numbers.get("ref_logp"),
+        teacher_logp=numbers.get("teacher_logp"),
+        demo_logp=numbers.get("demo_logp"),
         values=numbers.get("values"),
         max_length=record.get("max_length"),
         logp=numbers["logp"],
         entropy=numbers.get("entropy"),
     )
-
-
-def _load(text: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UpgeError(f"the batch is no JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UpgeError(f"the batch is a JSON {type(record).__name__}, wanted an object")
-    return record
 
 
 def _shape(name: str) -> str:
@@ -103,10 +97,10 @@ def _questions(given: Any) -> Tensor:
     """Questions may be named by numbers or words."""
     names = _list("group", given)
     for name in names:
-        if isinstance(name, float) or not isinstance(name, (int, str)):
+        if isinstance(name, bool) or not isinstance(name, (int, str)):
             raise UpgeError(f"group: got {name!r:.60}, wanted whole numbers or names")
-    index = {name: i for i, name in enumerate(dict.fromkeys(map(str, names)))}
-    return torch.tensor([index[str(name)] for name in names], dtype=torch.long)
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([index[name] for name in names], dtype=torch.long)
 
 
 def _flags(given: Any) -> Tensor:

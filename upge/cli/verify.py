@@ -45,7 +45,8 @@ def verify(
     from upge.algorithms import REGISTRY, algorithm
     from upge.common.errors import unknown
     from upge.common.provenance import provenance
-    from upge.verification.table1 import write_tables
+    from upge.verification.real import data_name
+    from upge.verification.table1 import lost, write_tables
     from upge.verification.verify import CHECKS, Request, failures
     from upge.verification.verify import verify as run
 
@@ -70,7 +71,16 @@ def verify(
                 f"Not exact as printed: {finding.algorithm}. {finding.note}.", markup=False
             )
     if out is not None:
-        paths = write_tables(findings, provenance(), out)
+        origin = provenance() | {"real LM": f"{model} on {data_name()}, seed {seed}"}
+        if missing := lost(findings, out):
+            Console().print(
+                f"{out}/table1.json holds results of {', '.join(missing)} that this run lacks, so "
+                f"it is left as it is; delete it to have it replaced",
+                highlight=False,
+                markup=False,
+            )
+            out = out / "partial"
+        paths = write_tables(findings, origin, out)
         Console().print(f"Written to {out}/: {', '.join(path.name for path in paths)}")
     idle = _idle_checks(findings)
     for name, why in idle.items():
@@ -89,8 +99,8 @@ def _idle_checks(findings: Sequence[Finding]) -> dict[str, str]:
     notes: dict[str, str] = {}
     for check in dict.fromkeys(f.check for f in findings if f.check != "printed"):
         own = [f for f in findings if f.check == check]
-        if all(f.verdict == "none" for f in own):
-            notes[check] = own[0].note
+        if all(f.verdict in ("none", "not run") for f in own):
+            notes[check] = next((f.note for f in own if f.verdict == "not run"), own[0].note)
     return notes
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -174,6 +175,31 @@ def parse_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def parse_strictly(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in a text that a user wrote.
+
+    Raises:
+        UpgeError: it is none, or has a key twice, of which JSON would drop one in silence.
+    """
+
+    def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+            raise UpgeError(f"the {what} has {twice!r:.60} twice in one map, wanted once")
+        return record
+
+    try:
+        record = json.loads(text, object_pairs_hook=once)
+    except UpgeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UpgeError(f"the {what} is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise UpgeError(f"the {what} is a JSON {type(record).__name__}, wanted an object")
+    return record
 
 
 def file_digest(path: Path, whole: bool = False) -> str:

@@ -6,8 +6,6 @@ trajectories of π_β on the same question, all independent.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError, unknown
+from upge.common.files import parse_strictly
 from upge.estimator import Estimator
 from upge.exact.enumeration import Policy, Scores, TabularPolicy, Tree
 from upge.exact.objective import Objective
@@ -192,7 +191,7 @@ def parse_instance(text: str, *, demonstrations: int = 1, critic: Critic = "exac
         UpgeError: not JSON, a field, prefix or trajectory that is missing, unknown or of the wrong
             type or size, or more trajectories than can be enumerated.
     """
-    record = _load(text)
+    record = parse_strictly(text, "instance")
     for name in record:
         if name not in _FIELDS:
             raise unknown("field of the instance", name, _FIELDS)
@@ -220,27 +219,6 @@ def parse_instance(text: str, *, demonstrations: int = 1, critic: Critic = "exac
         critic=critic,
     )
     return Instance(setting, clip)
-
-
-def _load(text: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(text, object_pairs_hook=_once)
-    except UpgeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UpgeError(f"the instance is no JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UpgeError(f"the instance is a JSON {type(record).__name__}, wanted an object")
-    return record
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The object, unless it has a key twice, of which JSON would drop one in silence."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise UpgeError(f"the instance has {twice!r:.60} twice in one map, wanted once")
-    return record
 
 
 def _whole(name: str, given: Any) -> int:

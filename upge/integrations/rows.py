@@ -18,6 +18,7 @@ def trajectories(
     demonstration_reward: Tensor,
     *,
     max_length: int,
+    success: float | None = None,
     all_sum: Callable[[Tensor], Tensor],
 ) -> TrajectoryBatch:
     """Each question's rollouts, then the demonstrations; prompts and responses side by side.
@@ -31,6 +32,7 @@ def trajectories(
         demonstrations: token ids for each question, with their end; empty without one.
         demonstration_reward: (questions,), NaN likewise.
         max_length: the longest response the run allows.
+        success: see :class:`upge.batch.TrajectoryBatch`.
         all_sum: sums a tensor over all processes.
     """
     device, size = reward.device, len(reward) // len(demonstrations)
@@ -49,6 +51,8 @@ def trajectories(
         old_logp = _stacked(old_logp, torch.zeros(mask.shape, dtype=old_logp.dtype, device=device))
         old_logp = pad(old_logp, (prompt_ids.shape[1], 0))
     group = torch.arange(len(reward), device=device) // size
+    # TRL clears the mask of a truncated completion, which remains in its group.
+    member = torch.cat([reward.isfinite(), torch.ones_like(questions, dtype=torch.bool)])
     return TrajectoryBatch(
         mask=pad(scored, (prompt_ids.shape[1], 0)),
         reward=torch.cat([reward, demonstration_reward[questions]]).nan_to_num(),
@@ -58,6 +62,8 @@ def trajectories(
         tokens=torch.cat([prompt_ids, _stacked(rollouts["completion_ids"], ids)], 1),
         attention=torch.cat([prompt_mask.bool(), completion_mask], 1),
         max_length=max_length,
+        member=member,
+        success=success,
         all_sum=all_sum,
     )
 

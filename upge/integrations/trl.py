@@ -73,6 +73,8 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
     Args:
         *args: as GRPOTrainer takes them.
         algorithm: a name of the registry, or an estimator, as ``upge.get("hpt", gamma=0.25)``.
+        success: the reward from which a response is a success, as REINFORCE and HPT's P count them;
+            None for any reward above 0.
         **kwargs: as GRPOTrainer takes them.
 
     Raises:
@@ -82,7 +84,14 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
             to 5.5.3 with accumulation.
     """
 
-    def __init__(self, *args: Any, algorithm: str | Estimator = "hpt", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        algorithm: str | Estimator = "hpt",
+        success: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.success = success
         self.estimator = get(algorithm) if isinstance(algorithm, str) else algorithm
         given = dict(zip(("model", "reward_funcs", "args", "train_dataset"), args, strict=False))
         given |= kwargs
@@ -232,6 +241,7 @@ class UpgeTrainer(_trl.GRPOTrainer):  # type: ignore[misc]
             reward,
             *self._demonstrations(questions),
             max_length=self.max_completion_length,
+            success=self.success,
             all_sum=partial(sum_over_processes, self.accelerator),
         )
         batch = self._with_known_logp(batch, rollouts)

@@ -277,7 +277,7 @@ def _is_product(model: Any) -> bool:
     numbers in the place of its head's output, which show a cap however small the weights are.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    if type(head) is not nn.Linear or "forward" in vars(head):
         return False
     generator = torch.Generator().manual_seed(0)
     hidden, large = (

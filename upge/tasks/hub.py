@@ -82,15 +82,6 @@ def fetch(source: Source) -> list[Problem]:
 # ------------------------------------------------------------------------------------------ records
 
 
-def load_gsm8k(split: str) -> list[Problem]:
-    """GSM8K (arXiv 2110.14168) from the hub, solutions without the calculator's marks.
-
-    Raises:
-        UpgeError: as :func:`fetch`.
-    """
-    return fetch(Source("openai/gsm8k", split, gsm8k_record, "main", "number"))
-
-
 def gsm8k_record(record: Record) -> Problem:
     """A record of openai/gsm8k."""
     return gsm8k_problem(record["question"], record["answer"])

@@ -3,12 +3,12 @@ r"""How a problem becomes a prompt, and a solution a demonstration whose answer 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from upge.common.errors import UpgeError, unknown
 from upge.tasks.answers import boxed
+from upge.tasks.rendering import render
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -53,30 +53,6 @@ def prompt(problem: str, template: str, tokenizer: Any = None) -> str:
         )
     message = {"role": "user", "content": f"{problem}\n{INSTRUCTION}"}
     return render(tokenizer, [message], opened=True)
-
-
-def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opened: bool = False) -> str:
-    """A conversation as text, by the tokenizer's chat template.
-
-    Args:
-        tokenizer: has a chat template.
-        messages: with ``role`` and ``content`` each.
-        opened: whether the assistant's turn is opened behind them.
-
-    Raises:
-        UpgeError: the template can't be rendered.
-    """
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=opened, tokenize=False
-        )
-    except Exception as error:  # templates may raise what they like
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")[:200]
-        raise UpgeError(
-            f"the chat template of the model's tokenizer fails ({reason}); mend chat_template in "
-            "the tokenizer's folder, or take another template than chat"
-        ) from error
-    return text
 
 
 @dataclass(frozen=True)

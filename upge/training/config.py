@@ -241,6 +241,10 @@ class Stage(Config):
         skip_norm: an update whose gradient norm exceeds it is skipped; None for no skip.
         entropy_bonus: c of c·H, H the mean entropy over all tokens of rows with nonzero weight.
         temperature: sampling temperature of the rollouts.
+        success: the reward from which a response is a success, as REINFORCE and HPT's P count them;
+            None for any reward above 0.
+        mask_truncated: whether responses that max_tokens cut off get no loss. They count in their
+            group's statistics all the same.
         micro_batch: rows per micro-batch, in order; None for rows of similar length within the
             run's ``tokens_per_microbatch``.
         faults: known bugs of other trainers to inject; see :data:`upge.training.gradient.Fault`.
@@ -263,6 +267,8 @@ class Stage(Config):
     skip_norm: Rate | None = None
     entropy_bonus: NonNegative = 0.0
     temperature: Rate = 1.0
+    success: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    mask_truncated: bool = False
     on_bad_step: Literal["stop", "skip"] = "stop"
     micro_batch: PositiveInt | None = None
     faults: tuple[Fault, ...] = ()

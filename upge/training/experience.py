@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -158,6 +158,8 @@ def collect(
     verifier: Verifier,
     tokenizer: Any,
     device: torch.device,
+    success: float | None = None,
+    mask_truncated: bool = False,
     all_sum: Callable[[Tensor], Tensor] | None = None,
 ) -> Experience:
     """Sample, grade and gather the trajectories of a step.
@@ -173,6 +175,8 @@ def collect(
         verifier: grades the rollouts.
         tokenizer: decodes the rollouts.
         device: of the batch.
+        success: see :class:`upge.batch.TrajectoryBatch`.
+        mask_truncated: whether rollouts that didn't end get no loss.
         all_sum: sums a tensor over processes, if there are several.
     """
     rows: list[_Row] = []
@@ -188,11 +192,13 @@ def collect(
             for slot, q in zip(slots, questions, strict=True)
             if q.demonstration is not None
         ]
-    rewards = torch.tensor([row.reward for row in rows[:sampled]])
-    shares = (rewards > 0).float().view(len(questions), -1).mean(1).tolist() if sampled else []
-    solved = list(zip(slots, shares, strict=False))
     finite = all(bool(row.logp.isfinite().all()) for row in rows if row.logp is not None)
-    batch = _gather(rows, settings.max_tokens, device, all_sum)
+    batch = _gather(rows, device, max_length=settings.max_tokens, success=success, all_sum=all_sum)
+    solved: list[tuple[int, float]] = []
+    if sampled:
+        shares = batch.solved[:sampled].float().view(len(questions), -1).mean(1).tolist()
+        solved = list(zip(slots, shares, strict=True))
+        batch = _without_truncated(batch, finished) if mask_truncated else batch
     encoded = sum(len(q.prompt) for q in questions) if sampler is not None else 0
     return Experience(batch, solved, finished, encoded, torch.tensor(finite))
 
@@ -227,10 +233,20 @@ def _rollout_rows(
     ]
 
 
+def _without_truncated(batch: TrajectoryBatch, finished: Tensor) -> TrajectoryBatch:
+    """The batch without loss on rollouts that didn't end, which remain members of their groups."""
+    scored = torch.ones(len(batch.mask), dtype=torch.bool, device=batch.mask.device)
+    scored[: len(finished)] = finished.to(scored.device)
+    mask = batch.mask & scored[:, None]
+    return replace(batch, mask=mask, member=torch.ones_like(scored))
+
+
 def _gather(
     rows: list[_Row],
-    max_length: int,
     device: torch.device,
+    *,
+    max_length: int,
+    success: float | None,
     all_sum: Callable[[Tensor], Tensor] | None,
 ) -> TrajectoryBatch:
     width = max((len(row.prompt) + len(row.response) for row in rows), default=1)
@@ -255,5 +271,6 @@ def _gather(
         tokens=tokens.to(device),
         attention=attention.to(device),
         max_length=max_length,
+        success=success,
         **shared,  # type: ignore[arg-type]
     )

@@ -289,6 +289,8 @@ class Trainer:
             verifier=self.prepared.dataset.verifier,
             tokenizer=self.prepared.tokenizer,
             device=self.accelerator.device,
+            success=stage.success,
+            mask_truncated=stage.mask_truncated,
             all_sum=None if world == 1 else self._all_sum,
         )
 

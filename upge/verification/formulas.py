@@ -8,16 +8,19 @@ numbers, which ties them to the tensors that train.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from upge.advantage import (
     GAE,
     BatchZScore,
     GroupCentered,
+    GroupRelative,
     GroupZScore,
+    KLGradient,
     LeaveOneOut,
     One,
+    Penalized,
     Reward,
     Signed,
 )
@@ -41,6 +44,7 @@ from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRa
 from upge.stabilization import (
     CISMask,
     Clip,
+    Correction,
     DualClip,
     GeometricClip,
     NoMask,
@@ -90,6 +94,10 @@ class Rows:
     def values(self, i: int) -> Sequence[Scalar]:
         """V of the row's tokens."""
         return self._given(self.samples[i].values, "values")
+
+    def logp_of(self, i: int, policy: str) -> Sequence[Scalar]:
+        """Log-probabilities of the row's tokens under another policy, as ``ref_logp``."""
+        return self._given(getattr(self.samples[i], policy), policy)
 
     def _given(self, numbers: Sequence[Scalar] | None, name: str) -> Sequence[Scalar]:
         if numbers is None:
@@ -284,6 +292,13 @@ def _group_centered(a: GroupCentered, rows: Rows, i: int, t: int) -> Scalar:
     return rows.reward(i) - _mean(among) if among else rows.reward(i)
 
 
+@formula(GroupRelative)
+def _group_relative(a: GroupRelative, rows: Rows, i: int, t: int) -> Scalar:
+    among = rows.rewards(rows.question(i, a.over))
+    nothing = _all_equal(among) or _mean(among) == 0
+    return 0 if nothing else (rows.reward(i) - _mean(among)) / _mean(among)
+
+
 @formula(LeaveOneOut)
 def _leave_one_out(a: LeaveOneOut, rows: Rows, i: int, t: int) -> Scalar:
     others = rows.rewards([j for j in rows.question(i, "online") if j != i])
@@ -293,8 +308,46 @@ def _leave_one_out(a: LeaveOneOut, rows: Rows, i: int, t: int) -> Scalar:
 
 @formula(BatchZScore)
 def _batch_z_score(a: BatchZScore, rows: Rows, i: int, t: int) -> Scalar:
-    among = [rows.reward(j) for j in rows.of("online") for _ in range(rows.length(j))]
-    return 0 if _all_equal(among) else _z_score(rows.reward(i), among, rows.maths)
+    def x(j: int) -> Scalar:
+        return rows.reward(j) if a.of == "reward" else _group_centered(GroupCentered(), rows, j, t)
+
+    among = [x(j) for j in rows.of("online") for _ in range(rows.length(j))]
+    return 0 if _all_equal(among) else _z_score(x(i), among, rows.maths)
+
+
+@formula(KLGradient)
+def _kl_gradient(a: KLGradient, rows: Rows, i: int, t: int) -> Scalar:
+    k = (
+        rows.samples[i].logp[t]
+        - rows.logp_of(i, "ref_logp" if a.to == "reference" else "teacher_logp")[t]
+    )
+    return -{"k1": 1, "k2": k, "k3": 1 - rows.maths.exp(-k), "k1+1": k + 1}[a.psi]
+
+
+@formula(Penalized)
+def _penalized(a: Penalized, rows: Rows, i: int, t: int) -> Scalar:
+    def penalized(j: int, sample: Sample) -> Sample:
+        if sample.demonstration:
+            return sample
+        pairs = zip(sample.old_logp, rows.logp_of(j, "ref_logp"), strict=True)
+        kl = sum(old - reference for old, reference in pairs)
+        return replace(sample, reward=sample.reward - rows.maths.number(a.beta) * kl)
+
+    samples = [penalized(j, sample) for j, sample in enumerate(rows.samples)]
+    return _twin(a.inner, replace(rows, samples=samples), i, t)
+
+
+@formula(Correction)
+def _correction(c: Correction, rows: Rows, i: int, t: int) -> Scalar:
+    pairs = zip(rows.samples[i].old_logp, rows.logp_of(i, "sampler_logp"), strict=True)
+    logs = [old - sampler for old, sampler in pairs]
+    log_rho = {"token": logs[t], "sequence": sum(logs), "geometric": sum(logs) / len(logs)}[c.level]
+    rho, low, high = rows.maths.exp(log_rho), rows.maths.number(c.low), rows.maths.number(c.high)
+    beyond_low, beyond_high = (low, high) if c.rule == "truncate" else (0, 0)
+    within = 1 if c.rule == "reject" else rho
+    return rows.maths.where(
+        rho - high, beyond_high, rows.maths.where(low - rho, beyond_low, within)
+    )
 
 
 @formula(Unshaped)
@@ -435,6 +488,8 @@ def _term_weight(term: Term, terms: Terms, rows: Rows, i: int, t: int) -> Scalar
     weight *= _twin(term.stabilization, rows, i, t, advantage)
     weight *= rows.maths.exp(rows.samples[i].logp[t] - _twin(term.reference, rows, i, t))
     weight *= _twin(term.shaping, rows, i, t)
+    for correction in term.corrections:
+        weight *= _twin(correction, rows, i, t)
     if term.gate is not None:
         weight *= _twin(term.gate, rows, i)
     if term.entropy_weight is not None:

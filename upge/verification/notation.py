@@ -27,6 +27,9 @@ _LATEX = {
     "GAE": r"\hat A_{GAE}",
     "R − mean of others": r"R_i-\tfrac{1}{n-1}\sum_{j\neq i}R_j",
     "(R − mean_batch)/std_batch": r"\tfrac{R-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}}",
+    "(c − mean_batch)/std_batch, c = R − mean_Gon": (
+        r"\tfrac{c-\mathrm{mean}_{batch}}{\mathrm{std}_{batch}},\ c=R-\mathrm{mean}_{G_{on}}"
+    ),
     # 1_stable
     "1_Clip": r"\mathbf{1}_{Clip}",
     "1_Seq-Clip": r"\mathbf{1}_{Seq\text{-}Clip}",
@@ -79,6 +82,9 @@ def latex(component: Component) -> str:
     if found := re.fullmatch(r"\(R − mean_(.+)\)/std_\1", text):
         group = _GROUPS[found[1]]
         return rf"\tfrac{{R-\mathrm{{mean}}_{{{group}}}}}{{\mathrm{{std}}_{{{group}}}}}"
+    if found := re.fullmatch(r"\(R − mean_(.+)\)/mean_\1", text):
+        mean = rf"\mathrm{{mean}}_{{{_GROUPS[found[1]]}}}"
+        return rf"\tfrac{{R-{mean}}}{{{mean}}}"
     if found := re.fullmatch(r"R − mean_(\S+)", text):
         return rf"R-\mathrm{{mean}}_{{{_GROUPS[found[1]]}}}"
     if found := re.fullmatch(r"\{(\S+), (\S+)\}", text):

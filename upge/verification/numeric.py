@@ -19,7 +19,7 @@ from upge.algorithms import Algorithm, Value
 from upge.batch import TrajectoryBatch
 from upge.estimator import Estimator
 from upge.likelihood import token_likelihood
-from upge.verification.published import LOSSES, Sample
+from upge.verification.published import Sample, loss_of
 
 
 class TorchOps:
@@ -90,8 +90,12 @@ def published_loss(
     entropy: Tensor | None = None,
     **options: Value,
 ) -> Tensor:
-    """The published loss of the registry entry's name, at its default or the given options."""
-    loss = LOSSES[algorithm.name]
+    """The published loss of the registry entry's name, at its default or the given options.
+
+    Raises:
+        UpgeError: there is none of that name.
+    """
+    loss = loss_of(algorithm.name)
     settings: dict[str, Value] = {name: o.default for name, o in algorithm.options.items()}
     settings |= options
     if "max_length" in inspect.signature(loss).parameters:

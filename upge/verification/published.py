@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from upge.common.errors import UpgeError
+
 Scalar = Any
 """A 0-dim torch tensor, a sympy expression or a float."""
 
@@ -36,6 +38,8 @@ class Sample:
         demonstration: whether it comes from the demonstrator rather than from the policy.
         values: ``V(s_t)`` before each token; constants, read by the losses with GAE.
         entropy: entropy of ``pi_theta`` at each position; constants, read by the SRFT losses.
+        sampler_logp, ref_logp, teacher_logp: log-probabilities of the tokens under the sampler of a
+            rollout, a reference, and a teacher; constants.
     """
 
     logp: Sequence[Scalar]
@@ -45,6 +49,9 @@ class Sample:
     demonstration: bool
     values: Sequence[Scalar] | None = None
     entropy: Sequence[Scalar] | None = None
+    sampler_logp: Sequence[Scalar] | None = None
+    ref_logp: Sequence[Scalar] | None = None
+    teacher_logp: Sequence[Scalar] | None = None
 
 
 class Ops(Protocol):
@@ -386,6 +393,27 @@ def reinforce_plus_plus(samples: Sequence[Sample], ops: Ops, *, clip: float = 0.
     return loss
 
 
+def reinforce_plus_plus_baseline(
+    samples: Sequence[Sample], ops: Ops, *, clip: float = 0.2
+) -> Scalar:
+    """REINFORCE++ with a baseline (arXiv 2501.03262), without KL.
+
+    L = -(1 / sum |tau_i|) sum_i sum_t min(r A_i, clip(r, 1 - clip, 1 + clip) A_i)
+
+    A is the z-score, over all tokens of all rollouts, of c_i = R_i less the mean of its question.
+    """
+    rollouts = _rollouts(samples)
+    centred = [_centred(sample, _same_question(rollouts, sample)) for sample in rollouts]
+    returns = [c for c, sample in zip(centred, rollouts, strict=True) for _ in sample.logp]
+    loss: Scalar = 0
+    for c, sample in zip(centred, rollouts, strict=True):
+        advantage = _z_score(c, returns, ops)
+        for t in range(len(sample.logp)):
+            term = _surrogate(_ratio(sample, t, ops), advantage, clip, clip, ops)
+            loss = loss - term / len(returns)
+    return loss
+
+
 def cispo(
     samples: Sequence[Sample], ops: Ops, *, ratio_max: float = 5.0, ratio_min: float = 0.0
 ) -> Scalar:
@@ -469,6 +497,69 @@ def reinforce(samples: Sequence[Sample], ops: Ops) -> Scalar:
     return loss
 
 
+def maxrl(samples: Sequence[Sample], ops: Ops) -> Scalar:
+    """Maximum likelihood RL (arXiv 2602.02710): the group's deviation in units of its mean.
+
+    L = -(1/N) sum_i A_i sum_t log pi(tau_it),  A_i = (R_i - mean_q) / mean_q, 0 if mean_q = 0
+    """
+    rollouts = _rollouts(samples)
+    loss: Scalar = 0
+    for sample in rollouts:
+        group = _same_question(rollouts, sample)
+        mean = _mean([other.reward for other in group])
+        advantage = 0 if mean == 0 else _centred(sample, group) / mean
+        for logp in sample.logp:
+            loss = loss - advantage * logp / len(rollouts)
+    return loss
+
+
+def psr(samples: Sequence[Sample], ops: Ops) -> Scalar:
+    """Positive sample reinforcement (arXiv 2506.01347): likelihood of the successes.
+
+    L = -(1/N) sum over rollouts with R > 0, sum_t log pi(tau_it);  N counts all rollouts
+    """
+    return _weighted_signs(samples, 1, 0)
+
+
+def nsr(samples: Sequence[Sample], ops: Ops) -> Scalar:
+    """Negative sample reinforcement (arXiv 2506.01347): unlikelihood of the failures.
+
+    L = (1/N) sum over rollouts with R <= 0, sum_t log pi(tau_it);  N counts all rollouts
+    """
+    return _weighted_signs(samples, 0, 1)
+
+
+def w_reinforce(samples: Sequence[Sample], ops: Ops, *, positive: float = 0.1) -> Scalar:
+    """Weighted REINFORCE (arXiv 2506.01347): positive * `psr` + `nsr`."""
+    return _weighted_signs(samples, positive, 1)
+
+
+def _weighted_signs(samples: Sequence[Sample], positive: float, negative: float) -> Scalar:
+    rollouts = _rollouts(samples)
+    loss: Scalar = 0
+    for sample in rollouts:
+        for logp in sample.logp:
+            if sample.reward > 0:
+                loss = loss - positive * logp / len(rollouts)
+            else:
+                loss = loss + negative * logp / len(rollouts)
+    return loss
+
+
+def asymre(samples: Sequence[Sample], ops: Ops, *, delta: float = 0.1) -> Scalar:
+    """Asymmetric REINFORCE (arXiv 2506.20520), its baseline delta below the question's mean.
+
+    L = -(1/N) sum_i (R_i - V_q) sum_t log pi(tau_it),  V_q = mean_q - delta
+    """
+    rollouts = _rollouts(samples)
+    loss: Scalar = 0
+    for sample in rollouts:
+        advantage = _centred(sample, _same_question(rollouts, sample)) + delta
+        for logp in sample.logp:
+            loss = loss - advantage * logp / len(rollouts)
+    return loss
+
+
 def rloo(samples: Sequence[Sample], ops: Ops) -> Scalar:
     """REINFORCE leave-one-out (arXiv 2402.14740).
 
@@ -503,6 +594,26 @@ def gspo(
             ratio = _sequence_ratio(sample, ops)
             term = _surrogate(ratio, advantage, clip_low, clip_high, ops)
             loss = loss - term / (len(groups) * len(group))
+    return loss
+
+
+def luspo(
+    samples: Sequence[Sample], ops: Ops, *, clip_low: float = 3e-4, clip_high: float = 4e-4
+) -> Scalar:
+    """Length-unbiased sequence policy optimisation (arXiv 2602.05261).
+
+    L = -(1/Q) sum_q (1/n_q) sum_i |tau_i| min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i)
+
+    `gspo` with each trajectory's term times its length.
+    """
+    groups = _questions(_rollouts(samples))
+    loss: Scalar = 0
+    for group in groups:
+        for sample in group:
+            advantage = _group_advantage(sample, group, ops)
+            ratio = _sequence_ratio(sample, ops)
+            term = _surrogate(ratio, advantage, clip_low, clip_high, ops)
+            loss = loss - len(sample.logp) * term / (len(groups) * len(group))
     return loss
 
 
@@ -1027,9 +1138,16 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
         dr_grpo,
         rloo,
         reinforce_plus_plus,
+        reinforce_plus_plus_baseline,
         dapo,
         ppo_dual_clip,
         tis,
+        luspo,
+        maxrl,
+        psr,
+        nsr,
+        w_reinforce,
+        asymre,
         gspo_token,
         gmpo,
         sapo,
@@ -1049,3 +1167,17 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
     )
 }
 """Every loss by its name."""
+
+
+def loss_of(name: str) -> Callable[..., Scalar]:
+    """The published loss of an algorithm.
+
+    Raises:
+        UpgeError: there is none of that name.
+    """
+    if name not in LOSSES:
+        raise UpgeError(
+            f"{name} has no published loss to compare with; add one of that name to "
+            "upge/verification/published.py, or set LOSSES[name] in your script"
+        )
+    return LOSSES[name]

@@ -1,8 +1,10 @@
-"""The same check on a real language model: SmolLM2-135M on problems of GSM8K, in float32.
+"""The same check on a real language model: SmolLM2-135M on word problems, in float32.
 
-Rollouts are sampled from the model, demonstrations are GSM8K's own solutions. So small a model
-hardly ever names the answer, so rollouts earn partial credit: the share of the solution's new
-numbers that they name. Then the weights move a small random step, so that π_θ ≠ π_θold.
+The problems are GSM8K's, where they are at hand, and otherwise reasoning-gym's gsm_symbolic, which
+needs no network. Rollouts are sampled from the model, demonstrations are the data's own solutions.
+So small a model hardly ever names the answer, so rollouts earn partial credit: the share of the
+solution's new numbers that they name. Then the weights move a small random step, so that π_θ is not
+π_θold.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from upge.algorithms import Algorithm
 from upge.batch import TrajectoryBatch
 from upge.common.errors import UpgeError
 from upge.models.pretrained import SMOLLM2, load_pretrained
-from upge.tasks.hub import load_gsm8k
 from upge.tasks.problem import Problem, data_folder, load_problems
+from upge.tasks.reasoning_gym import load
 from upge.verification.numeric import (
     Agreement,
     Case,
@@ -31,6 +33,9 @@ from upge.verification.numeric import (
 
 #: The shortest problems are tried until two fit; short rollouts, as every token costs time.
 CANDIDATES, ROLLOUTS, LONGEST = 24, 3, 16
+
+#: Problems of gsm_symbolic to take the shortest of.
+_GENERATED = 200
 
 #: The step from π_θold to π_θ, relative to each weight tensor's standard deviation.
 STEP = 0.02
@@ -45,11 +50,22 @@ class _Trajectory:
     offline: bool
 
 
-def gsm8k() -> list[Problem]:
-    """GSM8K's training problems, from the local data folder or else from the hub."""
+def word_problems() -> list[Problem]:
+    """GSM8K's training problems from the data folder; without one, those of gsm_symbolic.
+
+    Raises:
+        UpgeError: UPGE_DATA names a folder without GSM8K; reasoning-gym can't be imported.
+    """
     local = data_folder() / "gsm8k_train.jsonl"
-    asked_for = "UPGE_DATA" in os.environ
-    return load_problems(local) if asked_for or local.exists() else load_gsm8k("train")
+    if "UPGE_DATA" in os.environ or local.exists():
+        return load_problems(local)
+    return [graded.problem for graded in load("gsm_symbolic", {"size": _GENERATED}, "train")]
+
+
+def data_name() -> str:
+    """What :func:`word_problems` are called in a table's footer."""
+    local = data_folder() / "gsm8k_train.jsonl"
+    return "GSM8K" if "UPGE_DATA" in os.environ or local.exists() else "gsm_symbolic"
 
 
 def partial_credit(text: str, problem: Problem) -> float:
@@ -129,14 +145,14 @@ def _step_away(model: Any, generator: torch.Generator) -> None:
 
 
 def real_case(name: str = SMOLLM2, seed: int = 0) -> Case:
-    """A batch of GSM8K questions with rollouts and solutions, on a pretrained model.
+    """A batch of word problems with rollouts and solutions, on a pretrained model.
 
     The critic's values that PPO reads are drawn at random, as the model has no critic.
 
     Raises:
         UpgeError: the model or the data are not there.
     """
-    problems = gsm8k()
+    problems = word_problems()
     model, tokenizer = load_pretrained(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -36,7 +36,7 @@ from upge.algorithms import Algorithm, Terms, Value
 from upge.common.errors import UpgeError
 from upge.verification.formulas import Rows, weight
 from upge.verification.maths import Scalar, SymbolicOps, Where, exact, fraction
-from upge.verification.published import LOSSES, Sample
+from upge.verification.published import Sample, loss_of
 
 Loss = Callable[..., Scalar]
 _Point = Mapping[Scalar, Scalar]  #: a number for each symbol
@@ -97,7 +97,7 @@ def verify_symbolic(
         UpgeError: a component without a twin, an algorithm without a published loss, or an option
             that the published loss does not have.
     """
-    published = loss or _published(algorithm)
+    published = loss or loss_of(algorithm.name)
     known = inspect.signature(published).parameters
     if foreign := [name for name in options if name not in known]:
         raise UpgeError(
@@ -121,15 +121,6 @@ def verify_symbolic(
         if counterexample:
             return SymbolicResult(algorithm.name, False, cells, count, counterexample)
     return SymbolicResult(algorithm.name, True, cells, len(PATTERNS))
-
-
-def _published(algorithm: Algorithm) -> Loss:
-    if algorithm.name not in LOSSES:
-        raise UpgeError(
-            f"{algorithm.name} has no published loss; add one of that name to "
-            "upge/verification/published.py"
-        )
-    return LOSSES[algorithm.name]
 
 
 _MAX_LENGTH = sympy.Symbol("L", positive=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from upge.algorithms import Algorithm, algorithm
+from upge.algorithms import REGISTRY, Algorithm, algorithm
 from upge.common.files import atomic_write
 from upge.estimator import Term
 from upge.verification.notation import latex
@@ -31,8 +31,12 @@ CSV_COLUMNS = (
     "note",
 )
 
-_EXACT = {"pass": "yes", "fail": "no", "none": "not in the paper"}
-_SYMBOLIC = {"pass": "proved", "fail": "refuted", "none": ""}
+_NOT_RUN = "not run"
+_EXACT = {"pass": "yes", "fail": "no", "none": "not in the paper", _NOT_RUN: _NOT_RUN}
+_SYMBOLIC = {"pass": "proved", "fail": "refuted", "none": "–", _NOT_RUN: _NOT_RUN}
+
+#: CSV leaves empty what did not run.
+_EMPTY = {_NOT_RUN: ""}
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,18 @@ class Row:
         return "" if finding is None or finding.cosine is None else f"{finding.cosine:.10f}"
 
     def verdict(self, check: str, words: Mapping[str, str]) -> str:
-        """The verdict of a check in the given words, empty where it did not run."""
+        """The verdict of a check in the given words."""
         finding = self.findings.get(check)
-        if finding is None or (check == "printed" and _is_unknown(self.entry, finding)):
-            return ""
-        return words[finding.verdict]
+        return words[_NOT_RUN if finding is None else finding.verdict]
+
+    def cell(self, check: str) -> str:
+        """The error in short; "–" where the check does not apply."""
+        finding = self.findings.get(check)
+        if finding is None or finding.verdict == _NOT_RUN:
+            return _NOT_RUN
+        if finding.error is None:
+            return "–" if finding.verdict == "none" else "failed"
+        return "0" if finding.error == 0 else f"{finding.error:.0e}"
 
     def _is_outside(self, check: str) -> bool:
         return check == "printed" and self.entry.name not in PRINTED
@@ -72,10 +83,6 @@ class Row:
             label = "not exact as printed" if refuted else check
             parts.append(f"{label}: {finding.note}")
         return " | ".join(parts)
-
-
-def _is_unknown(entry: Algorithm, finding: Finding) -> bool:
-    return entry.name in PRINTED and finding.verdict == "none"
 
 
 def rows_of(findings: Sequence[Finding]) -> list[Row]:
@@ -104,8 +111,8 @@ def table1_csv(rows: Sequence[Row]) -> str:
                 _cells(row, lambda t: t.reference.text, " + "),
                 _cells(row, lambda t: t.advantage.text, " + "),
                 _cells(row, lambda t: t.stabilization.text, " + "),
-                row.verdict("printed", _EXACT),
-                row.verdict("symbolic", _SYMBOLIC),
+                row.verdict("printed", _EXACT | _EMPTY),
+                row.verdict("symbolic", _SYMBOLIC | _EMPTY),
                 row.error("float64"),
                 row.error("real"),
                 row.cosine(),
@@ -143,18 +150,14 @@ _COLUMNS: tuple[tuple[str, Callable[[Term], str]], ...] = (
 )
 
 
-def _scientific(error: str) -> str:
-    return "–" if not error else "0" if float(error) == 0 else f"{float(error):.0e}"
-
-
 def _checks(row: Row) -> list[str]:
-    real = _scientific(row.error("real"))
+    real = row.cell("real")
     return [
-        row.verdict("symbolic", _SYMBOLIC) or "–",
-        _scientific(row.error("float64")),
-        real if real == "–" else f"{real} ({row.cosine()})",
-        _scientific(row.error("trl")),
-        _scientific(row.error("verl")),
+        row.verdict("symbolic", _SYMBOLIC),
+        row.cell("float64"),
+        f"{real} ({row.cosine()})" if row.cosine() else real,
+        row.cell("trl"),
+        row.cell("verl"),
     ]
 
 
@@ -195,7 +198,8 @@ def table1_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
             "# Table 1: the unified view, derived and verified\n",
             "Errors are relative, over all parameters: the estimator's gradient against autograd "
             "of the published loss on random transformers in float64 (largest of all batches), on "
-            "SmolLM2-135M with GSM8K in float32, and against the losses that TRL and verl ship. "
+            "a language model (named below) in float32, and against the losses that TRL and verl "
+            "ship; “–” where a check does not apply, “not run” where something was missing. "
             "“proved”: sympy derives the gradient of the published loss and finds the row, in "
             "every cell between the kinks that a grid meets, on small batches (up to four rollouts "
             "a question) with all log-probabilities symbolic.\n",
@@ -231,7 +235,7 @@ def _reported_line(row: Row) -> list[str]:
     printed = PRINTED[row.entry.name]
     gradient = rf"\nabla\pi_\theta\cdot{printed.gradient}"
     cells = (printed.reference, printed.advantage, gradient)
-    exact = row.verdict("printed", _EXACT) or "not checked"
+    exact = row.verdict("printed", _EXACT)
     return [row.entry.title, *map(_math, cells), exact]
 
 
@@ -296,7 +300,7 @@ def summary_columns(wide: bool) -> tuple[tuple[str, Callable[[Row], str]], ...]:
 
 
 def _error_column(check: str) -> Callable[[Row], str]:
-    return lambda row: _scientific(row.error(check))
+    return lambda row: row.cell(check)
 
 
 # -------------------------------------------------------------------------------------- the matrix
@@ -313,8 +317,8 @@ _MATRIX = {
 def _matrix_cell(row: Row, check: str) -> str:
     finding = row.findings.get(check)
     if finding is None:
-        return "not run"
-    if check == "symbolic" and finding.verdict != "none":
+        return _NOT_RUN
+    if check == "symbolic" and finding.verdict in ("pass", "fail"):
         return _SYMBOLIC[finding.verdict]
     error = row.error(check)
     return error if error else finding.note
@@ -355,6 +359,9 @@ def parity_markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     )
 
 
+_README_EXACT = {"pass": "exact", "fail": "**not exact**", _NOT_RUN: _NOT_RUN}
+
+
 def readme_table(rows: Sequence[Row]) -> str:
     """The paper's rows with their checks, for the first screen of the README."""
     header = ("algorithm", "π_ref", "Â", "1_stable", "as printed", *_MATRIX.values())
@@ -364,9 +371,9 @@ def readme_table(rows: Sequence[Row]) -> str:
             _cells(row, lambda t: t.reference.text, " + "),
             _cells(row, lambda t: t.advantage.text, " + "),
             _cells(row, lambda t: t.stabilization.text, " + "),
-            {"yes": "exact", "no": "**not exact**"}[row.verdict("printed", _EXACT)],
+            row.verdict("printed", _README_EXACT),
             row.verdict("symbolic", _SYMBOLIC),
-            *(_scientific(row.error(check)) for check in list(_MATRIX)[1:]),
+            *(row.cell(check) for check in list(_MATRIX)[1:]),
         ]
         for row in rows
         if row.entry.name in PRINTED
@@ -378,6 +385,25 @@ def load_findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
     """The findings and provenance of a record that :func:`write_tables` wrote."""
     record = json.loads(path.read_text(encoding="utf-8"))
     return [Finding(**finding) for finding in record["findings"]], record["provenance"]
+
+
+def lost(findings: Sequence[Finding], folder: Path) -> list[str]:
+    """Checks of which a folder's record holds results for algorithms that the findings lack."""
+    path = folder / "table1.json"
+    if not path.exists():
+        return []
+    made = {(f.check, f.algorithm) for f in findings if f.verdict != _NOT_RUN}
+    held, _ = load_findings(path)
+    known = {f.algorithm for f in findings} | REGISTRY.keys()
+    return sorted(
+        {
+            f.check
+            for f in held
+            if f.verdict in ("pass", "fail")
+            and f.algorithm in known
+            and (f.check, f.algorithm) not in made
+        }
+    )
 
 
 def write_tables(

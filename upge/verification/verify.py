@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,7 @@ from upge.models.pretrained import SMOLLM2
 from upge.verification.numeric import worst_of
 from upge.verification.printed import PRINTED, terms_as_printed
 
-Verdict = Literal["pass", "fail", "none"]
+Verdict = Literal["pass", "fail", "none", "not run"]
 
 #: What the errors must not exceed (relative, over all parameters), and the cosine not fall below.
 FLOAT64_TOLERANCE, REAL_TOLERANCE, REAL_COSINE = 1e-10, 1e-4, 0.9999
@@ -37,7 +38,8 @@ class Finding:
     """One check of one algorithm.
 
     Attributes:
-        verdict: ``none`` where the check does not apply; ``note`` then says why.
+        verdict: ``none`` where the check does not apply, ``not run`` where something is missing;
+            ``note`` then says what.
         error: relative error of the gradient, where the check is numeric.
         cosine: of the angle between the gradients, where it was taken.
         note: the reason, the counterexample, or how the comparison was set up.
@@ -64,8 +66,24 @@ def _verdict(good: bool) -> Verdict:
     return "pass" if good else "fail"
 
 
-def _inapplicable(check: str, names: Sequence[str], why: str) -> Iterator[Finding]:
-    return (Finding(check, name, "none", note=why) for name in names)
+def _not_run(check: str, names: Sequence[str], why: str) -> Iterator[Finding]:
+    return (Finding(check, name, "not run", note=why) for name in names)
+
+
+def _found(check: str, name: str, examine: Callable[[], Finding]) -> Finding:
+    """The finding; a failure with the place in the code where the row or its loss raises.
+
+    Other algorithms are checked all the same.
+    """
+    try:
+        return examine()
+    except UpgeError as error:  # a row without a published loss, or a component without a formula
+        return Finding(check, name, "not run", note=str(error))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        message = (str(error).splitlines() or [""])[0]
+        note = f"{type(error).__name__}: {message} ({last.filename}:{last.lineno}, in {last.name})"
+        return Finding(check, name, "fail", note=note)
 
 
 def as_printed(entry: Algorithm) -> Estimator:
@@ -79,73 +97,100 @@ def as_printed(entry: Algorithm) -> Estimator:
 def check_symbolic(request: Request) -> Iterator[Finding]:
     """Sympy derives the published loss's gradient and shows it equal to the row."""
     if not available("sympy"):
-        yield from _inapplicable("symbolic", request.names, f"needs {hint('sympy', 'theory')}")
+        yield from _not_run("symbolic", request.names, f"needs {hint('sympy', 'theory')}")
         return
     from upge.verification.symbolic import verify_symbolic
 
-    for name in request.names:
+    def examine(name: str) -> Finding:
         result = verify_symbolic(algorithm(name))
         note = result.counterexample or f"{result.cells} cells of {result.instances} instances"
-        yield Finding("symbolic", name, _verdict(result.proved), note=note)
+        return Finding("symbolic", name, _verdict(result.proved), note=note)
+
+    for name in request.names:
+        yield _found("symbolic", name, partial(examine, name))
 
 
 def check_printed(request: Request) -> Iterator[Finding]:
     """The row as the paper prints it: proved by sympy, or refuted by a shrunk counterexample."""
     if not (available("sympy") and available("hypothesis")):
-        yield from _inapplicable("printed", request.names, f"needs {hint('sympy', 'theory')}")
+        yield from _not_run("printed", request.names, f"needs {hint('sympy', 'theory')}")
         return
     from upge.verification.counterexample import smallest_counterexample
     from upge.verification.symbolic import verify_symbolic
 
-    for name in request.names:
-        entry = algorithm(name)
+    def examine(name: str) -> Finding:
         if name not in PRINTED:
-            yield Finding("printed", name, "none", note="not in the paper")
-            continue
+            return Finding("printed", name, "none", note="not in the paper")
+        entry = algorithm(name)
         row = as_printed(entry)
         proved = verify_symbolic(entry, terms=row.terms).proved
         smallest = smallest_counterexample(entry, row)
-        yield Finding("printed", name, _verdict(proved and smallest is None), note=smallest or "")
+        return Finding("printed", name, _verdict(proved and smallest is None), note=smallest or "")
+
+    for name in request.names:
+        yield _found("printed", name, partial(examine, name))
 
 
 def check_float64(request: Request) -> Iterator[Finding]:
     """Estimator against autograd of the published loss on random batches, in float64."""
     from upge.verification.numeric import verify_float64
 
-    for name in request.names:
+    def examine(name: str) -> Finding:
         result = verify_float64(algorithm(name))
         good = result.error <= FLOAT64_TOLERANCE and result.nonzero > 0
         note = f"{result.batches} batches, {result.nonzero} with a gradient"
-        yield Finding("float64", name, _verdict(good), result.error, note=note)
+        if not good:
+            note = f"relative error {result.error:.3g}; {_smallest(name) or note}"
+        return Finding("float64", name, _verdict(good), result.error, note=note)
+
+    for name in request.names:
+        yield _found("float64", name, partial(examine, name))
+
+
+def _smallest(name: str) -> str:
+    """The smallest batch on which the row is not its published loss's gradient, if one is found."""
+    if not available("hypothesis"):
+        return ""
+    from upge.verification.counterexample import smallest_counterexample
+
+    return smallest_counterexample(algorithm(name), algorithm(name)()) or ""
 
 
 def check_real(request: Request) -> Iterator[Finding]:
-    """The same on a pretrained language model and GSM8K, in float32."""
+    """The same on a pretrained language model and word problems, in float32."""
     from upge.verification.real import real_case, verify_real
 
     try:
         case = real_case(request.model, request.seed)
     except UpgeError as error:
-        yield from _inapplicable("real", request.names, str(error))
+        yield from _not_run("real", request.names, str(error))
         return
-    for name in request.names:
+
+    def examine(name: str) -> Finding:
         result = verify_real(algorithm(name), case)
         close = result.error <= REAL_TOLERANCE and result.cosine >= REAL_COSINE
         good = close and result.norm > 0
-        yield Finding("real", name, _verdict(good), result.error, result.cosine)
+        note = "" if good else f"relative error {result.error:.3g}, cosine {result.cosine:.6f}"
+        return Finding("real", name, _verdict(good), result.error, result.cosine, note)
+
+    for name in request.names:
+        yield _found("real", name, partial(examine, name))
 
 
 def _check_library(library: Literal["trl", "verl"], request: Request) -> Iterator[Finding]:
     from upge.verification.parity import cell
 
-    for name in request.names:
+    def examine(name: str) -> Finding:
         result = cell(library, name)
         if result.error is None:
-            yield Finding(library, name, "none", note=result.reason)
-        else:
-            good = result.error <= FLOAT64_TOLERANCE
-            note = f"{result.function}; {result.reason}" if result.reason else result.function
-            yield Finding(library, name, _verdict(good), result.error, note=note)
+            absent: Verdict = "not run" if result.function else "none"
+            return Finding(library, name, absent, note=result.reason)
+        good = result.error <= FLOAT64_TOLERANCE
+        note = f"{result.function}; {result.reason}" if result.reason else result.function
+        return Finding(library, name, _verdict(good), result.error, note=note)
+
+    for name in request.names:
+        yield _found(library, name, partial(examine, name))
 
 
 def check_trl(request: Request) -> Iterator[Finding]:
@@ -184,9 +229,13 @@ def verify(
         progress: is called with each finding as it comes.
 
     Raises:
-        RuntimeError: a check broke; its traceback is in the message.
-        UpgeError: a process was ended from outside.
+        RuntimeError: a check broke outside of a row; its traceback is in the message.
+        UpgeError: an unknown algorithm; a process was ended from outside.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # imported by a child
+        raise SystemExit('put the call of verify() under if __name__ == "__main__":')
+    for name in request.names:
+        algorithm(name)
     lanes = [[c for c in lane if c in checks] for lane in LANES]
     findings = list(_run_lanes(request, [lane for lane in lanes if lane], progress))
     order = {name: i for i, name in enumerate(request.names)}
@@ -233,6 +282,10 @@ def _next(inbox: Any, workers: Sequence[Any]) -> Finding | str | None:
         except queue.Empty:
             dead = [w for w in workers if w.exitcode not in (None, 0)]
             if dead:
+                if all(w.exitcode == 1 for w in dead):
+                    raise UpgeError(
+                        "a verification process could not start; its message is above"
+                    ) from None
                 raise UpgeError(
                     f"a verification process was ended from outside (exit code "
                     f"{dead[0].exitcode}), perhaps for lack of memory; run the command again, or "

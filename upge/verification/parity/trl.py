@@ -140,6 +140,18 @@ ROWS: dict[str, TrlRow] = {
         ours={"ratio_min": 0.0, "ratio_max": 3.5},
         note=f"epsilon_high is the bound itself; TRL has no lower one. {_EPSILON} {_ITEMS}",
     ),
+    "luspo": TrlRow(
+        trainer="GRPOTrainer",
+        settings={
+            "loss_type": "luspo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 3e-4,
+            "epsilon_high": 4e-4,
+        },
+        ours={"clip_low": 3e-4, "clip_high": 4e-4},
+        note=f"{_EPSILON} {_GROUPS}",
+        spread=1e-3,
+    ),
     "gspo": TrlRow(
         trainer="GRPOTrainer",
         settings={

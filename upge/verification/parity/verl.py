@@ -147,6 +147,17 @@ ROWS: dict[str, VerlRow | _SftRow] = {
             "n/(n − 1) is exact in float32, in which verl takes it."
         ),
     ),
+    "reinforce_plus_plus_baseline": VerlRow(
+        loss=_VANILLA,
+        advantage="compute_reinforce_plus_plus_baseline_outcome_advantage",
+        aggregation="token-mean",
+        settings=_clip(0.2, 0.2) | _NO_DUAL,
+        ours={"clip": 0.2},
+        note=(
+            f"Rewards of size 2^30 make verl's ε under the root vanish. {_DUAL} 65 tokens, whose "
+            "n/(n − 1) is exact in float32, in which verl takes it."
+        ),
+    ),
     "cispo": VerlRow(
         loss="compute_policy_loss_cispo",
         advantage=_GRPO,
