@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from upge.cli.algorithms import algorithms
+from upge.cli.check import check
 from upge.cli.doctor import doctor
 from upge.cli.evaluate import evaluate, sample
 from upge.cli.moments import moments
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Every LLM post-training algorithm as one policy gradient estimator.",
 )
-for command in (verify, weights, moments, train, plan, doctor, evaluate, sample, algorithms):
+for command in (verify, check, weights, moments, train, plan, doctor, evaluate, sample, algorithms):
     app.command()(command)
 
 

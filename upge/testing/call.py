@@ -59,6 +59,7 @@ class Layout:
     reward: str = "row"
     group: str = "tensor"
     labels: str = "shifted"
+    ignored: int = -100
 
 
 def _layouts(asks: frozenset[str], names: Mapping[str, str]) -> Iterator[Layout]:
@@ -66,6 +67,7 @@ def _layouts(asks: frozenset[str], names: Mapping[str, str]) -> Iterator[Layout]
     by_token = any("token" in name for name, meant in names.items() if meant == "reward")
     masks = (torch.bool, torch.int64, torch.float64) if asks & {"mask", "offline", "online"} else ()
     choices = {
+        "ignored": (-100, 0) if "tokens" in asks else (),
         "labels": ("shifted", "aligned") if "logits" in asks else (),
         "reward": (("token", "row") if by_token else ("row", "token")) if "reward" in asks else (),
         "advantage": ("row", "token", "column") if "advantage" in asks else (),
@@ -113,6 +115,7 @@ class Subject:
     seed: int = 0
     drew: bool = False
     mutated: set[str] = field(default_factory=set)
+    returns: type = Tensor
 
     @property
     def asks(self) -> frozenset[str]:
@@ -175,6 +178,7 @@ class Subject:
         self.drew = False
         before = {name: x.detach().clone() for name, x in arguments.items() if _is_tensor(x)}
         result = self._call(arguments)
+        self.returns = type(result)
         self.mutated |= {
             name
             for name, old in before.items()
@@ -319,8 +323,8 @@ def _sequences(
 ) -> Any:
     ids = leaves.get("ids", token_ids(inputs))
     whole = layout.labels == "shifted" or "logits" not in leaves
-    labels = torch.where(inputs.mask, ids[:, 1:], -100)
-    prompt = torch.full_like(ids[:, :1], -100)
+    labels = torch.where(inputs.mask, ids[:, 1:], layout.ignored)
+    prompt = torch.full_like(ids[:, :1], layout.ignored)
     if quantity == "tokens":
         return torch.cat([prompt, labels], 1) if whole else labels
     attention = torch.cat([torch.ones_like(prompt), inputs.mask.long()], 1)
@@ -461,6 +465,9 @@ def _from_logits(
     ids, logits = leaves["ids"], leaves["logits"].detach()
     width = inputs.mask.shape[1]
     gradient, logits = gradient[:, :width], logits[:, :width]
+    if not gradient.isfinite().all():
+        unknown = torch.full(inputs.mask.shape, torch.nan, dtype=gradient.dtype)
+        return unknown, unknown
     log_pi = logits.log_softmax(-1)
     pi = log_pi.exp()
     taken = torch.zeros_like(pi).scatter(2, ids[:, 1:, None], 1.0)
@@ -563,15 +570,16 @@ def _quiet(seed: int = 0) -> Iterator[io.StringIO]:
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
         warnings.catch_warnings(),
-        torch.random.fork_rng(devices=[]),
     ):
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
+        drawn = torch.get_rng_state()
+        torch.set_rng_state(_rng(seed))
         random.seed(seed)
         try:
             yield output
         finally:
             random.setstate(state)
+            torch.set_rng_state(drawn)
 
 
 def arguments_of(subject: Subject, inputs: Inputs) -> dict[str, Any]:

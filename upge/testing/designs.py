@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,7 @@ def pairs(log_ratio: Tensor, logp: Tensor | float = LOGP, **values: Any) -> Inpu
         n: x.repeat_interleave(2, 0) if isinstance(x, Tensor) else x for n, x in values.items()
     }
     mask = torch.ones(twice.shape, dtype=torch.bool)
+    logp = torch.minimum(torch.as_tensor(logp, dtype=torch.float64), twice - 1e-3)
     return build(mask, logp=logp, old_logp=logp - twice, **values)
 
 
@@ -164,3 +165,34 @@ def random_batch(
         offline=offline,
         max_length=width + draw(1, 9),
     )
+
+
+#: Lengths of the rows of small batches, by the number of their cells.
+_SMALL = (
+    (1,), (1, 1), (2,), (2, 1), (1, 2), (2, 2), (3, 1), (1, 1, 1), (2, 1, 1), (1, 1, 1, 1),
+    (2, 1, 1, 1), (1, 2, 1, 1), (2, 1, 2, 1), (3, 1, 1, 2),
+)  # fmt: skip
+
+
+def small_batches(rewarded: bool) -> Iterator[Inputs]:
+    """Batches of round numbers, by size: on-policy, a little off-policy, far off-policy.
+
+    Args:
+        rewarded: whether the loss reads rewards, so that a lone row shows nothing; batches of one
+            question then come after those of pairs.
+    """
+    for lengths in _SMALL:
+        mask = lengths_mask(lengths)
+        rows = len(lengths)
+        groups = [torch.arange(rows) // 2] if rows % 2 == 0 or not rewarded else []
+        if rewarded and rows > 2:
+            groups.append(torch.zeros(rows, dtype=torch.long))
+        place = torch.arange(mask.shape[1])[None] + torch.arange(rows)[:, None]
+        logp = -1.5 - place.double() / 2
+        reward = (torch.arange(rows) % 2 == 0).double()
+        for group in groups:
+            one = len(group.unique()) == 1 and rows > 2
+            reward = (torch.arange(rows) < 1).double() if one else reward
+            for off in (0.0, 0.125, 1.0):
+                old = logp - off * (place % 3 - 1)
+                yield build(mask, logp=logp, old_logp=old, group=group, reward=reward)

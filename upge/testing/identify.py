@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from upge.advantage import Advantage, KLGradient, One, Reward
+from upge.advantage import KLGradient, One, Reward
 from upge.estimator import KL_GRADIENTS, Estimator, Term
 from upge.likelihood import Unshaped
 from upge.normalization import FixedLength, LengthSum, Scope
 from upge.reference import ConstantOne, CurrentPolicy, RolloutPolicy, SequenceRatio
-from upge.stabilization import Clip, Correction, DualClip, NoMask, WeightClip
+from upge.stabilization import Clip, DualClip, NoMask, WeightClip
 from upge.testing.additions import read_correction, read_entropy, read_kl
 from upge.testing.call import CallError
 from upge.testing.components import Piecewise, Standardized
@@ -59,8 +59,12 @@ class Identity:
         return next((r for r in self.readings if r.component == component), None)
 
 
-def identify(reader: Reader) -> Identity:
+def identify(reader: Reader, seeds: int = 1) -> Identity:
     """Read every component, compose them and compare with the loss.
+
+    Args:
+        reader: of the loss.
+        seeds: sets of random batches to compare on.
 
     Raises:
         CallError: the loss can't be called.
@@ -86,7 +90,7 @@ def identify(reader: Reader) -> Identity:
         composed = Composed(estimator, reader.handed, identity.scale.has_length)
         if len(sides) > 1:
             composed = _settle(reader, composed)
-        identity.agreement = verify(reader, composed)
+        identity.agreement = verify(reader, composed, seeds)
         if identity.agreement.error > reader.tolerance:
             identity.undecided = (
                 "the components as read don't add up to the loss: on random batches its weights "
@@ -240,6 +244,11 @@ def comparison_batches(
                 inputs = inputs.with_(reward=inputs.reward * 2.0)
             found.append(inputs)
     return found
+
+
+def rewards_beyond_epsilon(batches: Sequence[Inputs]) -> list[Inputs]:
+    """The batches with rewards so large that no ε in a standard deviation is seen."""
+    return [x.with_(reward=x.reward * 2.0**40) for x in batches]
 
 
 def _has_epsilon(composed: Composed) -> bool:
@@ -459,5 +468,3 @@ def compose_call(composed: Composed) -> str:
 def _code(component: Any) -> str:
     return repr(component).replace("inf", "float('inf')").replace("(scope='term')", "()")
 
-
-__all__ = ["Advantage", "Correction", "Identity", "identify", "verify"]

@@ -17,7 +17,7 @@ from upge.estimator import KL_GRADIENTS, Estimator, Term
 from upge.normalization import NORMALIZERS, Normalizer, QuestionMean, QuestionSum
 from upge.stabilization import Correction
 from upge.testing.components import PlusEpsilon, Standardized
-from upge.testing.identify import Identity, comparison_batches
+from upge.testing.identify import Identity, comparison_batches, rewards_beyond_epsilon
 from upge.testing.inputs import Inputs
 from upge.testing.reader import Agreement, Composed, Reader, agree
 from upge.testing.report import Match
@@ -54,7 +54,9 @@ def match(reader: Reader, identity: Identity) -> Match | None:
         for equal in (False, True):
             if not equal and reader.subject.has_equal_groups:
                 continue
-            batches = _without_epsilon(comparison_batches(reader, equal=equal), identity)
+            batches = comparison_batches(reader, equal=equal)
+            if identity.scale is not None and identity.scale.epsilon:
+                batches = rewards_beyond_epsilon(batches)
             composed = candidate.composed(identity.composed)
             try:
                 agreement = agreement_with(reader, composed, batches)
@@ -87,13 +89,6 @@ def _note(equal: bool, by_group: bool, identity: Identity) -> str:
             "small rewards"
         )
     return ", ".join(notes)
-
-
-def _without_epsilon(batches: Sequence[Inputs], identity: Identity) -> list[Inputs]:
-    """Rewards so large that an ε is not seen, where there is one."""
-    has_epsilon = identity.scale is not None and identity.scale.epsilon
-    size = 2.0**40 if has_epsilon else 1.0
-    return [x.with_(reward=x.reward * size) for x in batches]
 
 
 @dataclass(frozen=True)
@@ -294,6 +289,25 @@ def _close(a: Any, b: Any) -> bool:
         elif x != y:
             return False
     return True
+
+
+def match_advantage(reader: Reader, identity: Identity) -> Match | None:
+    """The registered algorithms whose rollouts have the Â that a function gives."""
+    if identity.composed is None or identity.agreement is None:
+        return None
+    own = identity.composed.estimator.terms[0].advantage
+    names = [
+        entry.name
+        for entry in REGISTRY.values()
+        for term in entry.terms[:1]
+        if not isinstance(term.advantage, One | Reward)
+        and not term.advantage.is_late
+        and _same_advantage(term.advantage, own, handed=False)
+    ]
+    if not names:
+        return None
+    found, note = identity.agreement, _note(False, False, identity)
+    return Match(names[0], {}, found.factor, found.error, found.batches, note, tuple(names[1:]))
 
 
 def _whole(reader: Reader) -> Match | None:

@@ -91,9 +91,8 @@ def agree(pairs_of: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
 class Reader:
     """A loss under test, and what is known of it at once."""
 
-    def __init__(self, subject: Subject, thorough: bool = False) -> None:
+    def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.thorough = thorough
         self.asks = subject.asks
         self.handed = "advantage" in self.asks
         self.rewarded = "reward" in self.asks or "reward_parts" in self.asks

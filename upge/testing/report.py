@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Verdict = Literal["kept", "broken", "none"]
@@ -35,6 +35,7 @@ class Law:
 
     Attributes:
         name: of :data:`upge.testing.laws.LAWS`.
+        words: what it says.
         verdict: ``none`` where it does not apply; ``cause`` then says why.
         cause: the likely cause of a breach, in words.
         fault: the name of it in :data:`FAULTS`.
@@ -42,6 +43,7 @@ class Law:
     """
 
     name: str
+    words: str
     verdict: Verdict
     cause: str = ""
     fault: str = ""
@@ -87,6 +89,7 @@ class Claim:
         factor: the loss's weights over the algorithm's.
         reasons: what differs, component by component; or under what condition the claim holds.
         script: Python lines that show the smallest batch on which it fails.
+        faults: names of what differs, of :data:`FAULTS`.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Claim:
     factor: float
     reasons: tuple[str, ...] = ()
     script: str = ""
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Report:
         laws: all that were tested.
         claim: the verdict on one, if there was one.
         notes: what else was seen.
-        curves: w over Â against the ratio, by sign of Â, for the picture.
+        panels: what a picture shows, if one was asked for.
     """
 
     title: str
@@ -126,45 +130,78 @@ class Report:
     laws: tuple[Law, ...] = ()
     claim: Claim | None = None
     notes: tuple[str, ...] = ()
-    curves: Mapping[str, Any] = field(default_factory=dict)
+    panels: tuple[Any, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:
         """Names of everything that is off, in the order found."""
         read = [fault for reading in self.readings for fault in reading.faults]
         broken = [law.fault for law in self.laws if law.verdict == "broken" and law.fault]
-        return tuple(dict.fromkeys([*read, *broken]))
+        claimed = () if self.claim is None else self.claim.faults
+        return tuple(dict.fromkeys([*read, *claimed, *broken]))
+
+    @property
+    def keeps_laws(self) -> bool:
+        """Whether no law is broken."""
+        return all(law.verdict != "broken" for law in self.laws)
 
     @property
     def passes(self) -> bool:
-        """Whether no law is broken and the claim, if any, holds."""
-        kept = all(law.verdict != "broken" for law in self.laws)
-        return kept and (self.claim is None or self.claim.holds)
+        """Whether the claim holds; without one, whether no law is broken."""
+        return self.keeps_laws if self.claim is None else self.claim.holds
+
+    def text(self) -> str:
+        """Everything in words, as ``upge check`` prints it."""
+        lines = [f"{self.title} ({self.arguments})" if self.arguments else self.title]
+        if self.outside:
+            return "\n".join([*lines, f"outside of the unified view: {self.outside}"])
+        for reading in self.readings:
+            error = "" if reading.error is None else f"   (to {max(reading.error, 1e-16):.0e})"
+            said = f"undecided: {reading.undecided}" if reading.undecided else ""
+            said = "; ".join(filter(None, [reading.text, said]))
+            lines.append(f"  {reading.component:<12} {said}{error}")
+            lines += [f"  {'':<12} ! {FAULTS[fault]}" for fault in reading.faults]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += self._verdict()
+        causes: list[str] = []
+        for law in self.laws:
+            if law.verdict == "broken":
+                cause = law.cause or FAULTS[law.fault]
+                shown = law.script.splitlines() if cause not in causes else []
+                lines += [f"Broken law: {law.words}.", f"  {cause if shown else 'as above'}"]
+                lines += [f"    {line}" for line in shown]
+                causes.append(cause)
+        kept = [law.words for law in self.laws if law.verdict == "kept"]
+        if kept:
+            lines.append(f"Laws kept: {'; '.join(kept)}")
+        return "\n".join(lines)
+
+    def _verdict(self) -> list[str]:
+        lines = []
+        if self.match is not None:
+            under = f", {self.match.note}" if self.match.note else ""
+            others = ""
+            if self.match.others:
+                others = f"; only Â tells it from {', '.join(self.match.others)}"
+            lines.append(
+                f"It is {self.match.text}{under}{others}: weights equal to "
+                f"{max(self.match.error, 1e-16):.0e} on {self.match.batches} random batches, up to "
+                f"the factor {self.match.factor:.10g}."
+            )
+        elif self.compose:
+            lines += ["It is no registered algorithm, but this combination:", f"  {self.compose}"]
+        else:
+            lines.append(f"What it is, is undecided: {self.undecided}.")
+        if self.claim is not None:
+            claimed = Match(self.claim.name, self.claim.options, 1.0, 0.0, 0).text
+            lines.append(f"Claim: it is {claimed}: {'holds' if self.claim.holds else 'FAILS'}")
+            lines += [f"  {reason}" for reason in self.claim.reasons]
+            lines += [f"    {line}" for line in self.claim.script.splitlines()]
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
         return asdict(self) | {"faults": list(self.faults), "passes": self.passes}
-
-
-def report_from_json(record: Mapping[str, Any]) -> Report:
-    """The report that :meth:`Report.as_json` wrote."""
-    values = {k: v for k, v in record.items() if k not in ("faults", "passes")}
-    return Report(
-        **values
-        | {
-            "readings": tuple(
-                Reading(**r | {"faults": tuple(r["faults"])}) for r in record["readings"]
-            ),
-            "laws": tuple(Law(**law) for law in record["laws"]),
-            "match": None
-            if record["match"] is None
-            else Match(**record["match"] | {"others": tuple(record["match"]["others"])}),
-            "claim": None
-            if record["claim"] is None
-            else Claim(**record["claim"] | {"reasons": tuple(record["claim"]["reasons"])}),
-            "notes": tuple(record["notes"]),
-        }
-    )
 
 
 def _plain(value: float | str) -> str:

@@ -45,6 +45,7 @@ def script(
     helpers = [line for letter, line in made.items() if f"{letter}([" in used]
     special = ["nan, inf = float('nan'), float('inf')"] if "nan" in used or "inf" in used else []
     array = ["import numpy as np"] if "np.array" in used else []
+    several = issubclass(subject.returns, (tuple, list))
     call = f"out = loss({variable}=x, **rest)"
     if subject.target.positional:
         call = f"out = loss(x, *rest.values())  # {', '.join(subject.target.positional)}"
@@ -57,9 +58,8 @@ def script(
             *helpers,
             "def w(x, **rest):  # −∂loss/∂log π",
             f"    x = x.requires_grad_(); {call}",
-            "    out = next(v for v in out if getattr(v, 'requires_grad', 0)) "
-            "if isinstance(out, (tuple, list)) else out",
-            "    out = out['loss'] if isinstance(out, dict) else out",
+            *(["    out = next(v for v in out if v.requires_grad)"] if several else []),
+            *(["    out = out['loss']"] if issubclass(subject.returns, Mapping) else []),
             "    return -torch.autograd.grad(out.sum(), x)[0]",
             *calls,
             *ending,

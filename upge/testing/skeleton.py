@@ -77,7 +77,6 @@ def fits(reader: Reader, side: Side) -> Fits:
     for size, count in ((1.2, 16), (0.2, 12), (3e-4, 12)):
         log_ratio = size * torch.randn(count, 3, generator=gen, dtype=torch.float64)
         logp = -0.05 - 4 * torch.rand(count, 3, generator=gen, dtype=torch.float64)
-        logp = torch.minimum(logp, log_ratio - 1e-3)  # log π_θold stays below 0
         inputs = reader.sided(pairs(log_ratio, logp), side)
         base = reader.policy_weights(reader.sided(pairs(torch.zeros_like(log_ratio)), side))
         ratio = reader.policy_weights(inputs) / torch.where(base == 0, torch.nan, base)

@@ -114,7 +114,7 @@ def target(
     call = _made(found)
     title = title or getattr(found, "__qualname__", type(found).__name__)
     # A wrapper that torch.compile or functools made keeps the signature of what it wraps.
-    signature = _signature(call, title)
+    signature = signature_of(call, title)
     named = {n: v for n, v in arguments.items() if isinstance(v, str) and v in QUANTITIES}
     constants = {n: v for n, v in arguments.items() if n not in named}
     parameters: dict[str, str] = {}
@@ -190,7 +190,12 @@ def _made(found: Any) -> Callable[..., Any]:
     return result
 
 
-def _signature(call: Callable[..., Any], title: str) -> inspect.Signature:
+def signature_of(call: Any, title: str = "") -> inspect.Signature:
+    """The parameters of a callable; of an ``nn.Module``, those of its ``forward``.
+
+    Raises:
+        UpgeError: it does not tell them.
+    """
     forward = getattr(call, "forward", None)
     if forward is not None and type(call).__module__.startswith("torch._dynamo"):
         original = getattr(call, "_orig_mod", None)
@@ -199,7 +204,7 @@ def _signature(call: Callable[..., Any], title: str) -> inspect.Signature:
         return inspect.signature(call if forward is None else forward)
     except (ValueError, TypeError) as error:
         raise UpgeError(
-            f"{title} does not tell its parameters ({error}); wrap it in a function that does"
+            f"{title or call} does not tell its parameters ({error}); wrap it in a function that does"
         ) from error
 
 
@@ -207,8 +212,12 @@ def _common() -> list[str]:
     return ["logp", "old_logp", "ref_logp", "sampler_logp", "advantage", "reward", "group", "mask"]
 
 
-def parse_arguments(settings: Sequence[str]) -> dict[str, Any]:
+def parse_arguments(settings: Sequence[str], flag: str = "--arg") -> dict[str, Any]:
     """``NAME=QUANTITY`` and ``NAME=VALUE`` strings; values as Python writes them.
+
+    Args:
+        settings: the strings.
+        flag: that they come from.
 
     Raises:
         UpgeError: a string of another form.
@@ -217,7 +226,7 @@ def parse_arguments(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise UpgeError(f"--arg {setting}: wanted NAME=QUANTITY or NAME=VALUE")
+            raise UpgeError(f"{flag} {setting}: wanted NAME=QUANTITY or NAME=VALUE")
         try:
             arguments[name] = text if text in QUANTITIES else ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -1,0 +1,215 @@
+"""Whether a loss is a registered algorithm, and if not, by which component it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from upge.common.errors import UpgeError
+from upge.estimator import Estimator
+from upge.normalization import FixedLength, LengthSum, TokenSum, TrajectoryMean
+from upge.testing.call import Measured, Subject
+from upge.testing.components import PlusEpsilon, Standardized
+from upge.testing.designs import small_batches
+from upge.testing.identify import Identity, comparison_batches, identify, rewards_beyond_epsilon
+from upge.testing.inputs import Inputs
+from upge.testing.match import handed_over
+from upge.testing.reader import Agreement, Composed, Reader, Side, agree
+from upge.testing.report import FAULTS, Claim, Reading
+from upge.testing.reproduce import script
+
+#: A loss that knows no longest response may divide by a constant that its author chose.
+_BY_A_CONSTANT = {FixedLength: TrajectoryMean, LengthSum: TokenSum}
+
+
+def judge(
+    reader: Reader,
+    identity: Identity,
+    estimator: Estimator,
+    name: str,
+    options: Mapping[str, float | str],
+) -> Claim:
+    """Compare a loss with an algorithm on random batches, up to one positive factor.
+
+    A loss that can't tell questions apart is held to the claim where all have as many rollouts.
+    """
+    composed, found, notes = nearest(reader, identity, estimator)
+    holds = found.error <= reader.tolerance and found.factor > 0
+    if holds:
+        return Claim(name, options, True, found.error, found.factor, notes)
+    row = reader_of(reader, composed)
+    try:
+        own = identify(row)
+    except UpgeError:
+        own = Identity()
+    differing = _differences(identity, own, name)
+    faults = tuple(dict.fromkeys(fault for _, fault in differing))
+    reasons = tuple(text for text, _ in differing)
+    if not reasons:
+        reasons = (
+            f"its weights differ from {name}'s by {found.error:.2g} of the largest; no single "
+            "component that can be read off differs",
+        )
+    lines = _script(reader, composed, name)
+    return Claim(name, options, False, found.error, found.factor, reasons, lines, faults)
+
+
+def nearest(
+    reader: Reader, identity: Identity, estimator: Estimator
+) -> tuple[Composed, Agreement, tuple[str, ...]]:
+    """The best agreement of the claim's readings: with or without a constant length, an ε, groups."""
+    equal = not reader.asks & {"group"} or reader.subject.has_equal_groups
+    batches = comparison_batches(reader, equal=equal)
+    note = () if not equal or reader.imitates else ("where all questions have as many rollouts",)
+    if identity.scale is not None and identity.scale.epsilon:
+        batches = rewards_beyond_epsilon(batches)
+        note += (f"but for ε = {identity.scale.epsilon:g}, which acts on small rewards",)
+    measured = [reader.subject.weights(x) for x in batches]
+    estimator = handed_over(estimator) if reader.handed else estimator
+    trials = [(estimator, note)]
+    if not reader.has_length and any(type(t.normalizer) in _BY_A_CONSTANT for t in estimator.terms):
+        trials.append((_by_a_constant(estimator), (*note, "with a constant for the length")))
+    found = []
+    for trial, said in trials:
+        composed = Composed(trial, reader.handed, reader.has_length)
+        pairs = [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
+        found.append((composed, agree(pairs), said))
+    return min(found, key=lambda case: case[1].error)
+
+
+def _by_a_constant(estimator: Estimator) -> Estimator:
+    terms = [
+        replace(t, normalizer=_BY_A_CONSTANT.get(type(t.normalizer), type(t.normalizer))())
+        for t in estimator.terms
+    ]
+    return replace(estimator, terms=tuple(terms))
+
+
+@dataclass
+class _Row(Subject):
+    """A registered algorithm in the place of the loss, asked for what the loss is asked for."""
+
+    composed: Composed | None = None
+
+    @property
+    def has_equal_groups(self) -> bool:
+        """As the claim is held: a loss that sees no questions has them all alike."""
+        return "group" not in self.asks
+
+    def measure(self, inputs: Inputs) -> Measured:
+        """Weights by the estimator itself."""
+        assert self.composed is not None
+        if self.advantage is not None and self.composed.handed:
+            inputs = inputs.with_(advantage=self.advantage.values(inputs))
+        plan = self.composed.estimator.plan(self.composed.batch(inputs))
+        bonus = None if plan.bonus is None else plan.bonus.double()
+        return Measured(self.composed.weights(inputs), 0.0, bonus)
+
+
+def reader_of(reader: Reader, composed: Composed) -> Reader:
+    """A reader of an algorithm that is asked for what the loss is asked for."""
+    subject = reader.subject
+    return Reader(_Row(subject.target, subject.advantage, subject.limit, composed=composed))
+
+
+# ------------------------------------------------------------------------------ what differs
+
+
+def _differences(mine: Identity, row: Identity, name: str) -> list[tuple[str, str]]:
+    """Each component that differs, in words, and the fault that it is."""
+    found = [(FAULTS[f], f) for r in mine.readings for f in r.faults]
+    theirs = {r.component: r for r in row.readings}
+    seen = {r.component: r for r in mine.readings}
+    unread = mine.composed is None
+    for component in dict.fromkeys([*seen, *theirs]):
+        a, b = seen.get(component), theirs.get(component)
+        if (a is None and unread) or (a is not None and b is not None and a.text == b.text):
+            continue
+        if a is not None and (a.undecided or a.text.startswith("as in the")):
+            continue
+        if component.startswith("advantage") and _same_rule(mine, row):
+            continue
+        here = a.text if a is not None else "none"
+        there = b.text if b is not None else "none"
+        text = f"{component}: {here}; {name} has {there}"
+        found.append((text, _fault(component, a, b, mine, row)))
+    return found
+
+
+def _same_rule(mine: Identity, row: Identity) -> bool:
+    """Whether advantages differ in ε alone, which acts on small rewards."""
+    if mine.scale is None or row.scale is None:
+        return False
+    a, b = mine.scale.advantage, row.scale.advantage
+    if isinstance(a, Standardized):
+        a = replace(a, epsilon=0.0)
+    return a == b
+
+
+def _fault(
+    component: str, mine: Reading | None, row: Reading | None, a: Identity, b: Identity
+) -> str:
+    kind = component.split(" of ")[0]
+    if kind == "stabilizer" and mine is not None and row is not None:
+        if mine.text == "none":
+            return "clip_missing"
+        heads = [text.split(":")[0] for text in (mine.text, row.text)]
+        return "clip_bounds" if heads[0] == heads[1] != mine.text else "stabilizer"
+    if kind == "advantage":
+        return _advantage_fault(a, b)
+    return kind
+
+
+def _advantage_fault(mine: Identity, row: Identity) -> str:
+    if mine.scale is None or row.scale is None:
+        return "advantage"
+    a, b = mine.scale.advantage, row.scale.advantage
+    std = ["std" in rule.text for rule in (a, b)]
+    if not a.centers and b.centers:
+        return "not_centered"
+    if isinstance(a, Standardized) and a.center.startswith("batch"):
+        return "mean_of_batch"
+    if isinstance(a, Standardized) and a.scale.startswith("batch") and std[1]:
+        return "std_of_batch"
+    if std == [True, True] and isinstance(a, Standardized) and a.ddof == 0:
+        return "std_over_n"
+    if std[0] != std[1]:
+        return "std_present" if std[0] else "std_missing"
+    return "advantage"
+
+
+# ------------------------------------------------------------------------------ the smallest batch
+
+
+def _script(reader: Reader, composed: Composed, name: str) -> str:
+    """Python lines that show the first small batch on which loss and algorithm differ."""
+    side: Side = "offline" if reader.imitates and not reader.reads_demos else "online"
+    factor = None
+    for x in small_batches(reader.rewarded):
+        inputs = reader.sided(x, side)
+        mine, row = reader.subject.weights(inputs), composed.weights(inputs)
+        if factor is None and row.any():
+            place = row.abs().argmax()
+            factor = float(mine.flatten()[place] / row.flatten()[place])
+        if factor is None or not _differ(mine, factor * row, reader.tolerance):
+            if factor is None or factor > 0:
+                continue
+        scale = abs(factor) or 1.0
+        wanted = (scale * row).tolist()
+        ending = ("print('the loss:', a)", f"print('{name}:', f({_short(wanted)}))")
+        return script(reader.subject, {"a": inputs}, ending)
+    return ""
+
+
+def _short(values: object) -> str:
+    if isinstance(values, list):
+        return "[" + ", ".join(map(_short, values)) + "]"
+    return f"{values:.9g}"
+
+
+def _differ(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    scale = float(torch.maximum(a.abs().max(), b.abs().max()))
+    return not scale <= float("inf") or float((a - b).abs().max()) > 100 * tolerance * scale
