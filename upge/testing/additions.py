@@ -72,7 +72,9 @@ def read_kl(reader: Reader, scale: Scale) -> tuple[Kl | None, Reading | None]:
             for normalizer in _normalizers_for(scale):
                 term = Term("online", reference, KLGradient(psi, to), normalizer)
                 model = Composed(Estimator((term,)), handed=False, has_length=scale.has_length)
-                found = agree([(w, model.weights(x)) for w, x in zip(measured, batches, strict=True)])
+                found = agree(
+                    [(w, model.weights(x)) for w, x in zip(measured, batches, strict=True)]
+                )
                 best = min(best, found.error)
                 if found.error <= reader.tolerance:
                     beta = snap(found.factor / scale.factor)
@@ -136,7 +138,7 @@ def _psi_weights(
 
 
 def read_entropy(reader: Reader, scale: Scale) -> tuple[float, Reading | None]:
-    """The entropy bonus over the policy term's coefficient, if it is a token mean, and its reading."""
+    """The entropy bonus over the policy term's coefficient, and its reading."""
     if not reader.asks & {"entropy", "logits", "model"}:
         return 0.0, None
     equal = reader.subject.has_equal_groups
@@ -146,11 +148,11 @@ def read_entropy(reader: Reader, scale: Scale) -> tuple[float, Reading | None]:
     ]
     measured = []
     for inputs in batches:
-        bonus = reader.subject.measure(inputs).entropy_weights
-        if bonus is None:
+        found_there = reader.subject.measure(inputs).entropy_weights
+        if found_there is None:
             return 0.0, None
-        measured.append(torch.where(inputs.mask, bonus, 0.0))
-    largest = max(float(bonus.abs().max()) for bonus in measured)
+        measured.append(torch.where(inputs.mask, found_there, 0.0))
+    largest = max(float(w.abs().max()) for w in measured)
     if largest <= 1e-9 * abs(scale.factor):
         return 0.0, None
     known: list[Normalizer] = [kind() for kind in NORMALIZERS.values()]
@@ -191,7 +193,7 @@ def read_correction(reader: Reader, scale: Scale) -> tuple[Correction | None, Re
             for low in (0.0, *bounds):
                 for high in (math.inf, *bounds):
                     try:
-                        correction = Correction(level, rule, low, high)  # type: ignore[arg-type]
+                        correction = Correction(level, rule, low, high)
                     except UpgeError:
                         continue
                     error = _correction_error(correction, measured)
@@ -202,7 +204,7 @@ def read_correction(reader: Reader, scale: Scale) -> tuple[Correction | None, Re
 
 
 def _sampler_response(reader: Reader) -> Callable[[Tensor], Tensor]:
-    """w against ρ over w at ρ = 1, for either sign of Â; ρ is upside down for some."""
+    """W against ρ over w at ρ = 1, for either sign of Â; ρ is upside down for some."""
     bases: dict[int, Tensor] = {}
 
     def at(x: Tensor) -> Tensor:

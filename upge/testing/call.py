@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -66,7 +66,7 @@ def _layouts(asks: frozenset[str], names: Mapping[str, str]) -> Iterator[Layout]
     """Layouts to try, those first whose misuse raises rather than broadcasts."""
     by_token = any("token" in name for name, meant in names.items() if meant == "reward")
     masks = (torch.bool, torch.int64, torch.float64) if asks & {"mask", "offline", "online"} else ()
-    choices = {
+    choices: dict[str, tuple[Any, ...]] = {
         "ignored": (-100, 0) if "tokens" in asks else (),
         "labels": ("shifted", "aligned") if "logits" in asks else (),
         "reward": (("token", "row") if by_token else ("row", "token")) if "reward" in asks else (),
@@ -318,9 +318,7 @@ def _group(group: Tensor, form: str) -> Any:
     return group.tolist() if form == "list" else group.clone()
 
 
-def _sequences(
-    quantity: str, inputs: Inputs, layout: Layout, leaves: Mapping[str, Tensor]
-) -> Any:
+def _sequences(quantity: str, inputs: Inputs, layout: Layout, leaves: Mapping[str, Tensor]) -> Any:
     ids = leaves.get("ids", token_ids(inputs))
     whole = layout.labels == "shifted" or "logits" not in leaves
     labels = torch.where(inputs.mask, ids[:, 1:], layout.ignored)
@@ -355,7 +353,7 @@ _IN_A_DICT = {
 def _model(leaves: Mapping[str, Tensor]) -> TableModel:
     model = TableModel(leaves["logits"][:, :-1].detach(), leaves["ids"])
     assert isinstance(leaves, dict)
-    leaves["model"] = model  # type: ignore[assignment]
+    leaves["model"] = model
     return model
 
 
@@ -448,8 +446,8 @@ def _gradients(
         gradient = found[0]
         if "model" in leaves:
             gradient = gradient[leaves["ids"]]
-        weights, bonus = _from_logits(gradient, leaves, inputs, layout, title)
-        return Measured(weights, loss.item(), bonus, kind)
+        weights, on_entropy = _from_logits(gradient, leaves, inputs, layout, title)
+        return Measured(weights, loss.item(), on_entropy, kind)
     bonus = -found[1] if "entropy" in leaves and len(found) > 1 else None
     return Measured(-found[0], loss.item(), bonus, kind)
 
@@ -548,7 +546,9 @@ def _hard_limit(seconds: float) -> Iterator[None]:
     if not in_child:
         yield
         return
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(
+        seconds, exit=True, file=sys.stderr.fileno() if sys.__stderr__ is None else sys.__stderr__
+    )
     try:
         yield
     finally:
@@ -602,5 +602,3 @@ def describe(parameters: Mapping[str, str]) -> str:
 def without(subject: Subject, quantity: str) -> Subject:
     """The same without one of the quantities that it can do without."""
     return replace(subject, fixed=subject.fixed | {quantity})
-
-

@@ -18,8 +18,8 @@ from upge.normalization import TokenSum
 from upge.reference import CurrentPolicy
 from upge.stabilization import NoMask
 from upge.testing.call import LIMIT, AdvantageSubject, Subject, describe
-from upge.testing.claim import nearest, reader_of, judge
-from upge.testing.identify import Identity, compose_call, identify
+from upge.testing.claim import judge, nearest, reader_of
+from upge.testing.identify import compose_call, identify
 from upge.testing.laws import LAWS, law_verdicts
 from upge.testing.match import match, match_advantage
 from upge.testing.panels import Panel, panels
@@ -209,8 +209,6 @@ def _advantage_of(estimator: Estimator) -> Estimator:
 def _notes(reader: Reader, shown: Target) -> tuple[str, ...]:
     subject = reader.subject
     notes = []
-    if subject.mutated:
-        notes.append(f"it changes its inputs: {', '.join(sorted(subject.mutated))}")
     if subject.drew:
         notes.append("it draws random numbers; every call was given the same seed")
     if reader.noise > 1e-10:
@@ -224,5 +222,3 @@ def _notes(reader: Reader, shown: Target) -> tuple[str, ...]:
 
 def _title(loss: Any) -> str:
     return str(getattr(loss, "__qualname__", type(loss).__name__))
-
-

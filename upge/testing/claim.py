@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,11 +13,11 @@ from upge.common.errors import UpgeError
 from upge.estimator import Estimator
 from upge.normalization import FixedLength, LengthSum, TokenSum, TrajectoryMean
 from upge.testing.call import Measured, Subject
-from upge.testing.components import PlusEpsilon, Standardized
+from upge.testing.components import Standardized
 from upge.testing.designs import small_batches
 from upge.testing.identify import Identity, comparison_batches, identify, rewards_beyond_epsilon
 from upge.testing.inputs import Inputs
-from upge.testing.match import handed_over
+from upge.testing.match import handed_over, same_normalizer
 from upge.testing.reader import Agreement, Composed, Reader, Side, agree
 from upge.testing.report import FAULTS, Claim, Reading
 from upge.testing.reproduce import script
@@ -37,8 +38,8 @@ def judge(
     A loss that can't tell questions apart is held to the claim where all have as many rollouts.
     """
     composed, found, notes = nearest(reader, identity, estimator)
-    holds = found.error <= reader.tolerance and found.factor > 0
-    if holds:
+    same_bonus = math.isclose(identity.bonus, estimator.entropy_bonus, rel_tol=1e-6, abs_tol=1e-12)
+    if found.error <= reader.tolerance and found.factor > 0 and same_bonus:
         return Claim(name, options, True, found.error, found.factor, notes)
     row = reader_of(reader, composed)
     try:
@@ -60,23 +61,25 @@ def judge(
 def nearest(
     reader: Reader, identity: Identity, estimator: Estimator
 ) -> tuple[Composed, Agreement, tuple[str, ...]]:
-    """The best agreement of the claim's readings: with or without a constant length, an ε, groups."""
-    equal = not reader.asks & {"group"} or reader.subject.has_equal_groups
-    batches = comparison_batches(reader, equal=equal)
-    note = () if not equal or reader.imitates else ("where all questions have as many rollouts",)
-    if identity.scale is not None and identity.scale.epsilon:
-        batches = rewards_beyond_epsilon(batches)
-        note += (f"but for ε = {identity.scale.epsilon:g}, which acts on small rewards",)
-    measured = [reader.subject.weights(x) for x in batches]
+    """The estimator as the claim can be read, how the loss goes with it, and under what condition."""
     estimator = handed_over(estimator) if reader.handed else estimator
-    trials = [(estimator, note)]
+    trials: list[tuple[Estimator, str]] = [(estimator, "")]
     if not reader.has_length and any(type(t.normalizer) in _BY_A_CONSTANT for t in estimator.terms):
-        trials.append((_by_a_constant(estimator), (*note, "with a constant for the length")))
+        trials.append((_by_a_constant(estimator), "with a constant for the length"))
     found = []
-    for trial, said in trials:
-        composed = Composed(trial, reader.handed, reader.has_length)
-        pairs = [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
-        found.append((composed, agree(pairs), said))
+    for equal in (False, True)[not reader.tells_questions :]:
+        batches = comparison_batches(reader, equal=equal)
+        notes = ["where all questions have as many rollouts"] if equal and not reader.imitates else []
+        if identity.scale is not None and identity.scale.epsilon:
+            batches = rewards_beyond_epsilon(batches)
+            notes.append(f"but for ε = {identity.scale.epsilon:g}, which acts on small rewards")
+        measured = [reader.subject.weights(x) for x in batches]
+        for trial, said in trials:
+            composed = Composed(trial, reader.handed, reader.has_length)
+            pairs = [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
+            found.append((composed, agree(pairs), (*notes, *filter(None, [said]))))
+            if found[-1][1].error <= reader.tolerance:
+                return found[-1]
     return min(found, key=lambda case: case[1].error)
 
 
@@ -96,8 +99,8 @@ class _Row(Subject):
 
     @property
     def has_equal_groups(self) -> bool:
-        """As the claim is held: a loss that sees no questions has them all alike."""
-        return "group" not in self.asks
+        """It is read where all questions have as many rollouts, as most claims are meant."""
+        return True
 
     def measure(self, inputs: Inputs) -> Measured:
         """Weights by the estimator itself."""
@@ -128,11 +131,13 @@ def _differences(mine: Identity, row: Identity, name: str) -> list[tuple[str, st
         a, b = seen.get(component), theirs.get(component)
         if (a is None and unread) or (a is not None and b is not None and a.text == b.text):
             continue
-        if a is not None and (a.undecided or a.text.startswith("as in the")):
+        if a is not None and (a.faults or a.text.startswith("as in the")):
             continue
         if component.startswith("advantage") and _same_rule(mine, row):
             continue
-        here = a.text if a is not None else "none"
+        if component.startswith("normalizer") and _same_spread(mine, row):
+            continue
+        here = a.undecided or a.text if a is not None else "none"
         there = b.text if b is not None else "none"
         text = f"{component}: {here}; {name} has {there}"
         found.append((text, _fault(component, a, b, mine, row)))
@@ -149,6 +154,14 @@ def _same_rule(mine: Identity, row: Identity) -> bool:
     return a == b
 
 
+def _same_spread(mine: Identity, row: Identity) -> bool:
+    """Whether normalizers are the same where all questions have as many rollouts."""
+    if mine.scale is None or row.scale is None:
+        return False
+    pair = (mine.scale.normalizer, row.scale.normalizer)
+    return same_normalizer(*pair) or same_normalizer(*reversed(pair))
+
+
 def _fault(
     component: str, mine: Reading | None, row: Reading | None, a: Identity, b: Identity
 ) -> str:
@@ -157,6 +170,8 @@ def _fault(
         if mine.text == "none":
             return "clip_missing"
         heads = [text.split(":")[0] for text in (mine.text, row.text)]
+        if heads[0] == heads[1] and ("inf" in mine.text or "r < 0" in mine.text.replace("0.", "_")):
+            return "clip_one_sided"
         return "clip_bounds" if heads[0] == heads[1] != mine.text else "stabilizer"
     if kind == "advantage":
         return _advantage_fault(a, b)

@@ -105,9 +105,7 @@ def read_curves(response: Response, noise: float = 1e-14) -> tuple[Curve | None,
     return both[0], both[1]
 
 
-def _read(
-    response: Response, x: Tensor, values: Tensor, sign: int, noise: float
-) -> Curve | None:
+def _read(response: Response, x: Tensor, values: Tensor, sign: int, noise: float) -> Curve | None:
     if values.isnan().all():
         return None
     laws = [_law(x, values, j, noise) for j in range(len(x) - 1)]

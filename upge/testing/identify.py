@@ -45,6 +45,8 @@ class Identity:
         agreement: of the two on random batches.
         curves: of the rollouts' stabilizer, by sign of Â.
         undecided: why there is no estimator.
+        scale: advantage and normalizer of the first term.
+        bonus: the entropy bonus over the policy term's coefficient.
     """
 
     readings: list[Reading] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Identity:
     curves: tuple[Curve | None, Curve | None] = (None, None)
     undecided: str = ""
     scale: Scale | None = None
+    bonus: float = 0.0
 
     def reading(self, component: str) -> Reading | None:
         """The reading of a component."""
@@ -86,6 +89,7 @@ def identify(reader: Reader, seeds: int = 1) -> Identity:
         bonus = 0.0
         if "online" in sides or reader.imitates:
             bonus = _read_additions(reader, identity, terms)
+        identity.bonus = bonus
         estimator = Estimator(tuple(terms), "custom", max(bonus, 0.0))
         composed = Composed(estimator, reader.handed, identity.scale.has_length)
         if len(sides) > 1:
@@ -117,7 +121,9 @@ def _sides(reader: Reader) -> list[Side]:
             reader.sided(random_batch(1, equal_groups=True, spread=s), side) for s in (0.0, 0.1)
         ]
         try:
-            if any(bool(reader.subject.weights(x).abs().nan_to_num(1.0).max() > 0) for x in batches):
+            if any(
+                bool(reader.subject.weights(x).abs().nan_to_num(1.0).max() > 0) for x in batches
+            ):
                 found.append(side)
         except CallError:
             if side == "online":
@@ -201,9 +207,9 @@ def _check_coupling(reader: Reader, side: Side) -> None:
     """
     inputs = reader.sided(random_batch(5, spread=0.0, equal_groups=True), side)
     before = reader.policy_weights(inputs)
-    logp, old = inputs.logp.clone(), inputs.old_logp.clone()
+    logp = inputs.logp.clone()
     logp[0] -= 0.05
-    after = reader.policy_weights(inputs.with_(logp=logp, old_logp=old))
+    after = reader.policy_weights(inputs.with_(logp=logp))
     rest = (after - before)[1:].abs()
     scale = float(before.abs().max()) or 1.0
     if bool((rest > 1e3 * reader.noise * scale).any()) and not reader.asks & {"inputs"}:
@@ -293,7 +299,7 @@ def describe_skeleton(
         ConstantOne: "1: w ∝ π_θ",
         SequenceRatio: "the sequence's: w ∝ s, the geometric mean of r",
     }.get(type(skeleton.reference), skeleton.reference.text)
-    stabilization, faults = skeleton.stabilization, ()
+    stabilization, faults = skeleton.stabilization, tuple[str, ...]()
     if isinstance(stabilization, Piecewise):
         faults = piecewise_faults(curves)
         reference = "as in the stabilizer, which is over π_θ"
@@ -467,4 +473,3 @@ def compose_call(composed: Composed) -> str:
 
 def _code(component: Any) -> str:
     return repr(component).replace("inf", "float('inf')").replace("(scope='term')", "()")
-

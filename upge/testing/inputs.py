@@ -50,13 +50,12 @@ class Inputs:
 
     def select(self, rows: Tensor) -> Inputs:
         """Some rows, with the counts of the whole batch."""
-        tensors = {
+        changes: dict[str, Any] = {
             f.name: value[rows]
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        counts = {"batch_tokens": self.tokens, "batch_rows": self.rows}
-        return replace(self, **tensors, **counts)
+        return replace(self, **changes, batch_tokens=self.tokens, batch_rows=self.rows)
 
     def with_(self, **changes: Any) -> Inputs:
         """A copy with other values."""
@@ -135,7 +134,9 @@ class _Output(dict[str, Any]):
         raise AttributeError(name)
 
     def __getitem__(self, key: Any) -> Any:
-        return list(self.values())[key] if isinstance(key, (int, slice)) else super().__getitem__(key)
+        return (
+            list(self.values())[key] if isinstance(key, (int, slice)) else super().__getitem__(key)
+        )
 
 
 def token_ids(inputs: Inputs) -> Tensor:

@@ -24,7 +24,15 @@ from upge.testing.report import Law
 from upge.testing.reproduce import script
 
 #: Fields of (N, T) numbers that a loss reads.
-_TOKEN_FIELDS = ("logp", "old_logp", "sampler_logp", "ref_logp", "teacher_logp", "values", "entropy")
+_TOKEN_FIELDS = (
+    "logp",
+    "old_logp",
+    "sampler_logp",
+    "ref_logp",
+    "teacher_logp",
+    "values",
+    "entropy",
+)
 
 
 @dataclass(frozen=True)
@@ -219,8 +227,9 @@ def _empty_row(reader: Reader, x: Inputs) -> Breach:
     mask = x.mask.clone()
     mask[-1] = False
     emptied = x.with_(mask=mask, offline=x.offline & mask)
-    w = reader.subject.weights(emptied)
-    if not w.isfinite().all():
+    found = reader.subject.measure(emptied)
+    w = found.weights
+    if not w.isfinite().all() or not math.isfinite(found.loss):
         return Breach(math.inf, {"a": emptied}, ("print(a)",))
     kept = len(mask) - 1
     # Counts of rows and tokens may change; what may not is that tokens of a row differ as before.
@@ -254,6 +263,13 @@ def _bfloat16(reader: Reader, x: Inputs) -> Breach:
 def _cast(x: Inputs, dtype: torch.dtype) -> Inputs:
     names = (*_TOKEN_FIELDS, "advantage", "reward")
     return x.with_(**{name: getattr(x, name).to(dtype) for name in names})
+
+
+def _inputs_unchanged(reader: Reader, x: Inputs) -> Breach:
+    reader.subject.mutated.clear()
+    reader.subject.weights(x)
+    changed = ", ".join(sorted(reader.subject.mutated))
+    return Breach(math.inf if changed else 0.0, {}, said=f"it changes {changed} in place")
 
 
 def _reward_shift(reader: Reader, x: Inputs) -> Breach:
@@ -310,7 +326,7 @@ def _is_handed_mask(reader: Reader, identity: Identity) -> str:
 def _splits(reader: Reader, identity: Identity) -> str:
     if reader.subject.advantage is None and reader.rewarded:
         return "it takes rewards, whose advantages are of the whole batch"
-    if reader.subject.measure(_EXAMPLE).kind == "terms":
+    if reader.subject.measure(ordinary()).kind == "terms":
         return "it returns terms, which the trainer reduces"
     return ""
 
@@ -378,6 +394,9 @@ def _split_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[st
 
 
 def _padding_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[str, str]:
+    reference = identity.reading("reference")
+    if reference is not None and "sequence" in reference.text:
+        return "the length of a sequence counts its padding", "length_counts_padding"
     kind = identity.scale.normalizer if identity.scale is not None else None
     if isinstance(kind, FixedLength | LengthSum):
         fault = "padded_mean" if isinstance(kind, FixedLength) else "padded_width"
@@ -390,7 +409,10 @@ def _padding_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[
 
 
 def _values_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[str, str]:
-    return "numbers at masked positions reach the weights of others: the mask is left out of a sum or mean", "padding_values"
+    return (
+        "numbers at masked positions reach the weights of others: the mask is left out of a sum or mean",
+        "padding_values",
+    )
 
 
 def _nan_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[str, str]:
@@ -447,13 +469,12 @@ LAWS: dict[str, Rule] = {
         _empty_batch, "a batch without response tokens has loss and gradient 0", "empty_batch",
         _has_empty, _empty_cause,
     ),
+    "inputs_unchanged": Rule(_inputs_unchanged, "what is handed over is left as it is", "mutates"),
     "bfloat16": Rule(
         _bfloat16, "bfloat16 inputs give the same weights, to 3 %", "bfloat16", _reads_logp,
         tolerance=0.03,
     ),
 }  # fmt: skip
-
-_EXAMPLE = ordinary()
 
 
 def _designed(name: str) -> list[Inputs]:
@@ -470,7 +491,9 @@ def _designed(name: str) -> list[Inputs]:
     return [ordinary(), ordinary(1, spread=0.05), ordinary(2, spread=0.0)]
 
 
-def law_verdicts(reader: Reader, identity: Identity, names: Sequence[str] | None = None) -> list[Law]:
+def law_verdicts(
+    reader: Reader, identity: Identity, names: Sequence[str] | None = None
+) -> list[Law]:
     """Every law's verdict."""
     side: Side = "offline" if reader.imitates and not reader.reads_demos else "online"
     found = []

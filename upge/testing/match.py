@@ -37,9 +37,7 @@ def handed_over(estimator: Estimator) -> Estimator:
     return replace(estimator, terms=tuple(map(given, estimator.terms)))
 
 
-def agreement_with(
-    reader: Reader, composed: Composed, batches: Sequence[Inputs]
-) -> Agreement:
+def agreement_with(reader: Reader, composed: Composed, batches: Sequence[Inputs]) -> Agreement:
     """How the loss goes with an estimator on these batches."""
     return agree([(reader.subject.weights(x), composed.weights(x)) for x in batches])
 
@@ -175,20 +173,18 @@ def _assignments(
 ) -> Iterator[dict[str, Value]]:
     """Values of an entry's options, among the numbers that the loss's components hold."""
     defaults = {name: option.default for name, option in entry.options.items()}
-    if not all(
-        _kinds(own) == _kinds(term) for own, term in zip(entry.terms, main, strict=True)
-    ):
+    if not all(_kinds(own) == _kinds(term) for own, term in zip(entry.terms, main, strict=True)):
         return
     pool = {v for term in main for part in _parts(term, handed) for v in _values(part)}
     pool |= {term.coefficient for term in main} - {1.0}
     choices = []
     for name, default in defaults.items():
-        own = [default] if isinstance(default, str) else [default, *sorted(pool)]
+        own: list[Value] = [default] if isinstance(default, str) else [default, *sorted(pool)]
         choices.append([(name, value) for value in dict.fromkeys(own)])
     if math.prod(map(len, choices)) > _ASSIGNMENTS:
         choices = [c[:6] for c in choices]
     for chosen in product(*choices):
-        options = {name: value for name, value in chosen}
+        options = dict(chosen)
         try:
             terms = get(entry.name, **options).terms
         except UpgeError:
@@ -228,7 +224,7 @@ def _same_terms(
         same &= math.isclose(own.coefficient, base * other.coefficient, rel_tol=1e-6)
         if not same or not _same_advantage(own.advantage, other.advantage, handed):
             return False
-        if normalizer and not _same_normalizer(own.normalizer, other.normalizer):
+        if normalizer and not same_normalizer(own.normalizer, other.normalizer):
             return False
     return True
 
@@ -262,13 +258,17 @@ def _numerically(own: Advantage, other: Advantage) -> bool:
     return True
 
 
-def _same_normalizer(own: Normalizer, other: Normalizer) -> bool:
+def same_normalizer(own: Normalizer, other: Normalizer) -> bool:
+    """Whether two normalizers are one where all questions have as many rollouts."""
     if isinstance(other, PlusEpsilon):
         other = other.inner
     if own == other:
         return True
     # A loss that sees no questions averages over rows, which is the same for equal questions.
-    by_question = {QuestionMean: "sequence_mean", QuestionSum: "trajectory_mean"}
+    by_question: dict[type[Normalizer], str] = {
+        QuestionMean: "sequence_mean",
+        QuestionSum: "trajectory_mean",
+    }
     return by_question.get(type(own)) == _normalizer_name(other) and own.scope == other.scope
 
 
@@ -318,7 +318,9 @@ def _whole(reader: Reader) -> Match | None:
         estimator = handed_over(entry()) if reader.handed else entry()
         composed = Composed(estimator, reader.handed, reader.has_length)
         try:
-            found = agree([(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)])
+            found = agree(
+                [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
+            )
         except UpgeError:
             continue
         if found.error <= reader.tolerance and found.factor > 0:

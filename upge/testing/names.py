@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from upge.common.errors import UpgeError, unknown
+from upge.common.errors import unknown
 
 #: Names in use (TRL, verl, OpenRLHF, SkyRL, AReaL, Trinity-RFT, oxRL, Liger, NeMo-RL, prime-rl,
 #: slime, open-instruct), by what is meant.

@@ -1,4 +1,4 @@
-"""What ``upge check --plot`` draws: weights against ratio, length and the question's composition."""
+"""What ``upge check --plot`` draws: weights against ratio, length and a question's rewards."""
 
 from __future__ import annotations
 

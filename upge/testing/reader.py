@@ -98,6 +98,7 @@ class Reader:
         self.rewarded = "reward" in self.asks or "reward_parts" in self.asks
         self.imitates = not (self.handed or self.rewarded)
         self.reads_demos = bool(self.asks & {"offline", "online"})
+        self.tells_questions = "group" in self.asks and not subject.has_equal_groups
         self.has_length = "max_length" in self.asks
 
     # ------------------------------------------------------------------ what it computes in
@@ -142,7 +143,7 @@ class Reader:
         return w - self.subject.weights(self.neutral(inputs)) if self.has_additive else w
 
     def response(self, side: Side) -> Callable[[Tensor], Tensor]:
-        """w against the ratio over w at ratio 1, for either sign of Â."""
+        """W against the ratio over w at ratio 1, for either sign of Â."""
         bases: dict[int, Tensor] = {}
 
         def at(x: Tensor) -> Tensor:
@@ -160,5 +161,3 @@ class Reader:
 def _rounds(w: Tensor) -> bool:
     """Whether the numbers are of a kind that would not be float32's by chance."""
     return bool((w != w.bfloat16().double()).any())
-
-

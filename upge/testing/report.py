@@ -244,7 +244,6 @@ FAULTS: dict[str, str] = {
     "padding_values": "what stands at padding changes the weights of response tokens",
     "padding": "columns of padding change the weights of response tokens",
     "masked_gradient": "masked tokens have a gradient",
-    "mask_ignored": "the mask is ignored",
     "nan_padding": "NaN or ±inf at padding reaches the gradient",
     "row_order": "weights depend on the order of the rows",
     "empty_row": "a row without response tokens spoils the others",
@@ -256,12 +255,12 @@ FAULTS: dict[str, str] = {
     "mutates": "changes its inputs",
     "kl": "the KL term is another than the one claimed",
     "kl_sign": "the KL term pushes away from the reference",
-    "kl_reversed": "k3 of the reversed ratio: log π_ref − log π_θ where log π_θ − log π_ref belongs",
+    "kl_reversed": "k3 of the reversed ratio: log π_ref − log π_θ where log π_θ − log π_ref "
+    "belongs",
     "entropy": "the entropy term is another than the one claimed",
     "entropy_sign": "the entropy bonus lowers the entropy",
     "correction": "the sampler's correction is another than the one claimed",
     "correction_upside_down": "ρ is π_sampler/π_θold, upside down",
     "correction_gradient": "the gradient flows through the sampler's correction",
-    "float32": "computes in float32",
     "demonstrations": "demonstrations and rollouts are weighed otherwise than claimed",
 }

@@ -14,9 +14,7 @@ from upge.testing.inputs import Inputs
 _TYPES = {torch.float64: "f", torch.bfloat16: "h", torch.float32: "s"}
 
 
-def script(
-    subject: Subject, batches: Mapping[str, Inputs], ending: Sequence[str]
-) -> str:
+def script(subject: Subject, batches: Mapping[str, Inputs], ending: Sequence[str]) -> str:
     """Python lines that bind each batch's weights to its name, and what comes after.
 
     Args:

@@ -225,9 +225,7 @@ def _of_rule(rule: Advantage, reader: Reader, batches: Sequence[Inputs]) -> list
     return values if any(v.any() for v in values) else None
 
 
-def _of_normalizer(
-    normalizer: Normalizer, inputs: Inputs, side: Side, has_length: bool
-) -> Tensor:
+def _of_normalizer(normalizer: Normalizer, inputs: Inputs, side: Side, has_length: bool) -> Tensor:
     batch = inputs.batch(has_length)
     read = Counted(batch.tokens_of(side), batch.rows_of(side))
     return normalizer(batch, read, read).expand(inputs.mask.shape) * inputs.mask
@@ -331,6 +329,6 @@ def _deviation(rule: Advantage, size: float) -> float | None:
     over_n = isinstance(rule, Standardized) and rule.ddof == 0
     if isinstance(rule, Standardized) and rule.scale in ("nothing", "group_mean"):
         return None
-    if isinstance(rule, GroupCentered) or not ("std" in rule.text):
+    if isinstance(rule, GroupCentered) or "std" not in rule.text:
         return None
     return size * math.sqrt(2 / 9 if over_n else 1 / 3)

@@ -188,7 +188,7 @@ def _newton(residual: Any, x: Tensor) -> Tensor | None:
     for _ in range(6):
         trial = residual(x + move)
         if trial is not None and trial.norm() < 0.999 * now.norm():
-            return move
+            return move  # type: ignore[no-any-return]
         move = move / 2
     return None
 

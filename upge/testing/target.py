@@ -74,10 +74,11 @@ def _from_file(path: Path) -> Any:
         raise UpgeError(f"{path}: no such file")
     sys.path.insert(0, str(path.parent.resolve()))
     spec = spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert (loader := spec.loader) is not None
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
-    _executed(str(path), lambda: spec.loader.exec_module(module))
+    _executed(str(path), lambda: loader.exec_module(module))
     return module
 
 
@@ -204,7 +205,8 @@ def signature_of(call: Any, title: str = "") -> inspect.Signature:
         return inspect.signature(call if forward is None else forward)
     except (ValueError, TypeError) as error:
         raise UpgeError(
-            f"{title or call} does not tell its parameters ({error}); wrap it in a function that does"
+            f"{title or call} does not tell its parameters ({error}); wrap it in a function that "
+            "does"
         ) from error
 
 
