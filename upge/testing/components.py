@@ -169,16 +169,19 @@ class Standardized(Advantage):
             "batch": "R − mean of the batch",
             "batch_tokens": "R − mean over the batch's tokens",
         }[self.center]
-        divisor = "n" if self.ddof == 0 else "n − 1"
         scale = {
             "nothing": "",
-            "group_std": f"std of the question, over {divisor}",
-            "batch_std": f"std of the batch, over {divisor}",
-            "batch_token_std": f"std over the batch's tokens, over {divisor}",
+            "group_std": "std of the question",
+            "batch_std": "std of the batch",
+            "batch_token_std": "std over the batch's tokens",
             "group_mean": "mean of the question",
         }[self.scale]
+        if not scale:
+            return center
+        of_one = center if self.center == "nothing" else f"({center})"
+        divisor = f", std over {'n' if self.ddof == 0 else 'n − 1'}" if "std" in scale else ""
         plus = f" + {self.epsilon:g}" if self.epsilon else ""
-        return f"({center})/({scale}{plus})" if scale else center
+        return f"{of_one}/({scale}{plus}){divisor}"
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         reward, rows = batch.reward, batch.rows_of(self.over)

@@ -138,7 +138,7 @@ def _read_side(reader: Reader, side: Side, identity: Identity, alone: bool) -> l
     curves = read_curves(response, reader.noise)
     if side == "online" or alone:
         identity.curves = curves
-    _check_coupling(reader, side)
+    _check_coupling(reader, side, identity)
     try:
         skeleton = read_skeleton(reader, side, curves)
     except Undecided as reason:
@@ -199,7 +199,7 @@ def _variants(term: Term) -> list[Term]:
     ]
 
 
-def _check_coupling(reader: Reader, side: Side) -> None:
+def _check_coupling(reader: Reader, side: Side, identity: Identity) -> None:
     """Whether weights depend on log-probabilities of other rows.
 
     Raises:
@@ -213,10 +213,12 @@ def _check_coupling(reader: Reader, side: Side) -> None:
     rest = (after - before)[1:].abs()
     scale = float(before.abs().max()) or 1.0
     if bool((rest > 1e3 * reader.noise * scale).any()) and not reader.asks & {"inputs"}:
-        raise Undecided(
+        reason = (
             "a row's weights depend on log π_θ of other rows, as those of pairs (DPO) and of "
             "weights normalized over the batch do: no weight on single trajectories is that"
         )
+        identity.readings.append(Reading("rows", "coupled", None, ("couples_rows",), reason))
+        raise Undecided(reason)
 
 
 def verify(reader: Reader, composed: Composed, seeds: int = 1) -> Agreement:
@@ -327,9 +329,10 @@ def _stabilizer_text(stabilization: Any, curves: Sequence[Curve | None]) -> str:
         )
     if type(stabilization) is Clip:
         kind = "sequence clip (GSPO)" if ratio == "s" else "PPO's clip"
+        lower = 1 - stabilization.low
+        below = f"where {ratio} < {lower:.10g}" if lower > 0 else "never"
         return (
-            f"{kind}: 0 for Â > 0 where {ratio} > {1 + stabilization.high:.10g}, for Â < 0 where "
-            f"{ratio} < {1 - stabilization.low:.10g}"
+            f"{kind}: 0 for Â > 0 where {ratio} > {1 + stabilization.high:.10g}, for Â < 0 {below}"
         )
     if isinstance(stabilization, WeightClip):
         return (
@@ -419,10 +422,9 @@ def describe_scale(scale: Scale, which: str, reader: Reader) -> list[Reading]:
     elif reader.imitates:
         text = "1: no reward is read"
     else:
-        epsilon = f", ε = {scale.epsilon:g}" if scale.epsilon else ""
         shown = "std" in scale.advantage.text and "over n" not in scale.advantage.text
         over = ", std over n − 1" if shown else ""
-        text = "; ".join([f"{scale.advantage.text}{over}{epsilon}", *scale.notes])
+        text = "; ".join([f"{scale.advantage.text}{over}", *scale.notes])
     readings.append(Reading(f"advantage{which}", text, scale.error, tuple(faults)))
     lengths = isinstance(scale.normalizer, FixedLength | LengthSum)
     padded = {FixedLength: "padded_mean", LengthSum: "padded_width"}

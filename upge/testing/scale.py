@@ -176,6 +176,7 @@ def advantages(reader: Reader, side: Side) -> list[Advantage]:
         rules += [r for r in [*registered, *_standardized(overs)] if not _by_group(r)]
     else:
         centered = [GroupCentered(over) for over in overs]
+        registered = [r for r in registered if getattr(r, "over", overs[0]) in overs]
         rules = [*registered, *centered, One(), Reward(), *_standardized(overs)]
     return list(dict.fromkeys(rules))
 
