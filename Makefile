@@ -151,10 +151,10 @@ claims: $(VENV)/.stamp ## Give a verdict on every claim of the paper's theory; r
 	$(one_thread) $(python) -m experiments.claims --out "$(OUT)"
 
 test: $(VENV)/.stamp ## Run the fast tests
-	$(one_thread) $(python) -m pytest -q -n 2 --timeout 300
+	$(one_thread) $(python) -m pytest -q -n 2 --dist loadfile --timeout 900
 
 test-slow: $(VENV)/.stamp ## Run all tests, the slow ones too
-	$(one_thread) $(python) -m pytest -q -n 2 --timeout 1800 -m ""
+	$(one_thread) $(python) -m pytest -q -n 2 --dist loadfile --timeout 3600 -m ""
 
 test-extras: ## Run the tests of optional stacks (vLLM on a CPU, DeepSpeed), in their own environment, .venv-extras
 	@$(MAKE) --no-print-directory run-extras VENV="$(EXTRAS_VENV)" \

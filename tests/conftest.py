@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tiers import slow_cases
 
 settings.register_profile(
     "ci",
@@ -21,6 +22,13 @@ settings.load_profile("ci")
 # Of a folder of data that isn't there, which commands refuse, tests skip what needs its files.
 if (folder := os.environ.get("UPGE_DATA")) is not None and not Path(folder).is_dir():
     os.environ["UPGE_DATA"] = tempfile.mkdtemp(prefix="upge-no-data-")
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most cases of large families to the slow suite."""
+    for item in slow_cases(items):
+        item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

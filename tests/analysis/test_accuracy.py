@@ -39,6 +39,8 @@ from analysis.wording import percent
 from upge.common.config import read_yaml
 from upge.common.errors import UpgeError
 
+pytestmark = pytest.mark.slow  # whole comparisons are made up and laid out
+
 RECIPES = {name: read_yaml(Path(f"experiments/recipes/{name}.yaml")) for name in LAYOUTS}
 
 

@@ -17,6 +17,8 @@ from analysis.figures import audit as drawing
 from analysis.runs import load_runs
 from analysis.tables import Document
 
+pytestmark = pytest.mark.slow  # whole comparisons are made up and drawn
+
 #: Accuracy, steps and FLOPs a step: HPT's ordering at equal steps, the other at equal compute.
 METHODS: dict[str, tuple[float, int, float]] = {
     "sft": (0.15, 20, 1e9),

@@ -14,6 +14,7 @@ from analysis.__main__ import main
 from analysis.results import RESULTS
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_figures(table2: Path, tmp_path: Path) -> None:
     tables, figures = tmp_path / "t", tmp_path / "f"
     options = (f"--records={table2.parent}", f"--out={tables}", f"--figures={figures}")
@@ -51,6 +52,7 @@ def test_no_runs_are_a_sentence(tmp_path: Path, name: str) -> None:
         main([name], tmp_path, tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_mistakes_are_a_sentence(table2: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: unknown result 'tabel2'; did you mean 'table2'"):
         main(["tabel2"], tmp_path)

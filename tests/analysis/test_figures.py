@@ -122,6 +122,7 @@ def test_steps_without_rollouts_have_no_entropy_and_do_not_shift_the_window(tmp_
     assert len(measured) == 16 and mean == pytest.approx(np.mean(measured))
 
 
+@pytest.mark.slow
 def test_figure_5_has_the_numbers_of_the_learning_curves(table2: Path) -> None:
     frame, curves = numbers("figure5", table2), numbers("table2/learning_curves", table2)
     assert frame["method"].unique().tolist() == ["grpo", "hpt"]
@@ -129,6 +130,7 @@ def test_figure_5_has_the_numbers_of_the_learning_curves(table2: Path) -> None:
     pd.testing.assert_frame_equal(frame, shown, check_exact=True)
 
 
+@pytest.mark.slow
 def test_every_training_is_shown_with_the_mean_of_its_suites(table2: Path) -> None:
     frame = numbers("table2/seeds", table2).set_index(["split", "method", "seed"])["accuracy"]
     runs = load_runs(table2)
@@ -191,6 +193,7 @@ def test_figure_8_has_reward_and_ratio_of_three_gates(tmp_path: Path) -> None:
 QUESTIONS, PROBLEMS, EPOCHS = 30, 60, 3
 
 
+@pytest.mark.slow
 def test_a_steps_questions_are_those_that_the_loop_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +349,7 @@ def test_figures_are_written_the_same_every_time_without_caption(
         assert record["caption"] and "{" not in record["caption"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stamped", [False, True])
 def test_caption_and_origin_are_drawn_on_request_alone(
     table2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamped: bool

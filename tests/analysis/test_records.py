@@ -28,6 +28,7 @@ def records(repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(repository / RECORDS / "table2", tmp_path / "cpu" / "table2"))
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_the_same_bit_for_bit(
     table2: Path, records: Path, of_table2: list[str]
 ) -> None:

@@ -94,6 +94,7 @@ def letters(text: str) -> str:
     return re.sub(r"[^\w]|_", "", text)
 
 
+@pytest.mark.spread(5)
 @pytest.mark.parametrize("path", sorted(TABLES.rglob("*.md")), ids=str)
 def test_every_committed_table_is_there(committed: Page, path: Path) -> None:
     """Row by row, formulas aside."""

@@ -123,6 +123,7 @@ def test_a_single_seed_or_method_is_never_sure() -> None:
 # ---------------------------------------- the supplies
 
 
+@pytest.mark.slow
 def test_supplies_are_in_order_with_those_of_a_part_last(loaded: list[Runs]) -> None:
     found = supplies_of(loaded)
     assert [supply.label for supply in found] == ["0", "30", "900", "levels 1–3"]

@@ -494,6 +494,7 @@ def test_verify_writes_the_tables(
     assert line.startswith("cispo,") and ",no,proved," in line
 
 
+@pytest.mark.spread(1)
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("check", ["symbolic", "float64"])
 @pytest.mark.parametrize("broken", ["the published loss", "the row"])

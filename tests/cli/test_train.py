@@ -385,6 +385,7 @@ def test_what_other_code_began_can_be_kept_and_stays_of_both(
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_changed_module_is_noticed(tmp_path: Path) -> None:
     """From end to end, in a copy of the package: a comment changes nothing, a statement does."""
     root = Path(train_cli.__file__).parents[2]
@@ -426,6 +427,7 @@ def tested(run: Run, tmp_path: Path, reader: Path) -> tuple[Any, ...]:
     return command, done.out
 
 
+@pytest.mark.spread(6)
 @pytest.mark.parametrize(
     "text",
     [
@@ -471,6 +473,7 @@ def test_a_result_that_is_no_json_is_made_anew(
     assert run(*command).out == line
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("value", ["x", None, [0.5], {}, float("nan"), 10**400])
 def test_metrics_that_were_changed(
     run: Run, tmp_path: Path, tested: tuple[Any, ...], value: Any
@@ -490,6 +493,7 @@ def test_metrics_that_were_changed(
     assert metrics_of(folder) == whole
 
 
+@pytest.mark.spread(6)
 @pytest.mark.parametrize("how", ["empty", "changed", "gone"])
 @pytest.mark.parametrize(
     "name", ["policy/model.safetensors", "policy/tokenizer.json", "evaluation/sums.parquet"]

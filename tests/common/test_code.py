@@ -119,6 +119,7 @@ def say(folder: Path, *command: str, text: str | None = None) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_ones_own_counts_with_its_helpers(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SCRIPT)
     (tmp_path / "helper.py").write_text(HELPER)
@@ -131,6 +132,7 @@ def test_an_algorithm_of_ones_own_counts_with_its_helpers(tmp_path: Path) -> Non
     assert say(tmp_path, "mine.py") == before
 
 
+@pytest.mark.slow
 def test_one_without_a_file_counts_by_its_bytecode(tmp_path: Path) -> None:
     """As typed at a prompt."""
     typed = SCRIPT.replace("from helper import Half\n", HELPER)

@@ -104,9 +104,8 @@ def test_neither_waits_for_the_other_and_the_results_are_those_of_one(
     assert err.count("Results and responses are in") == 1
 
 
-@pytest.mark.parametrize(
-    ("victim", "resumed_by"), [(1, 1), pytest.param(0, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "resumed_by"), [(1, 1), (0, 2)])
 def test_a_killed_process_loses_what_was_under_way(
     tmp_path: Path, alone: tuple[dict[str, bytes], Any], victim: int, resumed_by: int
 ) -> None:
@@ -124,6 +123,7 @@ def test_a_killed_process_loses_what_was_under_way(
     assert contents(out) == alone[0] and rows(printed) == alone[1]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "out").write_text("in the way")

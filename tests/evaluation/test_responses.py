@@ -233,6 +233,7 @@ def test_a_file_has_the_columns_of_its_description(tmp_path: Path) -> None:
     assert Responses.load(tmp_path / "letters.parquet").answers == whole.answers
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=list(HealthCheck), max_examples=300)
 @given(st.data())
 def test_a_damaged_file_is_never_read_as_other_responses(tmp_path: Path, data: Any) -> None:

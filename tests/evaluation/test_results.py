@@ -110,6 +110,7 @@ ROWS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=list(HealthCheck), max_examples=150)
 @given(st.lists(ROWS, max_size=6), st.sampled_from(["suite", "family", "level"]))
 def test_rows_that_nobody_wrote(tmp_path: Path, rows: list[Any], by: str) -> None:

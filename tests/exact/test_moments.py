@@ -141,6 +141,7 @@ def assert_same(estimator: Estimator, s: Setting) -> None:
     assert trace_cov > 1e-6
 
 
+@pytest.mark.spread(40)
 @pytest.mark.parametrize("normalizer", ["trajectory_mean", "own"])
 @pytest.mark.parametrize("network", [False, True], ids=["tabular", "network"])
 @pytest.mark.parametrize("name", REGISTRY)
@@ -150,6 +151,7 @@ def test_moments_of_groups_of_two_are_those_of_all_groups(
     assert_same(prepared(name, normalizer, **WIDE), setting(network=network))
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("name", REGISTRY)
 def test_moments_of_groups_of_three_are_those_of_all_groups(name: str) -> None:
     s = setting(SHALLOW, size=3, rewards=(1.0, 0.0, 1.0))
@@ -161,6 +163,7 @@ def test_moments_with_two_demonstrations_are_those_of_all_groups(name: str) -> N
     assert_same(prepared(name, "own"), setting(SHALLOW, rewards=(1.0, 0.0, 1.0), demos=2))
 
 
+@pytest.mark.spread(12)
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("name", ["grpo", "chord", "hpt_global_token", "reinforce_plus_plus"])
 def test_moments_under_every_normaliser_are_those_of_all_groups(name: str, normalizer: str) -> None:
@@ -305,6 +308,7 @@ def test_what_moments_say() -> None:
 # --------------------------------------------------------------------------- compositions
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(0, 2), st.sampled_from(["trajectory_mean", "token_mean"]))
 def test_compositions_are_a_distribution(size: int, demos: int, normalizer: str) -> None:
     s = setting(size=size, demos=demos)
@@ -335,6 +339,7 @@ def test_compositions_may_be_evaluated_piece_by_piece(monkeypatch: pytest.Monkey
     assert exact(estimator, s).trace_cov == pytest.approx(whole.trace_cov)
 
 
+@pytest.mark.slow
 def test_large_groups_have_few_compositions() -> None:
     s = setting(Tree(3, 0, 4), size=64)
     assert moments(prepared("grpo", "own"), s).groups == 65

@@ -106,6 +106,7 @@ def close(found: float | str, wanted: float, tolerance: float = 1e-9) -> bool:
 # ------------------------------------------------------------------------------- every study
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_have_one_form(rows: Callable[[str], Rows], name: str) -> None:
     own = rows(name)
@@ -116,6 +117,7 @@ def test_rows_have_one_form(rows: Callable[[str], Rows], name: str) -> None:
         assert -1e-9 <= float(row["bias_sq_scaled"]) <= float(row["mse_scaled"]) + 1e-9 <= 1 + 2e-9
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_running_twice_gives_the_same(rows: Callable[[str], Rows], name: str) -> None:
     told: list[tuple[int, int]] = []
@@ -130,6 +132,7 @@ def test_headlines_are_numbers(rows: Callable[[str], Rows], name: str) -> None:
     assert numbers and all(math.isfinite(number) for number in numbers.values())
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_draw(rows: Callable[[str], Rows], name: str, tmp_path: Path) -> None:
     drawing = import_module(f"analysis.bias_variance.{name}")
@@ -290,6 +293,7 @@ def test_graded_rewards_come_close_from_below() -> None:
     assert set(reward.tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_until_recipe_or_code_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

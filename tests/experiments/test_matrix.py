@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from experiments import matrix
 from experiments.matrix import Job, Setting
 
@@ -56,6 +58,7 @@ def test_a_python_that_is_missing_is_a_note(tmp_path: Path) -> None:
     assert row.keys() == {"setting", "python", "installed", "note"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_is_a_note_and_leaves_nothing(tmp_path: Path) -> None:
     row = job(tmp_path, **{"3.11": sys.executable}).row("lowest", Setting("3.11", "", []))
     assert row["note"].startswith("ERROR: ") and "upge-0.0-py3-none-any.whl" in row["note"]

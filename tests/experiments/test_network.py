@@ -218,6 +218,7 @@ def _agrees(found: Samples, estimators: dict[str, Estimator], where: Setting, mu
             assert width < 0.7 * max(1.0, abs(float(wanted[column]))), (name, column)
 
 
+@pytest.mark.slow
 def test_estimates_on_policy_agree_with_exact_moments(nets: tuple[Network, Network]) -> None:
     estimators = on_policy_estimators()
     del estimators["srft"]  # weighs by the group's entropy: more compositions than are enumerated
@@ -225,6 +226,7 @@ def test_estimates_on_policy_agree_with_exact_moments(nets: tuple[Network, Netwo
     _agrees(found, estimators, setting(nets, old=False), 0.0)
 
 
+@pytest.mark.slow
 def test_estimates_off_policy_agree_with_exact_moments(nets: tuple[Network, Network]) -> None:
     estimators = off_policy_estimators()
     found = samples(nets, estimators, old=True, count=200)

@@ -224,6 +224,7 @@ def mixed(name: str, multiple: int = 1, without: str = "", ungraded: str = "") -
     )
 
 
+@pytest.mark.spread(30)
 @pytest.mark.parametrize("name", sorted(filter(mixable, REGISTRY)))
 @pytest.mark.parametrize(("multiple", "parts", "processes"), [(1, 1, 1), (1, 5, 1), (8, 4, 2)])
 def test_mixed_loss_as_an_engine_calls_it(

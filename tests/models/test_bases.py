@@ -248,6 +248,7 @@ def test_accuracy_is_that_of_each_family_and_level(monkeypatch: pytest.MonkeyPat
 # ----------------------------------------------------------------------------------------- folders
 
 
+@pytest.mark.slow
 def test_a_base_is_trained_once(
     quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +276,7 @@ def test_a_base_is_trained_once(
     assert quick == ["tiny", "tiny"] and contents(folder) == before
 
 
+@pytest.mark.slow
 def test_another_recipe_is_trained_anew(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +307,7 @@ def test_all_are_trained_before_any_is_put_in_place(
     assert sorted(os.listdir(tmp_path / "out")) == ["tiny", "tiny_weak"]
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("damage", ["{", '{"key": "another"}'])
 def test_a_folder_without_a_whole_record_is_no_base(
     quick: list[str], tmp_path: Path, damage: str
@@ -323,6 +326,7 @@ def test_names_that_have_no_recipe(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("place", ["training", "saving", "replacing"])
 def test_an_interruption_leaves_the_old_base(
     place: str, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +376,7 @@ def test_a_kill_leaves_nothing_that_is_taken_for_a_base(tmp_path: Path) -> None:
     assert partial.name.startswith(".partial-")
 
 
+@pytest.mark.slow
 def test_training_runs_on_one_thread(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +398,7 @@ def test_training_runs_on_one_thread(
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_base_loads_under_its_name(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

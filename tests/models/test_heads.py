@@ -79,6 +79,7 @@ def test_log_pi_and_its_gradient_are_those_of_the_models_logits(case: str) -> No
     assert_own(model.double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "falcon_h1"])
 def test_a_head_that_was_changed_by_hand(architecture: str) -> None:
     """By a hook, another module, or code behind it: none of it is in the configuration."""
@@ -139,6 +140,7 @@ def test_a_change_shows_however_small_the_weights_are(weights: str) -> None:
         torch.testing.assert_close(policy(tokens, mask).logp[mask], wanted, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("case", ["multiplied", "capped", "by a head of two layers"])
 @pytest.mark.parametrize("chunk", [1, 4, 2048])
 def test_logits_at_a_time_are_bounded(case: str, chunk: int) -> None:

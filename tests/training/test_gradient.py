@@ -205,6 +205,7 @@ def test_every_algorithm_is_the_estimator_on_the_whole_batch(name):
             assert metrics[key] == pytest.approx(value, rel=EXACT, abs=EXACT), key
 
 
+@pytest.mark.spread(16)
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_does_not_hang_on_the_micro_batches(name):
     batch, estimator = ragged(seed=1), upge.get(name)

@@ -13,6 +13,7 @@ from experiments.check_resume import check, differences
 from upge.training.records import RunFolder
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_one_left_alone(tmp_path):
     landed, compared = check(tmp_path, kills=2, seed=3, steps=9)
     assert sum(landed.values()) >= 2
@@ -70,6 +71,7 @@ def break_policy(folder):
     path.write_bytes(content)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     ("change", "what"),
     [

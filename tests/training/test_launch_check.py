@@ -252,6 +252,7 @@ def launch(tmp_path, *names):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     found = launch(tmp_path, "sound", "own_means", "not_exchanged", "last_micro_batch_only")
     assert found["sound"] == dict.fromkeys(launch_check.CASES, "")

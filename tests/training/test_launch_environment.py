@@ -25,6 +25,7 @@ def doctor(**environment):
 ALONE = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [

@@ -138,6 +138,7 @@ def check(runs, rounding, base):
             assert_same(found, runs[name.removesuffix("_again")])
 
 
+@pytest.mark.slow
 def test_fsdp2_is_one_process_and_goes_on_as_one(bases, tmp_path):
     runs = run(
         bases["float64"],

@@ -80,6 +80,7 @@ def is_number(value):
     return isinstance(value, int | float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "grpo", "hpt", "srft"])
 def test_seeds_differ(tiny, tmp_path, name):
     one, other = (run(tiny.config(name, seed=s), tmp_path / str(s)) for s in (0, 1))

@@ -137,6 +137,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(text=TEXTS, name=st.sampled_from(["result", "code", "provenance", "config", "metrics"]))
 def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path, text, name):

@@ -123,6 +123,7 @@ PLACES = {
 }
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("place", PLACES)
 @settings(suppress_health_check=list(HealthCheck), max_examples=3)
 @given(data=st.data())
@@ -242,6 +243,7 @@ PLACES_OF_FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("how", ["empty", "zeros", "null", "folder", "link to itself", "file"])
 @settings(suppress_health_check=list(HealthCheck), max_examples=5)
 @given(name=st.sampled_from(PLACES_OF_FILES))
@@ -397,6 +399,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.spread(6)
 @pytest.mark.parametrize(("owner", "name", "at", "after", "step"), MOMENTS)
 def test_what_is_done_is_kept(tiny, whole, tmp_path, owner, name, at, after, step):
     number = signal.SIGINT if after else signal.SIGTERM
@@ -432,6 +435,7 @@ def full(call, at):
     return counted
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     ("owner", "name", "at", "step"),
     [

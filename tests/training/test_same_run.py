@@ -49,6 +49,7 @@ def written(config, path):
     return path
 
 
+@pytest.mark.slow
 def test_two_configurations_are_a_sentence(tiny, tmp_path):
     run = written(tiny.config("grpo"), tmp_path / "run.yaml")
     codes, said = together(

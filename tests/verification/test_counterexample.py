@@ -47,11 +47,13 @@ def test_cispo_as_printed() -> None:
     assert ours == pytest.approx(sign * 6 / math.sqrt(8), rel=1e-3)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", ["cispo", "gspo", "srft_offline"])
 def test_a_row_that_is_right_has_none(name: str) -> None:
     assert smallest_counterexample(REGISTRY[name], get(name)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "row", "expected"),
     [

@@ -43,6 +43,7 @@ def test_published_gradient_is_the_row(name: str) -> None:
     assert result.cells >= sum(_tokens(pattern) for pattern in PATTERNS)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -272,6 +273,7 @@ def estimators() -> Iterator[tuple[str, Estimator]]:
         yield f"reward, entropy {sign}", compose(term, replace(term, samples="all"))
 
 
+@pytest.mark.spread(30)
 @pytest.mark.parametrize(
     "estimator", [pytest.param(estimator, id=name) for name, estimator in estimators()]
 )

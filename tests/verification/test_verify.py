@@ -115,6 +115,7 @@ def test_a_broken_published_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         assert failures(findings) == [findings[0], findings[2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"coefficient": 1 + 1e-9}, {"advantage": Nonsense()}])
 def test_a_broken_estimator_is_seen(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
@@ -201,6 +202,7 @@ def test_the_largest_error() -> None:
 # ------------------------------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_findings_come_in_order() -> None:
     seen: list[Finding] = []
@@ -286,6 +288,7 @@ def test_an_exception_in_the_code_of_a_row(own_row: str, monkeypatch: pytest.Mon
         )
 
 
+@pytest.mark.slow
 def test_a_failed_check_shows_its_smallest_batch_and_both_numbers(
     own_row: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +300,7 @@ def test_a_failed_check_shows_its_smallest_batch_and_both_numbers(
     )
 
 
+@pytest.mark.slow
 def test_a_script_without_its_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,10 @@ from upge.verification.numeric import (
 CANDIDATES, ROLLOUTS, LONGEST = 24, 3, 16
 
 #: Problems of gsm_symbolic to take the shortest of.
-_GENERATED = 200
+_GENERATED = 1000
+
+#: What reasoning-gym adds to each of its questions; a base model doesn't read it.
+_INSTRUCTION = " Give the result as your final answer"
 
 #: The step from π_θold to π_θ, relative to each weight tensor's standard deviation.
 STEP = 0.02
@@ -59,7 +62,11 @@ def word_problems() -> list[Problem]:
     local = data_folder() / "gsm8k_train.jsonl"
     if "UPGE_DATA" in os.environ or local.exists():
         return load_problems(local)
-    return [graded.problem for graded in load("gsm_symbolic", {"size": _GENERATED}, "train")]
+    generated = load("gsm_symbolic", {"size": _GENERATED}, "train")
+    return [
+        replace(graded.problem, prompt=graded.problem.prompt.split(_INSTRUCTION)[0])
+        for graded in generated
+    ]
 
 
 def data_name() -> str:
