@@ -144,6 +144,9 @@ bases: $(VENV)/.stamp ## Pre-train the base models again, up to 10 minutes each;
 check-resume: $(VENV)/.stamp ## Kill a training run 20 times and show that it ends with the same numbers
 	$(one_thread) $(python) -m experiments.check_resume
 
+conformance: $(VENV)/.stamp ## Read the losses that TRL, verl and eight others ship off their gradients; find planted faults
+	$(one_thread) $(python) -m experiments.conformance --out "$(OUT)"
+
 bias-variance: $(VENV)/.stamp ## Run the studies of exact bias and variance; results go to figures/bias_variance/
 	$(one_thread) $(python) -m experiments.bias_variance $(if $(STAMP),--stamp)
 

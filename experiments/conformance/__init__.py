@@ -1,0 +1,1 @@
+"""What shipped losses are, and whether planted faults are found."""

@@ -68,9 +68,7 @@ def main(
     for item in track(LIBRARIES, "shipped losses", console=console):
         rows += _of_library(item, folder)
     _write_shipped(rows, out)
-    faults = [
-        _planted(p) for p in track((*CORRECT, *FAULTY), "planted faults", console=console)
-    ]
+    faults = [_planted(p) for p in track((*CORRECT, *FAULTY), "planted faults", console=console)]
     _write_planted(faults, out)
     console.print(f"Written to {out}/: conformance.md, .csv, planted_faults.md, .csv")
     wrong = [row for row in faults if row["found"] == "no"]
@@ -103,7 +101,8 @@ def _of_library(item: Library, folder: Path) -> list[Finding]:
 def _install(item: Library, folder: Path) -> None:
     if "==" not in item.requirement or (folder / item.name).is_dir():
         return
-    with tempfile.TemporaryDirectory(dir=make_folder(folder)) as partial:
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as partial:
         target = Path(partial) / item.name
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
         done = subprocess.run(
@@ -142,11 +141,10 @@ def _read(loss: Shipped, report: Report) -> Finding:
     found = report.match
     if found is not None:
         note = f", {found.note}" if found.note else ""
-        what = f"{found.text}{note}"
-        return Finding(
-            loss.library, loss.place, what, differs, broken, found.factor, found.error
-        )
-    readings = "; ".join(f"{r.component}: {r.undecided or r.text}" for r in report.readings)
+        others = f"; by Â alone told from {', '.join(found.others)}" if found.others else ""
+        what = f"{found.text}{note}{others}"
+        return Finding(loss.library, loss.place, what, differs, broken, found.factor, found.error)
+    readings = "; ".join(f"{r.component}: {r.text or r.undecided}" for r in report.readings)
     if report.outside:
         what = f"outside: {report.outside}"
     elif report.undecided:
@@ -177,7 +175,11 @@ def _write_shipped(rows: Sequence[Finding], out: Path) -> None:
     origin = [f"{name}: {value}" for name, value in provenance().items()]
     text = markdown(
         "What shipped losses are",
-        [Section("How to read this", before=before), *sections, Section("Where this comes from", notes=origin)],
+        [
+            Section("How to read this", before=before),
+            *sections,
+            Section("Where this comes from", notes=origin),
+        ],
     )
     atomic_write(out / "conformance.md", text)
 

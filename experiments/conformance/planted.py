@@ -27,17 +27,17 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 
 def token_ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log r."""
+    """Log r."""
     return logp - old
 
 
 def upside_down(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log 1/r."""
+    """Log 1/r."""
     return old - logp
 
 
 def sequence_ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log s, GSPO's, with GSPO-token's gradient."""
+    """Log s, GSPO's, with GSPO-token's gradient."""
     mean = ((logp - old) * mask).sum(1) / mask.sum(1).clamp(min=1)
     return logp - logp.detach() + mean.detach()[:, None]
 
@@ -48,13 +48,13 @@ def sequence_product(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
 
 
 def sequence_over_width(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log s, with |τ| counted with its padding."""
+    """Log s, with |τ| counted with its padding."""
     mean = ((logp - old) * mask).sum(1) / mask.shape[1]
     return logp - logp.detach() + mean.detach()[:, None]
 
 
 def ratio_of_itself(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log r with π_θ, detached, in the place of π_θold."""
+    """Log r with π_θ, detached, in the place of π_θold."""
     return logp - logp.detach()
 
 

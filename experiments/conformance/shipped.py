@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType, SimpleNamespace
@@ -43,21 +45,45 @@ class Library:
             package = ModuleType(name)
             package.__path__ = [str(folder / name.replace(".", "/"))]
             sys.modules[name] = package
-        for name in self.stand_ins:
-            sys.modules.setdefault(name, _StandIn(name))
+        sys.meta_path.insert(0, _StandIns(self.stand_ins))
+
+
+@dataclass(frozen=True)
+class _StandIns(MetaPathFinder, Loader):
+    """Finds stand-ins for some modules and all below them."""
+
+    names: tuple[str, ...]
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        below = any(fullname == n or fullname.startswith(f"{n}.") for n in self.names)
+        return ModuleSpec(fullname, self, is_package=True) if below else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
 
 
 class _StandIn(ModuleType):
     """Whatever is asked of it is one more of its kind."""
 
-    __path__: list[str] = []  # noqa: RUF012
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        found = _StandIn(f"{self.__name__}.{name}")
-        sys.modules.setdefault(found.__name__, found)
-        return found
+        return _StandIn(f"{self.__name__}.{name}")
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return self
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        return (_StandIn, (self.__name__,))
+
+    def __iter__(self) -> Any:
+        return iter(())
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         return self
@@ -113,7 +139,12 @@ LIBRARIES = (
         "AReaL",
         "areal==1.0.4",
         ("areal", "areal.utils", "areal.utils.functional"),
-        ("uvloop", "uvicorn", "ray", "colorlog", "aiohttp", "areal.utils.perf_tracer"),
+        (
+            "uvloop", "uvicorn", "ray", "colorlog", "aiohttp", "tenacity", "tensordict",
+            "pybase64", "fastapi", "torchdata", "swanlab", "wandb", "einops", "numba", "aiofiles",
+            "requests", "megatron", "areal.infra", "areal.api", "areal.utils.network",
+            "areal.utils.perf_tracer", "areal.utils.logging",
+        ),
     ),
     Library(
         "Trinity-RFT",
@@ -155,7 +186,7 @@ def _trl(**settings: Any) -> Callable[[], Any]:
     def make() -> Any:
         from upge.verification.parity import trl as parity
 
-        row = parity.TrlRow(trainer="GRPOTrainer", ours={}, settings=settings)
+        row = parity.TrlRow(trainer="GRPOTrainer", ours={}, note="", settings=settings)
         size = len(row.rewards[0])
         data = [{"prompt": prompt} for prompt in parity.PROMPTS for _ in range(size)]
         arguments = {
@@ -270,7 +301,7 @@ def _verl_loss(name: str, aggregation: str = "token-mean", **settings: Any) -> C
     return make
 
 
-_VERL_LOSSES = (
+_VERL_LOSSES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("vanilla", "token-mean", {"clip_ratio_high": 0.28}),
     ("vanilla", "seq-mean-token-mean", {}),
     ("vanilla", "seq-mean-token-sum", {}),
@@ -282,16 +313,14 @@ _VERL_LOSSES = (
     ("cispo", "token-mean", {"clip_ratio_low": 1.0, "clip_ratio_high": 4.0}),
     ("dppo_tv", "token-mean", {}),
     ("dppo_kl", "token-mean", {}),
-    ("dro", "token-mean", {}),
     ("clip_cov", "token-mean", {}),
     ("kl_cov", "token-mean", {}),
 )
 
-_VERL_ADVANTAGES = (
+_VERL_ADVANTAGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("grpo_outcome", {}),
     ("grpo_outcome", {"norm_adv_by_std_in_grpo": False}),
     ("grpo_vectorized_outcome", {}),
-    ("grpo_passk_outcome", {}),
     ("rloo_outcome", {}),
     ("rloo_vectorized_outcome", {}),
     ("opo_outcome", {}),
@@ -354,21 +383,22 @@ def _trinity(module: str, name: str, **settings: Any) -> Callable[[], Any]:
     def make() -> Any:
         place = f"trinity.algorithm.policy_loss_fn.{module}"
         call = getattr(import_module(place), name)(**settings)
-        known = {"old_logprob", "action_mask", "advantages"} & set(call._select_keys)
+        names = {"old_logprob": "old_log_probs", "action_mask": "response_mask"}
 
         def policy_loss(
             logprob: Tensor, old_logprob: Tensor, advantages: Tensor, action_mask: Tensor
         ) -> Any:
             given = {
-                "old_log_probs": old_logprob,
+                "old_logprob": old_logprob,
                 "advantages": advantages,
-                "response_mask": action_mask,
+                "action_mask": action_mask,
             }
-            trinity = {"old_logprob": "old_log_probs", "action_mask": "response_mask"}
-            wanted = {trinity.get(name, name) for name in known}
-            return call(logprob, **{n: v for n, v in given.items() if n in wanted})[0]
+            return call(logprob, **{names.get(n, n): given[n] for n in call._select_keys})[0]
 
-        return policy_loss
+        def imitation_loss(logprob: Tensor, action_mask: Tensor) -> Any:
+            return call(logprob, response_mask=action_mask)[0]
+
+        return policy_loss if "advantages" in call._select_keys else imitation_loss
 
     return make
 
@@ -422,9 +452,7 @@ def _liger(loss_type: str, **settings: Any) -> Callable[[], Any]:
 
     def make() -> Any:
         kind = import_module("liger_kernel.chunked_loss.grpo_loss").LigerFusedLinearGRPOLoss
-        call = kind(
-            beta=0.0, compiled=False, use_ref_model=False, loss_type=loss_type, **settings
-        )
+        call = kind(beta=0.0, compiled=False, use_ref_model=False, loss_type=loss_type, **settings)
 
         def fused(
             logits: Tensor,
@@ -471,6 +499,12 @@ def _supervised(module: str, name: str, **settings: Any) -> Callable[[], Any]:
 
 _CLIP = {"clip_low": 0.2, "clip_high": 0.28, "ent_coeff": 0.01, "kl_coeff": 0.001}
 _TRINITY_CLIP = {"clip_range_low": 0.2, "clip_range_high": 0.28}
+_SKYRL_DUAL = {
+    "policy_loss_type": "dual_clip",
+    "eps_clip_low": 0.2,
+    "eps_clip_high": 0.28,
+    "clip_ratio_c": 3.0,
+}
 _SKYRL = {"policy_loss_type": "regular", "eps_clip_low": 0.2, "eps_clip_high": 0.28}
 
 SHIPPED: tuple[Shipped, ...] = (
@@ -489,7 +523,7 @@ SHIPPED: tuple[Shipped, ...] = (
     Shipped(
         "SkyRL",
         "ppo_policy_loss, dual_clip",
-        _skyrl("ppo_policy_loss", **(_SKYRL | {"policy_loss_type": "dual_clip", "clip_ratio_c": 3.0})),
+        _skyrl("ppo_policy_loss", **_SKYRL_DUAL),
     ),
     Shipped(
         "SkyRL",

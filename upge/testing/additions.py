@@ -77,7 +77,7 @@ def read_kl(reader: Reader, scale: Scale) -> tuple[Kl | None, Reading | None]:
                 )
                 best = min(best, found.error)
                 if found.error <= reader.tolerance:
-                    beta = snap(found.factor / scale.factor)
+                    beta = snap(found.factor / scale.factor, reader.rounding)
                     kl = Kl(beta, gradient, to, normalizer, found.error)
                     return kl, _kl_reading(kl, scale)
     return None, _wrong_kl(reader, batches, measured, scale, best)
@@ -116,7 +116,7 @@ def _wrong_kl(
             predicted = [_psi_weights(psi, normalizer, x, scale) for x in batches]
             found = agree(list(zip(measured, predicted, strict=True)))
             if found.error <= reader.tolerance:
-                beta = snap(found.factor / scale.factor)
+                beta = snap(found.factor / scale.factor, reader.rounding)
                 return Reading("kl", f"β = {beta:.10g}, w = −β ({words})", found.error, (fault,))
     return Reading(
         "kl",
@@ -164,7 +164,7 @@ def read_entropy(reader: Reader, scale: Scale) -> tuple[float, Reading | None]:
             predicted.append(normalizer(batch, read, read).expand(inputs.mask.shape) * inputs.mask)
         found = agree(list(zip(measured, predicted, strict=True)))
         if found.error <= max(reader.tolerance, 1e-8):
-            bonus = snap(found.factor / scale.factor, 1e-8)
+            bonus = snap(found.factor / scale.factor, max(1e-8, reader.rounding))
             faults = ("entropy_sign",) if bonus < 0 else ()
             text = f"c = {bonus:.10g}, over {normalizer.text}"
             return bonus, Reading("entropy", text, found.error, faults)
@@ -186,7 +186,9 @@ def read_correction(reader: Reader, scale: Scale) -> tuple[Correction | None, Re
     if all(bool(((ratio - 1).abs() < reader.tolerance).all()) for _, ratio in measured):
         return None, Reading("correction", "none: the sampler's log-probabilities change nothing")
     curves = read_curves(_sampler_response(reader), reader.noise)
-    bounds = sorted({snap(math.exp(x)) for c in curves if c is not None for x in c.breaks})
+    bounds = sorted(
+        {snap(math.exp(x), reader.rounding) for c in curves if c is not None for x in c.breaks}
+    )
     best = math.inf
     for level in ("token", "sequence", "geometric"):
         for rule in ("truncate", "mask", "reject"):

@@ -71,12 +71,18 @@ def _layouts(asks: frozenset[str], names: Mapping[str, str]) -> Iterator[Layout]
         "labels": ("shifted", "aligned") if "logits" in asks else (),
         "reward": (("token", "row") if by_token else ("row", "token")) if "reward" in asks else (),
         "advantage": ("row", "token", "column") if "advantage" in asks else (),
-        "group": ("tensor", "numpy", "list") if "group" in asks else (),
+        "group": _group_forms(names) if "group" in asks else (),
         "mask": masks,
     }
     kept = {name: values for name, values in choices.items() if values}
     for values in itertools.product(*kept.values()):
         yield Layout(**dict(zip(kept, values, strict=True)))
+
+
+def _group_forms(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Verl's ids are an array; tensors in their place are keys that never meet again."""
+    arrays = {"uid", "uids", "index"} & {n for n, meant in names.items() if meant == "group"}
+    return ("numpy", "tensor", "list") if arrays else ("tensor", "numpy", "list")
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class Subject:
     drew: bool = False
     mutated: set[str] = field(default_factory=set)
     returns: type = Tensor
+    single: bool = False
 
     @property
     def asks(self) -> frozenset[str]:
@@ -446,6 +453,7 @@ def _gradients(
         gradient = found[0]
         if "model" in leaves:
             gradient = gradient[leaves["ids"]]
+        subject.single = torch.equal(gradient, gradient.float().double())
         weights, on_entropy = _from_logits(gradient, leaves, inputs, layout, title)
         return Measured(weights, loss.item(), on_entropy, kind)
     bonus = -found[1] if "entropy" in leaves and len(found) > 1 else None
@@ -474,11 +482,12 @@ def _from_logits(
     solved = torch.linalg.lstsq(basis, -gradient[..., None]).solution
     rest = (basis @ solved)[..., 0] + gradient
     scale = gradient.abs().max().clamp(min=torch.finfo(gradient.dtype).tiny)
-    if (rest.abs().max() > 1e-8 * scale).item():
+    exact = 1e-4 if torch.equal(gradient, gradient.float().double()) else 1e-8
+    if (rest.abs().max() > exact * scale).item():
         raise Outside(
             f"{title}: its gradient on logits is none of weights on the tokens taken and their "
-            f"entropy (it is off by {rest.abs().max() / scale:.1%}): it reads the whole "
-            "vocabulary, as a KL divergence of whole distributions or a distillation does, "
+            f"entropy (it is off by {rest.abs().max() / scale:.1g} of the largest): it reads the "
+            "whole vocabulary, as a KL divergence of whole distributions or a distillation does, "
             "which is outside of the unified view"
         )
     return solved[..., 0, 0], solved[..., 1, 0]

@@ -117,7 +117,8 @@ def assert_implements(
     Args:
         loss: as for :func:`check`.
         algorithm: a registered name.
-        advantage, arguments: as for :func:`check`.
+        advantage: as for :func:`check`.
+        arguments: as for :func:`check`.
         **options: of the algorithm.
 
     Raises:
@@ -140,7 +141,9 @@ def assert_laws(
     """Check that a loss keeps the laws of a policy loss.
 
     Args:
-        loss, advantage, arguments: as for :func:`check`.
+        loss: as for :func:`check`.
+        advantage: as for :func:`check`.
+        arguments: as for :func:`check`.
         laws: names of those that it has to keep; all by default.
 
     Raises:

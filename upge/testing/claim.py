@@ -61,7 +61,7 @@ def judge(
 def nearest(
     reader: Reader, identity: Identity, estimator: Estimator
 ) -> tuple[Composed, Agreement, tuple[str, ...]]:
-    """The estimator as the claim can be read, how the loss goes with it, and under what condition."""
+    """The estimator as the claim can be read, how the loss goes with it, and if what holds."""
     estimator = handed_over(estimator) if reader.handed else estimator
     trials: list[tuple[Estimator, str]] = [(estimator, "")]
     if not reader.has_length and any(type(t.normalizer) in _BY_A_CONSTANT for t in estimator.terms):
@@ -213,15 +213,19 @@ def _script(reader: Reader, composed: Composed, name: str) -> str:
     """Python lines that show the first small batch on which loss and algorithm differ."""
     side: Side = "offline" if reader.imitates and not reader.reads_demos else "online"
     factor = None
+    kinds = {term.samples for term in composed.estimator.terms}
     for x in small_batches(reader.rewarded):
         inputs = reader.sided(x, side)
+        if len(kinds) > 1:  # the last row of each is a demonstration
+            inputs = x.with_(offline=x.mask & (torch.arange(len(x.mask)) % 2 == 1)[:, None])
+        if len(kinds) > 1 and len(x.mask) < 2:
+            continue
         mine, row = reader.subject.weights(inputs), composed.weights(inputs)
         if factor is None and row.any():
             place = row.abs().argmax()
             factor = float(mine.flatten()[place] / row.flatten()[place])
-        if factor is None or not _differ(mine, factor * row, reader.tolerance):
-            if factor is None or factor > 0:
-                continue
+        if factor is None or (factor > 0 and not _differ(mine, factor * row, reader.tolerance)):
+            continue
         scale = abs(factor) or 1.0
         wanted = (scale * row).tolist()
         ending = ("print('the loss:', a)", f"print('{name}:', f({_short(wanted)}))")

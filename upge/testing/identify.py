@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -390,7 +390,7 @@ def _hint(reader: Reader, side: Side) -> tuple[str, str] | None:
     x = torch.tensor([-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3], dtype=torch.float64)[:, None]
     flat = torch.zeros_like(x)
     levels = [at(reader.sided(pairs(flat, LOGP * s), side))[0, 0] for s in (1.0, 2.0, 3.0)]
-    steps = [float(b - a) for a, b in zip(levels, levels[1:], strict=False)]
+    steps = [float(b - a) for a, b in pairwise(levels)]
     size = max(abs(float(v)) for v in levels) or 1.0
     if abs(steps[0]) > 1e-6 * size and abs(steps[0] - steps[1]) <= 1e-9 * size:
         return "stop_gradient", "w at ratio 1 is linear in log π_θ: a stop-gradient is missing"
@@ -453,8 +453,14 @@ def _normalizer_text(scale: Scale) -> str:
 
 
 def compose_call(composed: Composed) -> str:
-    """The estimator as Python, in the package's own names."""
+    """The estimator as Python, with its imports."""
     terms = []
+    used: dict[str, set[str]] = {"upge.estimator": {"Term", "compose"}}
+    for term in composed.estimator.terms:
+        parts_of = (term.reference, term.advantage, term.normalizer, term.stabilization)
+        for part in (*parts_of, term.shaping, *term.corrections):
+            if not isinstance(part, NoMask | Unshaped):
+                used.setdefault(type(part).__module__, set()).add(type(part).__name__)
     for term in composed.estimator.terms:
         parts = [repr(term.samples), *map(_code, (term.reference, term.advantage, term.normalizer))]
         if not isinstance(term.stabilization, NoMask):
@@ -469,8 +475,10 @@ def compose_call(composed: Composed) -> str:
         terms.append(f"Term({', '.join(parts)})")
     call = f"compose({', '.join(terms)})"
     if composed.estimator.entropy_bonus:
+        used["dataclasses"] = {"replace"}
         call = f"replace({call}, entropy_bonus={composed.estimator.entropy_bonus:.12g})"
-    return call
+    imports = [f"from {module} import {', '.join(sorted(names))}" for module, names in used.items()]
+    return "\n".join([*imports, f"estimator = {call}"])
 
 
 def _code(component: Any) -> str:

@@ -145,10 +145,14 @@ def token_ids(inputs: Inputs) -> Tensor:
     return torch.arange(1, rows * (width + 1) + 1).view(rows, width + 1)
 
 
+#: At least so many tokens are there, as some losses look at the likeliest twenty.
+_VOCABULARY = 32
+
+
 def token_logits(inputs: Inputs, ids: Tensor) -> Tensor:
     """(N, T, V) logits under which each response token has its log π_θ; others share the rest."""
     rows, width = inputs.mask.shape
-    size = int(ids.max()) + 2
+    size = max(int(ids.max()) + 2 if ids.numel() else 0, _VOCABULARY)
     gen = torch.Generator().manual_seed(1)
     noise = torch.randn(rows, width, size, generator=gen, dtype=inputs.logp.dtype)
     chosen = ids[:, 1:, None]

@@ -410,7 +410,8 @@ def _padding_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[
 
 def _values_cause(reader: Reader, identity: Identity, breach: Breach) -> tuple[str, str]:
     return (
-        "numbers at masked positions reach the weights of others: the mask is left out of a sum or mean",
+        "numbers at masked positions reach the weights of others: the mask is left out of a sum "
+        "or mean",
         "padding_values",
     )
 
@@ -439,7 +440,11 @@ LAWS: dict[str, Rule] = {
         _padding, "columns of padding do not matter", "padding", _has_mask, _padding_cause
     ),
     "nan_padding": Rule(
-        _nan_padding, "NaN and ±inf at padding do not matter", "nan_padding", _is_handed_mask, _nan_cause
+        _nan_padding,
+        "NaN and ±inf at padding do not matter",
+        "nan_padding",
+        _is_handed_mask,
+        _nan_cause,
     ),
     "row_order": Rule(_row_order, "the order of rows does not matter", "row_order"),
     "micro_batches": Rule(

@@ -94,8 +94,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "dp_size", "world_size", "num_processes", "data_parallel_size", "n_ranks", "num_ranks",
     ),
     "parts": (
-        "gradient_accumulation_steps", "num_micro_batches", "num_microbatches", "accumulation_steps",
-        "grad_accum_steps", "current_gradient_accumulation_steps",
+        "gradient_accumulation_steps", "num_micro_batches", "num_microbatches",
+        "accumulation_steps", "grad_accum_steps", "current_gradient_accumulation_steps",
     ),
 }  # fmt: skip
 

@@ -106,15 +106,41 @@ class Reader:
     @cached_property
     def noise(self) -> float:
         """Relative rounding of the weights: float64's, or float32's if all are float32 numbers."""
-        w = self.subject.weights(self.sided(ordinary(spread=0.05), "online"))
+        x = self.sided(ordinary(spread=0.05), "online")
+        w = self.subject.weights(x)
         if not w.any():
-            w = self.subject.weights(self.sided(ordinary(spread=0.05), "offline"))
-        return 2e-7 if torch.equal(w, w.float().double()) and w.any() and _rounds(w) else 1e-14
+            x = self.sided(x, "offline")
+            w = self.subject.weights(x)
+        if not w.any():
+            return 1e-14
+        if self.asks & {"logits", "model"} and self.subject.single:
+            return 2e-7
+        for name in ("old_logp", "advantage", "reward"):
+            if name in self.asks and self._sees_steps(x, w, name):
+                return 2e-7
+        return 2e-7 if torch.equal(w, w.float().double()) and _rounds(w) else 1e-14
+
+    def _sees_steps(self, x: Inputs, w: Tensor, name: str) -> bool:
+        """Whether a change that float32 can't hold changes nothing, where a larger one does."""
+        values = getattr(x, name)
+        shape = (-1,) + (1,) * (values.dim() - 1)
+        by_row = torch.arange(1.0, len(values) + 1, dtype=values.dtype).view(shape)
+        moved = []
+        for size in (1e-11, 1e-2):
+            changed = self.subject.weights(x.with_(**{name: values * (1 + size * by_row)}))
+            least = 0.0 if size < 1e-6 else 1e-6 * float(w.abs().max())  # more than rounding
+            moved.append((changed - w).abs() > least)
+        return bool(moved[1].any()) and float((moved[0] & moved[1]).sum() / moved[1].sum()) < 0.2
 
     @property
     def tolerance(self) -> float:
         """Relative difference up to which weights count as equal."""
         return EXACT if self.noise < 1e-10 else SINGLE
+
+    @property
+    def rounding(self) -> float:
+        """Relative error of a number that is read off, as a bound of a clip."""
+        return 1e-9 if self.noise < 1e-10 else 1e-5
 
     # ------------------------------------------------------------------ designed batches
 

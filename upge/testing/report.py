@@ -111,7 +111,7 @@ class Report:
         arguments: what its parameters were taken for.
         readings: component by component.
         match: the registered algorithm that it is, if it is one.
-        compose: a ``compose(...)`` call that reproduces it, if one does.
+        compose: Python lines with a ``compose(...)`` call that reproduces it, if one does.
         outside: why no sum of weights on tokens' own ∇log π is meant to describe it.
         undecided: why it could not be told what it is.
         laws: all that were tested.
@@ -189,7 +189,8 @@ class Report:
                 f"the factor {self.match.factor:.10g}."
             )
         elif self.compose:
-            lines += ["It is no registered algorithm, but this combination:", f"  {self.compose}"]
+            lines.append("It is no registered algorithm, but this combination:")
+            lines += [f"    {line}" for line in self.compose.splitlines()]
         else:
             lines.append(f"What it is, is undecided: {self.undecided}.")
         if self.claim is not None:

@@ -91,7 +91,7 @@ def read_skeleton(reader: Reader, side: Side, curves: Sequence[Curve | None]) ->
         Undecided: none that is known does.
     """
     measured = fits(reader, side)
-    pool, best = _pool(curves), math.inf
+    pool, best = _pool(curves, reader.rounding), math.inf
     candidates = list(_candidates(curves))
     for reference, stabilization, shaping in candidates:
         for filled in _filled(stabilization, pool):
@@ -161,7 +161,8 @@ def _solve(measured: Fits, triple: _Triple, tolerance: float) -> Skeleton | None
         x = x + move
         if float((move.abs() / (x.abs() + 1e-3)).max()) < 1e-13:
             break
-    for values in ([snap(v, 1e-7) for v in x.tolist()], x.tolist()):
+    loose = max(1e-7, 0.1 * tolerance)
+    for values in ([snap(v, loose) for v in x.tolist()], [snap(v) for v in x.tolist()], x.tolist()):
         trial = made(values)
         if trial is not None and (error := measured.error(trial)) <= tolerance:
             return Skeleton(*trial, error)
@@ -223,14 +224,14 @@ def kind(component: Any) -> Any:
     return (type(component), rest)
 
 
-def _pool(curves: Sequence[Curve | None]) -> list[float]:
+def _pool(curves: Sequence[Curve | None], rounding: float) -> list[float]:
     """Numbers that a bound may be, by where the curves break."""
     found: list[float] = []
     for x in (x for curve in curves if curve is not None for x in curve.breaks):
         r = math.exp(x)
         difference = abs(math.exp(LOGP) - math.exp(LOGP - x))
         found += [r - 1 if r > 1 else 1 - r, r, abs(x), difference]
-    return list(dict.fromkeys(snap(v) for v in found if v > 0))
+    return list(dict.fromkeys(snap(v, rounding) for v in found if v > 0))
 
 
 def _filled(component: Any, pool: Sequence[float]) -> Iterator[Any]:

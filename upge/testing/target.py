@@ -74,8 +74,8 @@ def _from_file(path: Path) -> Any:
         raise UpgeError(f"{path}: no such file")
     sys.path.insert(0, str(path.parent.resolve()))
     spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert (loader := spec.loader) is not None
+    loader = None if spec is None else spec.loader
+    assert spec is not None and loader is not None  # as for every name that ends in .py
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
     _executed(str(path), lambda: loader.exec_module(module))
