@@ -33,7 +33,7 @@ require_python = $(call python_is,$(1)) || { \
 	echo "UPGE needs Python $(2), which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims bias-variance test test-slow test-extras run-extras test-matrix lint format lock clean
+.PHONY: help reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table4 reproduce-table5 reproduce-table6 reproduce-audit reproduce-supply reproduce-figure3 pass-at-k reproduce report figures figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 check-results bases check-resume claims conformance bias-variance test test-slow test-extras run-extras test-matrix lint format lock clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile

@@ -141,7 +141,10 @@ def _read(loss: Shipped, report: Report) -> Finding:
     found = report.match
     if found is not None:
         note = f", {found.note}" if found.note else ""
-        others = f"; by Â alone told from {', '.join(found.others)}" if found.others else ""
+        names = [text.split(" (")[0] for text in found.others]
+        more = f" and {len(names) - 2} more" if len(names) > 3 else ""
+        shown = ", ".join(names if not more else names[:2])
+        others = f"; only Â tells it from {shown}{more}" if names else ""
         what = f"{found.text}{note}{others}"
         return Finding(loss.library, loss.place, what, differs, broken, found.factor, found.error)
     readings = "; ".join(f"{r.component}: {r.text or r.undecided}" for r in report.readings)

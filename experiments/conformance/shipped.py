@@ -85,6 +85,11 @@ class _StandIn(ModuleType):
     def __iter__(self) -> Any:
         return iter(())
 
+    def __or__(self, _: Any) -> Any:
+        return Any
+
+    __ror__ = __or__
+
     def __call__(self, *_: Any, **__: Any) -> Any:
         return self
 
@@ -497,6 +502,20 @@ def _supervised(module: str, name: str, **settings: Any) -> Callable[[], Any]:
     return make
 
 
+def _swift(**settings: Any) -> Callable[[], Any]:
+    """Terms of each token, which ms-swift's trainer reduces."""
+
+    def make() -> Any:
+        call = import_module("swift.trainers.utils").per_token_loss_func
+
+        def loss(logits: Tensor, labels: Tensor) -> Any:
+            return call(SimpleNamespace(logits=logits, device=logits.device), labels, **settings)
+
+        return loss
+
+    return make
+
+
 _CLIP = {"clip_low": 0.2, "clip_high": 0.28, "ent_coeff": 0.01, "kl_coeff": 0.001}
 _TRINITY_CLIP = {"clip_range_low": 0.2, "clip_range_high": 0.28}
 _SKYRL_DUAL = {
@@ -573,6 +592,8 @@ SHIPPED: tuple[Shipped, ...] = (
     ),
     Shipped("LLaMA-Factory", "dft_loss_func", _supervised(
         "llamafactory.train.trainer_utils", "dft_loss_func")),
+    Shipped("ms-swift", "per_token_loss_func, enable_dft_loss", _swift(enable_dft_loss=True)),
+    Shipped("ms-swift", "per_token_loss_func", _swift()),
     Shipped("LLaMA-Factory", "eaft_loss_func", _supervised(
         "llamafactory.train.trainer_utils", "eaft_loss_func")),
 )  # fmt: skip

@@ -383,7 +383,9 @@ def _loss_of(result: Any, inputs: Inputs, title: str) -> tuple[Tensor, str]:
         return loss.reshape(()), "scalar"
     if loss.shape == inputs.mask.shape:
         return torch.where(inputs.mask, loss, 0.0).sum(), "terms"
-    if loss.shape[:1] in (inputs.mask.shape[:1], (int(inputs.mask.sum()),)):
+    rows, width = inputs.mask.shape
+    flat = (rows, int(inputs.mask.sum()), rows * width, rows * (width + 1))
+    if loss.shape[:1] in tuple((n,) for n in flat):
         return loss.sum(), "terms"
     raise CallError(
         f"{title} returned a tensor of shape {tuple(loss.shape)}, wanted a scalar, or one term a "

@@ -182,7 +182,10 @@ class Report:
             under = f", {self.match.note}" if self.match.note else ""
             others = ""
             if self.match.others:
-                others = f"; only Â tells it from {', '.join(self.match.others)}"
+                names = [text.split(" (")[0] for text in self.match.others]
+                more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+                shown = ", ".join(names if not more else names[:3])
+                others = f"; only Â tells it from {shown}{more}"
             lines.append(
                 f"It is {self.match.text}{under}{others}: weights equal to "
                 f"{max(self.match.error, 1e-16):.0e} on {self.match.batches} random batches, up to "
