@@ -39,6 +39,7 @@ def test_forms_of_one_loss_are_one() -> None:
         "lambda logprobs, advantages, mask, /: f(logprobs, advantages, mask)", {"f": token_mean}
     )
     assert name_of(positional) == plain
+    assert not check(token_mean, laws=()).notes  # float64 throughout
 
 
 def test_log_probabilities_from_logits_and_from_a_model() -> None:
@@ -105,6 +106,8 @@ def test_an_advantage_function_alone_and_composed() -> None:
         ("return torch.ones(3, 4, 5)", "returned a tensor of shape"),
         ("raise SystemExit(3)", "ends the process"),
         ("return logprobs.sum().to('cuda')", "needs a GPU"),
+        ("return logprobs.sum() * float('nan')", "is NaN or infinite on an ordinary batch"),
+        ("loss.n = getattr(loss, 'n', 0) + 1; return logprobs.sum() * loss.n", "gives other grad"),
     ],
 )
 def test_mistakes_are_a_sentence(tmp_path: Path, body: str, sentence: str) -> None:

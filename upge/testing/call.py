@@ -11,6 +11,7 @@ import faulthandler
 import io
 import itertools
 import linecache
+import logging
 import os
 import random
 import signal
@@ -583,6 +584,8 @@ def _quiet(seed: int = 0) -> Iterator[io.StringIO]:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
+        logged = logging.root.manager.disable
+        logging.disable()
         drawn = torch.get_rng_state()
         torch.set_rng_state(_rng(seed))
         random.seed(seed)
@@ -591,6 +594,7 @@ def _quiet(seed: int = 0) -> Iterator[io.StringIO]:
         finally:
             random.setstate(state)
             torch.set_rng_state(drawn)
+            logging.disable(logged)
 
 
 def arguments_of(subject: Subject, inputs: Inputs) -> dict[str, Any]:

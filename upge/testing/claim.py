@@ -69,9 +69,8 @@ def nearest(
     found = []
     for equal in (False, True)[not reader.tells_questions :]:
         batches = comparison_batches(reader, equal=equal)
-        notes = (
-            ["where all questions have as many rollouts"] if equal and not reader.imitates else []
-        )
+        by_question = any(t.normalizer.text.startswith("question") for t in estimator.terms)
+        notes = ["where all questions have as many rollouts"] if equal and by_question else []
         if identity.scale is not None and identity.scale.epsilon:
             batches = rewards_beyond_epsilon(batches)
             notes.append(f"but for ε = {identity.scale.epsilon:g}, which acts on small rewards")

@@ -71,7 +71,7 @@ def ordinary(seed: int = 0, offline: bool = False, spread: float = 0.3) -> Input
         mask,
         logp=logp,
         **policies(logp, gen, spread),
-        advantage=torch.tensor([0.9, -1.1, 0.4, -0.6, 1.3, -0.2]).double(),
+        advantage=torch.tensor([0.9, -1.1, 0.4, -0.6, 1.3, -0.2], dtype=torch.float64),
         offline=(rows % 2 == 0) if offline else False,
     )
 

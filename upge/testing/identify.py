@@ -24,7 +24,7 @@ from upge.testing.additions import read_correction, read_entropy, read_kl
 from upge.testing.call import CallError
 from upge.testing.components import Piecewise, Standardized
 from upge.testing.curves import Curve, read_curves, snap
-from upge.testing.designs import LOGP, pairs, random_batch
+from upge.testing.designs import LOGP, ordinary, pairs, random_batch
 from upge.testing.inputs import Inputs
 from upge.testing.reader import Agreement, Composed, Reader, Side, Undecided, agree
 from upge.testing.report import Reading
@@ -74,6 +74,7 @@ def identify(reader: Reader, seeds: int = 1) -> Identity:
         Outside: it is of no form that the unified view has.
     """
     identity = Identity()
+    _check_answers(reader)
     sides = _sides(reader)
     if not sides:
         identity.readings.append(Reading("gradient", "none", faults=("no_gradient",)))
@@ -105,6 +106,24 @@ def identify(reader: Reader, seeds: int = 1) -> Identity:
     except Undecided as reason:
         identity.undecided = str(reason)
     return identity
+
+
+def _check_answers(reader: Reader) -> None:
+    """What makes any reading meaningless.
+
+    Raises:
+        CallError: NaN on an ordinary batch, or another answer the second time.
+    """
+    title = reader.subject.target.title
+    inputs = reader.sided(ordinary(), "offline" if reader.imitates else "online")
+    first, second = reader.subject.measure(inputs), reader.subject.measure(inputs)
+    if not (first.weights.isfinite().all() and math.isfinite(first.loss)):
+        raise CallError(f"{title}: its loss or gradient is NaN or infinite on an ordinary batch")
+    if not torch.equal(first.weights, second.weights):
+        raise CallError(
+            f"{title} gives other gradients when it is called again with the same batch: it keeps "
+            "something between calls, or draws numbers of its own"
+        )
 
 
 def _sides(reader: Reader) -> list[Side]:

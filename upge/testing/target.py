@@ -113,7 +113,8 @@ def target(
     """
     arguments = arguments or {}
     call = _made(found)
-    title = title or getattr(found, "__qualname__", type(found).__name__).split("<locals>.")[-1]
+    named_as = getattr(found, "func", found)  # of a functools.partial
+    title = title or getattr(named_as, "__qualname__", type(found).__name__).split("<locals>.")[-1]
     # A wrapper that torch.compile or functools made keeps the signature of what it wraps.
     signature = signature_of(call, title)
     named = {n: v for n, v in arguments.items() if isinstance(v, str) and v in QUANTITIES}
