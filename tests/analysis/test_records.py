@@ -200,6 +200,7 @@ def test_a_run_that_is_recorded_twice_is_refused(records: Path) -> None:
 # -------------------------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 def test_fewer_runs_replace_no_records_unless_asked_to(
     table2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

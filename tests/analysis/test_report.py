@@ -357,6 +357,7 @@ def run(places: Places, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page(places: Places) -> None:
     out = places.tables.parent / "deep" / "report.html"
     done = run(places, out)

@@ -24,6 +24,8 @@ from analysis.supply.study import PASS, Study, make, supplies_of
 from analysis.tables import Document
 from upge.common.errors import UpgeError
 
+pytestmark = pytest.mark.slow  # whole comparisons are made up and drawn
+
 FAMILIES = list(SUITES[:6])
 
 #: Steps and FLOPs a step of each method, and its accuracy with few demonstrations and with all.

@@ -784,13 +784,8 @@ def processes_of(folder: Path) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
-@pytest.mark.parametrize(
-    "by",
-    [
-        signal.SIGKILL,
-        *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGINT)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_for_real_it_ends_with_the_same_bytes(
     run: Run, guesser: Path, tmp_path: Path, data: Path, by: signal.Signals
 ) -> None:

@@ -466,6 +466,7 @@ def test_an_algorithm_that_is_not_there(run: Run) -> None:
 # ------------------------------------------------------------------------------------------- verify
 
 
+@pytest.mark.slow
 def test_verify_in_a_process() -> None:
     outcome = in_a_process("verify", "--check", "float64", "-a", "grpo", "-a", "sft")
     assert outcome.code == 0, outcome.err

@@ -233,6 +233,7 @@ def test_estimates_off_policy_agree_with_exact_moments(nets: tuple[Network, Netw
     _agrees(found, estimators, setting(nets, old=True), 0.0)
 
 
+@pytest.mark.slow
 def test_the_other_target_is_the_exact_one(nets: tuple[Network, Network]) -> None:
     mu = 0.3
     where = setting(nets, old=False, mu=mu)
@@ -268,6 +269,7 @@ def test_divergence_is_the_exact_kl(nets: tuple[Network, Network]) -> None:
     assert divergence(batch, nets[0]) == pytest.approx(wanted, rel=0.2)
 
 
+@pytest.mark.slow
 def test_gates_realise_what_they_do_exactly(nets: tuple[Network, Network]) -> None:
     mu = 0.125
     where = setting(nets, old=False)

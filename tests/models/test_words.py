@@ -199,6 +199,7 @@ def test_another_recipe_takes_no_checkpoint_of_this_one(tmp_path: Path) -> None:
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path: Path) -> None:
     losses: list[float] = []
     recipe = dataclasses.replace(MINUTE, hidden=32, steps=60, warmup=10, batch_tokens=2048)

@@ -12,7 +12,7 @@ def test_there_are_enough_and_each_has_a_name() -> None:
     assert {case.fault for case in FAULTY} <= FAULTS.keys()
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("case", CORRECT, ids=lambda case: case.name)
 def test_a_correct_loss_is_recognized(case: Planted) -> None:
     report = check(case.make(), claim=case.claim, options=dict(case.options))
@@ -22,7 +22,7 @@ def test_a_correct_loss_is_recognized(case: Planted) -> None:
     assert report.match is not None and report.match.error <= 1e-9
 
 
-@pytest.mark.spread(16)
+@pytest.mark.spread(10)
 @pytest.mark.parametrize("case", FAULTY, ids=lambda case: case.name)
 def test_a_fault_is_named(case: Planted) -> None:
     report = check(case.make(), claim=case.claim, options=dict(case.options))

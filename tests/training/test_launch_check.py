@@ -129,6 +129,7 @@ def alone(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_a_sound_process_is_sound(alone):
     assert alone["sound"] == dict.fromkeys(launch_check.CASES, "")
 

@@ -140,6 +140,7 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(tiny, whole, tmp_path_fa
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=4)
 @given(steps=st.lists(st.integers(1, 4), min_size=2, max_size=5))
+@pytest.mark.slow
 def test_killed_again_and_again(tiny, whole, tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("run")
     for at in steps:

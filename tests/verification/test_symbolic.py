@@ -294,7 +294,7 @@ def concrete(kind: type) -> Iterator[type]:
         yield from concrete(child)
         members = (getattr(child, name) for name in dir(child))
         abstract = any(getattr(member, "__isabstractmethod__", False) for member in members)
-        outside = (".exact.", ".verification.", ".integrations.")
+        outside = (".exact.", ".verification.", ".integrations.", ".testing.")
         core = child.__module__.startswith("upge.") and not any(
             part in child.__module__ for part in outside
         )

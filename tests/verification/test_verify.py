@@ -128,6 +128,7 @@ def test_a_broken_estimator_is_seen(
     assert not finding.error <= FLOAT64_TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_vanishing_gradient_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     (term,) = REGISTRY["sft"].terms
     nothing = replace(REGISTRY["sft"], build=lambda: (replace(term, coefficient=0.0),))
