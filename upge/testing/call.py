@@ -60,6 +60,7 @@ class Layout:
     reward: str = "row"
     group: str = "tensor"
     labels: str = "shifted"
+    demos: str = "token"
     ignored: int = -100
 
 
@@ -73,6 +74,7 @@ def _layouts(asks: frozenset[str], names: Mapping[str, str]) -> Iterator[Layout]
         "reward": (("token", "row") if by_token else ("row", "token")) if "reward" in asks else (),
         "advantage": ("row", "token", "column") if "advantage" in asks else (),
         "group": _group_forms(names) if "group" in asks else (),
+        "demos": ("token", "row") if asks & {"offline", "online"} else (),
         "mask": masks,
     }
     kept = {name: values for name, values in choices.items() if values}
@@ -287,10 +289,11 @@ def _leaves(inputs: Inputs, asks: frozenset[str], layout: Layout) -> dict[str, T
 def _provide(quantity: str, inputs: Inputs, layout: Layout, leaves: Mapping[str, Tensor]) -> Any:
     if quantity in leaves:
         return leaves[quantity]
-    if quantity in ("mask", "offline"):
-        return getattr(inputs, quantity).to(layout.mask).clone()
-    if quantity == "online":
-        return (inputs.mask & ~inputs.offline).to(layout.mask)
+    if quantity == "mask":
+        return inputs.mask.to(layout.mask).clone()
+    if quantity in ("offline", "online"):
+        rows = inputs.offline if quantity == "offline" else inputs.mask & ~inputs.offline
+        return (rows.any(1) if layout.demos == "row" else rows).to(layout.mask)
     if quantity == "advantage":
         return _of_rows(inputs.advantage, inputs, layout.advantage)
     if quantity == "reward":
