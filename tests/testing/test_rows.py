@@ -122,3 +122,14 @@ def test_a_combination_that_is_no_row_comes_as_code_that_runs() -> None:
     reader = Reader(Subject(target(own)))
     composed = Composed(names["estimator"], handed=True, has_length=False)  # type: ignore[arg-type]
     assert verify(reader, composed, seeds=3).error <= 1e-9
+
+
+@pytest.mark.parametrize("high", [0.3, 0.31, 0.4])
+def test_a_bound_that_no_random_ratio_tells_apart(high: float) -> None:
+    def own(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+        ratio = (logps - old_logps).exp()
+        terms = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages)
+        return -torch.where(mask.bool(), terms, 0.0).sum() / mask.sum().clamp(min=1)
+
+    report = check(own, claim="dapo", options={"clip_high": high}, laws=())
+    assert report.claim is not None and report.claim.holds == (high == 0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from upge.testing.laws import LAWS, law_verdicts
 from upge.testing.match import match, match_advantage
 from upge.testing.panels import Panel, panels
 from upge.testing.reader import EXACT, Reader
-from upge.testing.report import Report
+from upge.testing.report import Claim, Report
 from upge.testing.target import Outside, Target, signature_of, target
 
 
@@ -71,7 +72,8 @@ def check(
         subject = _subject(loss, advantage, arguments or {}, limit, sources)
         reader, identity = _identified(subject, seeds)
     except Outside as reason:
-        return Report(_title(loss), "", outside=str(reason))
+        failed = Claim(claim, dict(options or {}), False, math.inf, 0.0, (str(reason),))
+        return Report(_title(loss), "", outside=str(reason), claim=failed if claim else None)
     alone = subject.target.call is _policy_gradient
     if alone:
         identity.readings = [r for r in identity.readings if r.component.startswith("advantage")]

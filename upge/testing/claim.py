@@ -15,7 +15,13 @@ from upge.normalization import FixedLength, LengthSum, TokenSum, TrajectoryMean
 from upge.testing.call import Measured, Subject
 from upge.testing.components import Standardized
 from upge.testing.designs import small_batches
-from upge.testing.identify import Identity, comparison_batches, identify, rewards_beyond_epsilon
+from upge.testing.identify import (
+    Identity,
+    comparison_batches,
+    edge_batches,
+    identify,
+    rewards_beyond_epsilon,
+)
 from upge.testing.inputs import Inputs
 from upge.testing.match import handed_over, same_normalizer
 from upge.testing.reader import Agreement, Composed, Reader, Side, agree
@@ -78,6 +84,8 @@ def nearest(
         for trial, said in trials:
             composed = Composed(trial, reader.handed, reader.has_length)
             pairs = [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
+            edges = edge_batches(reader, composed)
+            pairs += [(reader.subject.weights(x), composed.weights(x)) for x in edges]
             found.append((composed, agree(pairs), (*notes, *filter(None, [said]))))
             if found[-1][1].error <= reader.tolerance:
                 return found[-1]

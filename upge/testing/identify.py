@@ -29,7 +29,7 @@ from upge.testing.inputs import Inputs
 from upge.testing.reader import Agreement, Composed, Reader, Side, Undecided, agree
 from upge.testing.report import Reading
 from upge.testing.scale import Scale, read_edges, read_scale, rule_of
-from upge.testing.skeleton import Skeleton, read_skeleton
+from upge.testing.skeleton import Skeleton, numbers, read_skeleton
 
 #: Spreads of log-ratios of the batches that an estimator is compared on.
 SPREADS = (0.0, 3e-4, 0.1, 0.4, 1.2)
@@ -245,7 +245,28 @@ def verify(reader: Reader, composed: Composed, seeds: int = 1) -> Agreement:
     pairs_of = []
     for inputs in comparison_batches(reader, composed, seeds):
         pairs_of.append((reader.subject.weights(inputs), composed.weights(inputs)))
+    for inputs in edge_batches(reader, composed):
+        pairs_of.append((reader.subject.weights(inputs), composed.weights(inputs)))
     return agree(pairs_of)
+
+
+def edge_batches(reader: Reader, composed: Composed) -> list[Inputs]:
+    """Single tokens of ratios on a grid, and on both sides of each bound that the estimator has.
+
+    Random ratios seldom fall between two bounds that are close. Of rollouts alone.
+    """
+    terms = composed.estimator.terms
+    if reader.imitates or any(term.samples != "online" for term in terms):
+        return []
+    held = {
+        v for t in terms for n in numbers(t.stabilization) if (v := getattr(t.stabilization, n))
+    }
+    ratios = {r for v in held for r in (1 + v, 1 - v, v) if 1e-3 < r < 1e3}
+    near = max(1e-6, 10 * reader.rounding)
+    sides = [math.log(r) + s * near for r in sorted(ratios) for s in (-1, 1)]
+    x = torch.cat([torch.linspace(-1.0, 1.0, 41), torch.tensor(sides)]).double()[:, None]
+    batch = reader.sided(pairs(x), "online")
+    return rewards_beyond_epsilon([batch])  # the bounds are what is looked at
 
 
 def comparison_batches(

@@ -17,7 +17,7 @@ from upge.estimator import KL_GRADIENTS, Estimator, Term
 from upge.normalization import NORMALIZERS, Normalizer, QuestionMean, QuestionSum
 from upge.stabilization import Correction
 from upge.testing.components import PlusEpsilon, Standardized
-from upge.testing.identify import Identity, comparison_batches, rewards_beyond_epsilon
+from upge.testing.identify import Identity, comparison_batches, edge_batches, rewards_beyond_epsilon
 from upge.testing.inputs import Inputs
 from upge.testing.reader import Agreement, Composed, Reader, agree
 from upge.testing.report import Match
@@ -39,7 +39,8 @@ def handed_over(estimator: Estimator) -> Estimator:
 
 def agreement_with(reader: Reader, composed: Composed, batches: Sequence[Inputs]) -> Agreement:
     """How the loss goes with an estimator on these batches."""
-    return agree([(reader.subject.weights(x), composed.weights(x)) for x in batches])
+    tried = [*batches, *edge_batches(reader, composed)]
+    return agree([(reader.subject.weights(x), composed.weights(x)) for x in tried])
 
 
 def match(reader: Reader, identity: Identity) -> Match | None:
@@ -313,14 +314,11 @@ def match_advantage(reader: Reader, identity: Identity) -> Match | None:
 def _whole(reader: Reader) -> Match | None:
     """A row that equals the loss as a whole at its defaults, where its components can't be told."""
     batches = comparison_batches(reader)
-    measured = [reader.subject.weights(x) for x in batches]
     for entry in REGISTRY.values():
         estimator = handed_over(entry()) if reader.handed else entry()
         composed = Composed(estimator, reader.handed, reader.has_length)
         try:
-            found = agree(
-                [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
-            )
+            found = agreement_with(reader, composed, batches)
         except UpgeError:
             continue
         if found.error <= reader.tolerance and found.factor > 0:

@@ -154,7 +154,8 @@ class Report:
         """Everything in words, as ``upge check`` prints it."""
         lines = [f"{self.title} ({self.arguments})" if self.arguments else self.title]
         if self.outside:
-            return "\n".join([*lines, f"outside of the unified view: {self.outside}"])
+            failed = [] if self.claim is None else [f"Claim: it is {self.claim.name}: FAILS"]
+            return "\n".join([*lines, f"outside of the unified view: {self.outside}", *failed])
         for reading in self.readings:
             error = "" if reading.error is None else f"   (to {max(reading.error, 1e-16):.0e})"
             said = f"undecided: {reading.undecided}" if reading.undecided else ""
