@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from upge.cli.printing import plain
+from upge.common.errors import UpgeError
 from upge.common.files import atomic_write
 
 
@@ -55,6 +56,8 @@ def check(
     from upge.testing.panels import draw
     from upge.testing.target import load, parse_arguments
 
+    if options and not claim:
+        raise UpgeError("--set is an option of the algorithm that --as names; give both")
     call.in_child = True  # the process is there for the check alone, so a hanging call may end it
     found, source = load(loss)
     rule, rule_source = load(advantage) if advantage else (None, ())

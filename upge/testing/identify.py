@@ -316,8 +316,8 @@ def _read_additions(reader: Reader, identity: Identity, terms: list[Term]) -> fl
     kl, reading = read_kl(reader, scale)
     if reading is not None:
         identity.readings.append(reading)
-        if reading.undecided:
-            raise Undecided(reading.undecided)
+        if reading.undecided or reading.faults:
+            raise Undecided(reading.undecided or "no estimator has the KL term that was read")
     if kl is not None and kl.beta >= 0:
         reference, psi = KL_GRADIENTS[kl.gradient]
         advantage = KLGradient(psi, kl.to)

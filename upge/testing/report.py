@@ -168,9 +168,9 @@ class Report:
         for law in self.laws:
             if law.verdict == "broken":
                 cause = law.cause or FAULTS[law.fault]
-                shown = law.script.splitlines() if cause not in causes else []
-                lines += [f"Broken law: {law.words}.", f"  {cause if shown else 'as above'}"]
-                lines += [f"    {line}" for line in shown]
+                again = cause in causes
+                lines += [f"Broken law: {law.words}.", f"  {'as above' if again else cause}"]
+                lines += [] if again else [f"    {line}" for line in law.script.splitlines()]
                 causes.append(cause)
         kept = [law.words for law in self.laws if law.verdict == "kept"]
         if kept:
@@ -260,7 +260,7 @@ FAULTS: dict[str, str] = {
     "mutates": "changes its inputs",
     "kl": "the KL term is another than the one claimed",
     "kl_sign": "the KL term pushes away from the reference",
-    "kl_reversed": "k3 of the reversed ratio: log π_ref − log π_θ where log π_θ − log π_ref "
+    "kl_reversed": "k3 of the reversed ratio: log π_θ − log π_ref where log π_ref − log π_θ "
     "belongs",
     "entropy": "the entropy term is another than the one claimed",
     "entropy_sign": "the entropy bonus lowers the entropy",
