@@ -35,7 +35,11 @@ def check(
         list[str] | None, typer.Option(help="Test only this law; repeatable. none tests none.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Sets of 5 random batches to compare on; 20 is thorough.")
+        int,
+        typer.Option(
+            min=1,
+            help="Sets of 5 random batches to compare on, and one at bounds; 20 is thorough.",
+        ),
     ] = 1,
     limit: Annotated[float, typer.Option(min=0.1, help="Seconds that one call may take.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -162,11 +162,11 @@ def _policy_gradient(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
 
 def _identified(subject: Subject, seeds: int) -> tuple[Reader, Identity]:
     """What a loss is in float64; if that is nothing, what it is up to float32's rounding."""
-    reader = Reader(subject)
-    identity = identify(reader, seeds)
+    reader = Reader(subject, seeds=seeds)
+    identity = identify(reader)
     if identity.composed is None and identity.undecided and reader.tolerance == EXACT:
-        rounded = Reader(subject, in_float32=True)
-        again = identify(rounded, seeds)
+        rounded = Reader(subject, in_float32=True, seeds=seeds)
+        again = identify(rounded)
         if again.composed is not None:
             return rounded, again
     return reader, identity

@@ -62,12 +62,8 @@ class Identity:
         return next((r for r in self.readings if r.component == component), None)
 
 
-def identify(reader: Reader, seeds: int = 1) -> Identity:
+def identify(reader: Reader) -> Identity:
     """Read every component, compose them and compare with the loss.
-
-    Args:
-        reader: of the loss.
-        seeds: sets of random batches to compare on.
 
     Raises:
         CallError: the loss can't be called.
@@ -95,7 +91,7 @@ def identify(reader: Reader, seeds: int = 1) -> Identity:
         composed = Composed(estimator, reader.handed, identity.scale.has_length)
         if len(sides) > 1:
             composed = _settle(reader, composed)
-        identity.agreement = verify(reader, composed, seeds)
+        identity.agreement = verify(reader, composed)
         if identity.agreement.error > reader.tolerance:
             identity.undecided = (
                 "the components as read don't add up to the loss: on random batches its weights "
@@ -240,10 +236,10 @@ def _check_coupling(reader: Reader, side: Side, identity: Identity) -> None:
         raise Undecided(reason)
 
 
-def verify(reader: Reader, composed: Composed, seeds: int = 1) -> Agreement:
+def verify(reader: Reader, composed: Composed) -> Agreement:
     """How far the loss is from an estimator on random batches of every spread."""
     pairs_of = []
-    for inputs in comparison_batches(reader, composed, seeds):
+    for inputs in comparison_batches(reader, composed):
         pairs_of.append((reader.subject.weights(inputs), composed.weights(inputs)))
     for inputs in edge_batches(reader, composed):
         pairs_of.append((reader.subject.weights(inputs), composed.weights(inputs)))
@@ -270,13 +266,13 @@ def edge_batches(reader: Reader, composed: Composed) -> list[Inputs]:
 
 
 def comparison_batches(
-    reader: Reader, composed: Composed | None = None, seeds: int = 1, equal: bool | None = None
+    reader: Reader, composed: Composed | None = None, equal: bool | None = None
 ) -> list[Inputs]:
     """Random batches of every spread, with the samples that the loss tells apart."""
     equal = reader.subject.has_equal_groups if equal is None else equal
     demos = reader.reads_demos
     found = []
-    for seed in range(seeds):
+    for seed in range(reader.seeds):
         for i, spread in enumerate(SPREADS):
             rewards = ((0.0, 1.0), (1.0, 0.0, 0.5, -1.0))[i % 2]
             inputs = random_batch(

@@ -91,7 +91,8 @@ def agree(pairs_of: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
 class Reader:
     """A loss under test, and what is known of it at once."""
 
-    def __init__(self, subject: Subject, in_float32: bool = False) -> None:
+    def __init__(self, subject: Subject, in_float32: bool = False, seeds: int = 1) -> None:
+        self.seeds = seeds  # sets of random batches to compare on
         self._in_float32 = in_float32
         self.subject = subject
         self.asks = subject.asks

@@ -189,7 +189,7 @@ class Report:
                 others = f"; only Â tells it from {shown}{more}"
             lines.append(
                 f"It is {self.match.text}{under}{others}: weights equal to "
-                f"{max(self.match.error, 1e-16):.0e} on {self.match.batches} random batches, up to "
+                f"{max(self.match.error, 1e-16):.0e} on {self.match.batches} batches, up to "
                 f"the factor {self.match.factor:.10g}."
             )
         elif self.compose:
