@@ -70,12 +70,23 @@ class Fits:
         return worst
 
 
-def fits(reader: Reader, side: Side) -> Fits:
-    """Weights of rows of three tokens, of ratios of all sizes, for either sign of Â."""
+def fits(reader: Reader, side: Side, curves: Sequence[Curve | None]) -> Fits:
+    """Weights of rows of three tokens, for either sign of Â.
+
+    Ratios are of all sizes, and on both sides of each break of the curves: two bounds may be so
+    close that no random ratio falls between them.
+    """
     batches = []
     gen = torch.Generator().manual_seed(7)
-    for size, count in ((1.2, 16), (0.2, 12), (3e-4, 12)):
-        log_ratio = size * torch.randn(count, 3, generator=gen, dtype=torch.float64)
+    drawn = [
+        size * torch.randn(count, 3, generator=gen, dtype=torch.float64)
+        for size, count in ((1.2, 16), (0.2, 12), (3e-4, 12))
+    ]
+    breaks = [x for curve in curves if curve is not None for x in curve.breaks]
+    near = max(1e-6, 10 * reader.rounding)
+    edges = torch.tensor([x + s * near for x in breaks for s in (-1, 1)], dtype=torch.float64)
+    for log_ratio in [*drawn, *([edges[:, None].expand(-1, 3)] if breaks else [])]:
+        count = len(log_ratio)
         logp = -0.05 - 4 * torch.rand(count, 3, generator=gen, dtype=torch.float64)
         inputs = reader.sided(pairs(log_ratio, logp), side)
         base = reader.policy_weights(reader.sided(pairs(torch.zeros_like(log_ratio)), side))
@@ -90,7 +101,7 @@ def read_skeleton(reader: Reader, side: Side, curves: Sequence[Curve | None]) ->
     Raises:
         Undecided: none that is known does.
     """
-    measured = fits(reader, side)
+    measured = fits(reader, side, curves)
     pool, best = _pool(curves, reader.rounding), math.inf
     candidates = list(_candidates(curves))
     for reference, stabilization, shaping in candidates:
