@@ -85,6 +85,8 @@ def nearest(
             composed = Composed(trial, reader.handed, reader.has_length)
             pairs = [(w, composed.weights(x)) for w, x in zip(measured, batches, strict=True)]
             edges = edge_batches(reader, composed)
+            if identity.composed is not None:  # bounds that the loss has and the claim has not
+                edges += edge_batches(reader, identity.composed)
             pairs += [(reader.subject.weights(x), composed.weights(x)) for x in edges]
             found.append((composed, agree(pairs), (*notes, *filter(None, [said]))))
             if found[-1][1].error <= reader.tolerance:

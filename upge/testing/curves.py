@@ -17,13 +17,14 @@ _ROUNDS, _POINTS = 14, 24
 
 
 def grid(noise: float) -> Tensor:
-    """log-ratios to look at: both sides of 0, from below GSPO's clip to beyond any.
+    """log-ratios to look at: both sides of 0, from below GSPO's clip to a ratio of 545.
 
     Args:
         noise: relative rounding of the weights.
     """
     least = math.log10(max(1e-5, 300 * noise))
-    side = torch.logspace(least, 0.8, 56, dtype=torch.float64)
+    near = torch.logspace(least, 0.0, 48, dtype=torch.float64)
+    side = torch.cat([near, torch.linspace(1.0, 6.3, 28, dtype=torch.float64)[1:]])
     return torch.cat([-side.flip(0), torch.zeros(1, dtype=torch.float64), side])
 
 

@@ -28,7 +28,7 @@ from upge.testing.designs import LOGP, ordinary, pairs, random_batch
 from upge.testing.inputs import Inputs
 from upge.testing.reader import Agreement, Composed, Reader, Side, Undecided, agree
 from upge.testing.report import Reading
-from upge.testing.scale import Scale, read_edges, read_scale, rule_of
+from upge.testing.scale import Scale, UnknownAdvantage, read_edges, read_scale, rule_of
 from upge.testing.skeleton import Skeleton, numbers, read_skeleton
 
 #: Spreads of log-ratios of the batches that an estimator is compared on.
@@ -162,8 +162,16 @@ def _read_side(reader: Reader, side: Side, identity: Identity, alone: bool) -> l
     identity.readings += describe_skeleton(skeleton, curves, which, reader)
     try:
         scale = read_scale(reader, side, skeleton)
+    except UnknownAdvantage as reason:
+        text = _NORMALIZERS.get(reason.normalizer.text, reason.normalizer.text)
+        identity.readings += [
+            Reading(f"advantage{which}", "unknown", None, (), str(reason)),
+            Reading(f"normalizer{which}", text),
+        ]
+        raise
     except Undecided as reason:
-        identity.readings.append(Reading(f"normalizer{which}", "", undecided=str(reason)))
+        both = Reading(f"advantage{which} or normalizer", "", undecided=str(reason))
+        identity.readings.append(both)
         raise
     if not reader.handed and not reader.imitates:
         rule = rule_of(reader, side, scale, skeleton)

@@ -111,8 +111,41 @@ def read_scale(reader: Reader, side: Side, skeleton: Skeleton) -> Scale:
             best = Scale(known[i][0], normalizer, has_length, factor, error)
     if best.error > reader.tolerance:
         values = rows[[rule for rule, _ in known].index(best.advantage)]
+        if best.error > 1e-2 and (alone := _normalizer_alone(reader, side, skeleton)) is not None:
+            raise UnknownAdvantage(alone)
         best = _with_epsilon(best, values * own, goal, batches, side, reader.tolerance)
     return best
+
+
+class UnknownAdvantage(Undecided):
+    """An advantage that is none of the known ones, beside a normalizer that is."""
+
+    def __init__(self, normalizer: Normalizer) -> None:
+        super().__init__("none of the known rules gives these values of Â")
+        self.normalizer = normalizer
+
+
+def _normalizer_alone(reader: Reader, side: Side, skeleton: Skeleton) -> Normalizer | None:
+    """The normalizer that leaves each row one number, however long the rows are.
+
+    Rewards stay the same, so that Â does, whatever its rule.
+    """
+    batches, width = [], 6
+    for lengths in ((3, 1, 4, 2), (1, 2, 2, 5), (4, 4, 1, 3)):
+        mask = lengths_mask(lengths, width)
+        batch = build(mask, reward=_REWARDS[:4] * LARGE, advantage=_ADVANTAGES[:4], max_length=9)
+        batches.append(reader.sided(batch, side))
+    first = [reader.policy_weights(x)[:, 0] / skeleton.factor(x)[:, 0] for x in batches]
+    for normalizer, has_length in normalizers(reader):
+        rows = torch.stack(
+            [
+                w / _of_normalizer(normalizer, x, side, has_length)[:, 0]
+                for w, x in zip(first, batches, strict=True)
+            ]
+        )
+        if bool(((rows - rows[0]).abs() <= reader.tolerance * rows.abs().max()).all()):
+            return normalizer
+    return None
 
 
 def _nearest(predicted: Tensor, goal: Tensor) -> tuple[int, float, float]:
@@ -143,7 +176,8 @@ def _with_epsilon(
     Raises:
         Undecided: that explains the difference neither.
     """
-    nearest = f"{best.advantage.text} and {best.normalizer.text}"
+    near = f"; nearest are {best.advantage.text} and {best.normalizer.text}, off by "
+    near = f"{near}{best.error:.2g} of the largest weight" if best.error < 0.1 else ""
     if best.error < 1e-2:
         for exponent, digit in product(range(-12, -2), (1.0, 5.0)):
             normalizer = PlusEpsilon(inner=best.normalizer, epsilon=digit * 10.0**exponent)
@@ -153,8 +187,7 @@ def _with_epsilon(
             if error <= tolerance:
                 return best.with_(normalizer=normalizer, factor=factor, error=error)
     raise Undecided(
-        f"no pair of a known advantage and a known normalizer gives these weights; nearest are "
-        f"{nearest}, off by {best.error:.2g} of the largest weight"
+        f"no pair of a known advantage and a known normalizer gives these weights{near}"
     )
 
 
