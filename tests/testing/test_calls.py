@@ -159,6 +159,27 @@ def test_other_forms_are_outside_not_misnamed() -> None:
         assert report.outside and report.match is None, report.text()
 
 
+def test_a_claim_on_a_loss_outside_fails() -> None:
+    def unshifted(
+        logits: Tensor, labels: Tensor, advantages: Tensor, attention_mask: Tensor
+    ) -> Any:
+        logp = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+        return -(logp * advantages[:, None] * attention_mask).sum()
+
+    report = check(unshifted, claim="reinforce")
+    assert report.outside and not report.passes
+    assert "Claim: it is reinforce: FAILS" in report.text()
+
+
+def test_a_cause_without_lines_is_said_once() -> None:
+    def in_place(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+        advantages *= 2
+        return token_mean(logprobs, advantages, mask)
+
+    text = check(in_place, laws=("inputs_unchanged",)).text()
+    assert "it changes advantages in place" in text and "as above" not in text
+
+
 def test_laws_by_name() -> None:
     assert_laws(token_mean, laws=("padding", "row_order"))
     with pytest.raises(AssertionError, match="divides by the micro-batch's tokens"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from upge.algorithms import REGISTRY
@@ -124,12 +127,54 @@ def test_a_combination_that_is_no_row_comes_as_code_that_runs() -> None:
     assert verify(reader, composed).error <= 1e-9
 
 
-@pytest.mark.parametrize("high", [0.3, 0.31, 0.4])
-def test_a_bound_that_no_random_ratio_tells_apart(high: float) -> None:
-    def own(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-        ratio = (logps - old_logps).exp()
-        terms = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages)
+def clipped(low: float, high: float, cap: float = math.inf) -> Callable[..., Tensor]:
+    """PPO's clip to [low, high] of a ratio that ends at ``cap``, as a token mean."""
+
+    def loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+        ratio = (logps - old_logps).exp().clamp(max=cap)
+        terms = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
         return -torch.where(mask.bool(), terms, 0.0).sum() / mask.sum().clamp(min=1)
 
-    report = check(own, claim="dapo", options={"clip_high": high}, laws=())
-    assert report.claim is not None and report.claim.holds == (high == 0.3)
+    return loss
+
+
+@settings(max_examples=4)
+@given(st.integers(1, 60), st.integers(1, 90), st.sampled_from([-2, -1, 1, 2]))
+def test_bounds_are_read_to_the_digit(low: int, high: int, off: int) -> None:
+    """A claim that is off by a hundredth or two fails, whatever ratios the random batches hold."""
+    bounds = {"clip_low": low / 100, "clip_high": high / 100}
+    loss = clipped(1 - low / 100, 1 + high / 100)
+    report = check(loss, claim="dapo", options=bounds, laws=())
+    assert report.claim is not None and report.claim.holds
+    assert report.match is not None and report.match.error <= 1e-9
+    read = report.readings[0].text
+    assert f"r > {1 + high / 100:.10g}," in read and f"r < {1 - low / 100:.10g}" in read
+    for name, value in bounds.items():
+        wrong = bounds | {name: value + off / 100}
+        if wrong[name] > 0:
+            report = check(loss, claim="dapo", options=wrong, laws=())
+            assert report.claim is not None and not report.claim.holds, wrong
+
+
+@pytest.mark.parametrize("cap", [20.0, 50.0])
+def test_a_cap_far_away_is_found(cap: float) -> None:
+    report = check(clipped(0.8, 1.28, cap), claim="dapo", laws=())
+    assert f"above {cap:g}" in report.readings[0].text
+    assert report.claim is not None and not report.claim.holds
+
+
+def test_an_advantage_that_is_unknown_is_told_from_its_normalizer() -> None:
+    def own(
+        logps: Tensor, old_logps: Tensor, rewards: Tensor, group: Tensor, mask: Tensor
+    ) -> Tensor:
+        a = torch.zeros_like(rewards)
+        for question in group.unique():
+            rows = group == question
+            a[rows] = rewards[rows] - rewards[rows].median()
+        terms = -(logps - old_logps).exp() * a[:, None]
+        return torch.where(mask.bool(), terms, 0.0).sum() / mask.sum().clamp(min=1)
+
+    report = check(own, claim="grpo", laws=())
+    found = {reading.component: reading for reading in report.readings}
+    assert found["advantage"].undecided and found["normalizer"].text.startswith("tokens: a mean")
+    assert report.claim is not None and "advantage" in report.claim.faults

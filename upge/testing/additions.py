@@ -19,7 +19,7 @@ from upge.testing.components import PaddedMean
 from upge.testing.curves import Curve, read_curves, snap
 from upge.testing.designs import pairs, random_batch
 from upge.testing.inputs import Inputs
-from upge.testing.reader import Composed, Reader, agree
+from upge.testing.reader import Composed, Reader, agree, over_zero
 from upge.testing.report import Reading
 from upge.testing.scale import Scale
 
@@ -207,20 +207,13 @@ def read_correction(reader: Reader, scale: Scale) -> tuple[Correction | None, Re
 
 def _sampler_response(reader: Reader) -> Callable[[Tensor], Tensor]:
     """W against ρ over w at ρ = 1, for either sign of Â; ρ is upside down for some."""
-    bases: dict[int, Tensor] = {}
 
     def at(x: Tensor) -> Tensor:
         inputs = reader.sided(pairs(torch.zeros(len(x), 1, dtype=torch.float64), -8.0), "online")
         rho = x.repeat_interleave(2)[:, None]
         return reader.policy_weights(inputs.with_(sampler_logp=inputs.old_logp - rho)).view(-1, 2)
 
-    def respond(x: Tensor) -> Tensor:
-        if len(x) not in bases:
-            bases[len(x)] = at(torch.zeros_like(x))
-        base = bases[len(x)]
-        return at(x) / torch.where(base == 0, torch.nan, base)
-
-    return respond
+    return over_zero(at)
 
 
 def _sampler_fits(reader: Reader) -> list[tuple[Inputs, Tensor]]:

@@ -174,18 +174,22 @@ class Reader:
 
     def response(self, side: Side) -> Callable[[Tensor], Tensor]:
         """W against the ratio over w at ratio 1, for either sign of Â."""
-        bases: dict[int, Tensor] = {}
+        return over_zero(
+            lambda x: self.policy_weights(self.sided(pairs(x[:, None]), side)).view(len(x), 2)
+        )
 
-        def at(x: Tensor) -> Tensor:
-            return self.policy_weights(self.sided(pairs(x[:, None]), side)).view(len(x), 2)
 
-        def respond(x: Tensor) -> Tensor:
-            if len(x) not in bases:
-                bases[len(x)] = at(torch.zeros_like(x))
-            base = bases[len(x)]
-            return at(x) / torch.where(base == 0, torch.nan, base)
+def over_zero(at: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of (M,) numbers over its values where all are 0; NaN where these are 0."""
+    bases: dict[int, Tensor] = {}
 
-        return respond
+    def respond(x: Tensor) -> Tensor:
+        if len(x) not in bases:
+            bases[len(x)] = at(torch.zeros_like(x))
+        base = bases[len(x)]
+        return at(x) / torch.where(base == 0, torch.nan, base)
+
+    return respond
 
 
 def _rounds(w: Tensor) -> bool:
