@@ -9,7 +9,8 @@ import pytest
 
 from upge.algorithms import REGISTRY
 
-#: Rows that stand for all: every kind of reference, stabilizer, advantage, gate and mixture.
+#: Rows that stand for all: imitation, a critic, z-scores and signs, token, sequence and weight
+#: clips, and mixtures under entropy weights, a schedule and HPT's gate.
 FAST_ROWS = frozenset({
     "sft", "ppo", "grpo", "gspo", "cispo", "w_reinforce", "luffy", "srft", "chord",
     "hpt_global_token",

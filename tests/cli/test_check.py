@@ -68,6 +68,7 @@ def test_a_broken_law_is_shown_with_lines_that_run(mine: Path) -> None:
         (["mine.py:los"], "has no 'los'"),
         (["mine.py:loss", "--as", "grop"], "did you mean 'grpo'"),
         (["mine.py:loss", "--set", "clip=0.1"], "give both"),
+        (["mine.py:loss", "--plot", "none/x.png"], "there is no folder none"),
         (["mine.py:loss", "--as", "grpo", "--set", "clip"], "--set clip: wanted NAME=QUANTITY"),
     ],
 )

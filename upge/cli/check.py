@@ -62,6 +62,8 @@ def check(
 
     if options and not claim:
         raise UpgeError("--set is an option of the algorithm that --as names; give both")
+    if plot is not None and not plot.parent.is_dir():
+        raise UpgeError(f"--plot {plot}: there is no folder {plot.parent}")
     call.in_child = True  # the process is there for the check alone, so a hanging call may end it
     found, source = load(loss)
     rule, rule_source = load(advantage) if advantage else (None, ())
